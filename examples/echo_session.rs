@@ -40,7 +40,7 @@ async fn echo(stream: TcpStream, config: Arc<TransportConfig>) {
     while let Some(incoming) = session.recv().await {
         match incoming {
             Incoming::Text(text) => session.send(&Frames::text(&text)).await,
-            Incoming::Binary(bytes) => session.send_binary(bytes).await,
+            Incoming::Binary(bytes) => session.send(&Frames::binary(&bytes)).await,
             _ => continue,
         };
     }

@@ -36,6 +36,12 @@ pub enum BrokerError {
     /// The broker does not have this optional part; see [`Broker`](crate::Broker).
     #[error("the broker has no {0}")]
     Unsupported(&'static str),
+    /// The room has as many members, or users, as a join [allows](crate::JoinOptions::max_members).
+    #[error("the room is full: its maximum is {max}")]
+    RoomFull {
+        /// The maximum of the join.
+        max: u32,
+    },
     /// The broker was closed.
     #[error("the broker is closed")]
     Closed,

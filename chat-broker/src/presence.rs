@@ -25,6 +25,8 @@ use crate::error::BrokerError;
 /// * **Order.** A join precedes what its node publishes to the topic afterwards; a leave follows
 ///   what its node has published to the topic before.
 /// * **Failure.** When a node ends without leaving, its users leave within 15 seconds.
+/// * **Maximum.** An implementation may have [`enter_limited`](Self::enter_limited), which adds a user
+///   only if the topic has a place left: counting and adding is one atomic step on the bus.
 /// * **The end.** After [`close`](crate::Broker::close), users that the node still holds leave
 ///   within ten seconds. No leave is published for a user whom another node holds by then.
 #[async_trait]
@@ -35,6 +37,20 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
     /// set before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has
     /// no effect once the broker is closed.
     fn enter(&self, topic: &Topic, occupant: Occupant);
+
+    /// [`enter`](Self::enter), unless the user is in `topic` on no node and `max` users are: then the
+    /// answer is [`BrokerError::RoomFull`], and no event is published. Returns at once; the
+    /// [`Admission`] resolves with the backend's answer. Until then the user has no place: call
+    /// [`leave`](Self::leave) if the answer is an error, or is no longer wanted. An
+    /// [`enter`](Self::enter) of the same user before the answer adds the user whatever the maximum.
+    ///
+    /// The maximum is that of this call: nothing is stored, and users who were added by `enter`
+    /// count. After the backend has lost data, nodes send it the users that they hold, which may
+    /// then be more. The default answers [`BrokerError::Unsupported`].
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        let _ = (topic, occupant, max);
+        Admission::ready(Err(BrokerError::Unsupported("maximum of users in a topic")))
+    }
 
     /// This node stops holding `user` in `topic`. Returns at once; the broker sends the leave after
     /// what was published to the topic before this call. The [`Departure`] resolves with the
@@ -54,6 +70,63 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
         topics: &[Topic],
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError>;
+}
+
+/// The pending answer to a [`PresenceTracker::enter_limited`]. [`BrokerError::Closed`] if the node
+/// stopped holding the user before the answer, or the broker was closed.
+///
+/// ```
+/// use chat_broker::{Admission, BrokerError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (sender, admission) = Admission::pending();
+/// sender.resolve(Err(BrokerError::RoomFull { max: 8 }));
+/// assert!(matches!(admission.await, Err(BrokerError::RoomFull { max: 8 })));
+/// assert!(Admission::ready(Ok(())).await.is_ok());
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Dropping it does not cancel the call.
+#[derive(Debug)]
+pub struct Admission(oneshot::Receiver<Result<(), BrokerError>>);
+
+/// Resolves an [`Admission`]; if it is dropped, to [`BrokerError::Closed`].
+#[derive(Debug)]
+pub struct AdmissionSender(oneshot::Sender<Result<(), BrokerError>>);
+
+impl Admission {
+    /// An admission that is resolved already.
+    #[must_use]
+    pub fn ready(answer: Result<(), BrokerError>) -> Self {
+        let (sender, admission) = Self::pending();
+        sender.resolve(answer);
+        admission
+    }
+
+    /// An admission, and the sender that resolves it.
+    #[must_use]
+    pub fn pending() -> (AdmissionSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (AdmissionSender(sender), Self(receiver))
+    }
+}
+
+impl AdmissionSender {
+    /// Resolves the admission, if it was not dropped.
+    pub fn resolve(self, answer: Result<(), BrokerError>) {
+        let _ = self.0.send(answer);
+    }
+}
+
+impl Future for Admission {
+    type Output = Result<(), BrokerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.get_mut().0).poll(cx);
+        answer.map(|answer| answer.unwrap_or(Err(BrokerError::Closed)))
+    }
 }
 
 /// The pending answer to a [`PresenceTracker::leave`]: the version of the event that announces it.

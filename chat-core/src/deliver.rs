@@ -1,5 +1,7 @@
 //! The interface between the fan-out and the connection of a member.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -65,7 +67,7 @@ pub enum DeliveryOutcome {
 /// Events of one topic, in order, for all its members at once.
 ///
 /// Each dialect's frames are made when the first member asks for them, and shared by the
-/// rest.
+/// rest; so are [encodings of the application's own](Self::shared).
 #[derive(Debug)]
 pub struct Batch {
     topic: Topic,
@@ -73,14 +75,28 @@ pub struct Batch {
     frames: [OnceLock<Option<Frames>>; Dialect::COUNT],
     /// For members that may not see who is in the room.
     without_presence: [OnceLock<Option<Frames>>; Dialect::COUNT],
+    /// Encodings of the application's own.
+    shared: OnceLock<Box<Shared>>,
+}
+
+/// The encoding of one type, a `OnceLock<T>`, and those of other types.
+struct Shared<T: ?Sized = dyn Any + Send + Sync> {
+    next: OnceLock<Box<Shared>>,
+    encoding: T,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("next", &self.next).finish_non_exhaustive()
+    }
 }
 
 /// One event of a [`Batch`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Item {
-    /// An [envelope] from the broker, with its position in the room's
-    /// sequence if it has one.
+    /// The payload of a publication, with its position in the room's sequence if it has one: an
+    /// [envelope], or bytes of the application's own.
     Envelope(Bytes, Option<Position>),
     /// See [`Event::Gap`].
     Gap(Option<Position>),
@@ -140,7 +156,13 @@ impl Batch {
     /// ```
     #[must_use]
     pub fn new(topic: Topic, items: Vec<Item>) -> Self {
-        Self { topic, items, frames: Default::default(), without_presence: Default::default() }
+        Self {
+            topic,
+            items,
+            frames: Default::default(),
+            without_presence: Default::default(),
+            shared: OnceLock::new(),
+        }
     }
 
     /// The room or user that the events are for.
@@ -155,18 +177,41 @@ impl Batch {
         self.items.iter().map(Item::payload_len).sum()
     }
 
-    /// The events, each with its position in the room's sequence if it has one. An envelope that
-    /// cannot be read, such as one of a later version, is a gap if it has a position, and left out
-    /// otherwise.
+    /// The items, oldest first, with their bytes as they were published: for a protocol of one's own
+    /// that must not lose the order of payloads, gaps and presence.
+    #[must_use]
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// The payloads of the publications, each with its position in the room's sequence if it has
+    /// one, whether they are envelopes or not.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use chat_core::{Batch, Item, RoomId, Topic};
+    ///
+    /// let items = vec![Item::Envelope(Bytes::from_static(&[7, 9]), None), Item::Gap(None)];
+    /// let batch = Batch::new(Topic::from(RoomId::new("r1")?), items);
+    /// assert!(batch.payloads().all(|(payload, _)| payload[..] == [7, 9]));
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
+    pub fn payloads(&self) -> impl Iterator<Item = (&Bytes, Option<Position>)> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Envelope(payload, position) => Some((payload, *position)),
+            _ => None,
+        })
+    }
+
+    /// The events, each with its position in the room's sequence if it has one. A payload that is no
+    /// envelope, or one of a later version, is an [`Event::Custom`]. The presence of an occupant
+    /// whose info is no envelope is left out.
     pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
         self.items.iter().filter_map(|item| {
             Some(match item {
-                Item::Envelope(bytes, position) => match envelope::decode(bytes) {
-                    Ok(event) => (event, *position),
-                    // The members must see that the offset is used: without it, the next message
-                    // would look like a hole to them, and they would all read the history.
-                    Err(_) => (Event::Gap(Some((*position)?)), None),
-                },
+                Item::Envelope(bytes, position) => {
+                    (envelope::decode(bytes).unwrap_or(Event::Custom(bytes)), *position)
+                }
                 Item::Gap(position) => (Event::Gap(*position), None),
                 Item::Presence(change, bytes) => {
                     let Ok(Event::Presence(presence)) = envelope::decode(bytes) else {
@@ -177,6 +222,43 @@ impl Batch {
                 Item::Count(count) => (Event::Count(*count), None),
             })
         })
+    }
+
+    /// The encoding of type `T` that `make` makes of this batch, once for all members: the first
+    /// member that asks for one of this type makes it, and the others wait for it. `make` must not
+    /// ask for the same type. Give each encoding a type of its own, such as `struct Moves(Frames)`.
+    ///
+    /// ```
+    /// use chat_core::{Batch, Deliver, DeliveryOutcome, CloseReason, Frames, FramesBuilder};
+    ///
+    /// /// The payloads of a batch as binary frames.
+    /// struct Moves(Option<Frames>);
+    ///
+    /// fn moves(batch: &Batch) -> Option<&Frames> {
+    ///     let encode = |batch: &Batch| {
+    ///         let mut builder = FramesBuilder::new();
+    ///         batch.payloads().for_each(|(payload, _)| builder.binary(payload));
+    ///         Moves(builder.finish())
+    ///     };
+    ///     batch.shared(encode).0.as_ref()
+    /// }
+    /// # use chat_core::{Item, RoomId, Topic};
+    /// # let items = vec![Item::Envelope("a".into(), None), Item::Envelope("b".into(), None)];
+    /// # let batch = Batch::new(Topic::from(RoomId::new("r1").unwrap()), items);
+    /// # assert_eq!(&moves(&batch).unwrap().bytes()[..], b"\x82\x01a\x82\x01b");
+    /// ```
+    pub fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        let mut slot = &self.shared;
+        loop {
+            // An empty place first, and the encoding in it: `make` may ask for another type.
+            let shared = slot.get_or_init(|| {
+                Box::new(Shared { next: OnceLock::new(), encoding: OnceLock::<T>::new() })
+            });
+            if let Some(encoding) = shared.encoding.downcast_ref::<OnceLock<T>>() {
+                return encoding.get_or_init(|| make(self));
+            }
+            slot = &shared.next;
+        }
     }
 
     /// The frames for a member with this `dialect`; `None` if the dialect has none for any of the
@@ -202,7 +284,7 @@ impl Batch {
         for (event, position) in self.events().filter(|(event, _)| is_shown(event)) {
             text.clear();
             if dialect.encode(&self.topic, &event, position, &mut text) {
-                frames.push(&text);
+                frames.utf8(&text);
             }
         }
         frames.finish()
@@ -211,22 +293,60 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
     use super::*;
     use crate::event::{Message, Sender};
     use crate::id::RoomId;
     use crate::position::Epoch;
 
+    fn room() -> Topic {
+        Topic::Room(RoomId::new("r").unwrap())
+    }
+
+    fn at(offset: u64) -> Option<Position> {
+        Some(Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset })
+    }
+
     #[test]
-    fn unreadable_envelope_is_a_gap() {
-        let topic = Topic::Room(RoomId::new("r").unwrap());
-        let (unknown, epoch) = (Bytes::from_static(b"\x63?"), Epoch::parse(b"abcdEF12").unwrap());
-        let place = Some(Position { epoch, offset: 7 });
-        let items = vec![Item::Envelope(unknown.clone(), place), Item::Envelope(unknown, None)];
-        let batch = Batch::new(topic, items);
+    fn payload_that_is_no_envelope_is_custom_and_a_gap_in_the_native_dialect() {
+        let own = Bytes::from_static(b"\x63?");
+        let items = vec![Item::Envelope(own.clone(), at(7)), Item::Envelope(own.clone(), None)];
+        let batch = Batch::new(room(), items);
+        assert_eq!(batch.payloads().collect::<Vec<_>>(), [(&own, at(7)), (&own, None)]);
+        let events: Vec<_> = batch.events().collect();
+        let [(Event::Custom(first), first_at), (Event::Custom(second), None)] = events[..] else {
+            panic!("{events:?}")
+        };
+        assert_eq!((first, first_at, second), (&own[..], at(7), &own[..]));
         let frames = batch.frames(Dialect::Native).unwrap();
         let gap = r#"{"type":"gap","room":"r","epoch":"abcdEF12","offset":7}"#;
         assert_eq!(frames.texts().collect::<Vec<_>>(), [gap]);
         assert!(batch.frames(Dialect::Topics).is_none(), "the dialect has no frame for it");
+    }
+
+    #[test]
+    fn encoding_of_each_type_is_made_once_for_all_threads() {
+        struct Length(usize);
+        struct Double(usize);
+        let batch = Batch::new(room(), vec![Item::Envelope(Bytes::from_static(b"abc"), None)]);
+        let made = AtomicUsize::new(0);
+        let length = |batch: &Batch| {
+            made.fetch_add(1, Ordering::Relaxed);
+            Length(batch.payload_len())
+        };
+        // One encoding may use another.
+        let double = |batch: &Batch| {
+            made.fetch_add(1, Ordering::Relaxed);
+            Double(2 * batch.shared(length).0)
+        };
+        let ask = || (batch.shared(double).0, batch.shared(length).0);
+        thread::scope(|scope| {
+            let members: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            members.into_iter().for_each(|member| assert_eq!(member.join().unwrap(), (6, 3)));
+        });
+        assert_eq!(made.into_inner(), 2);
     }
 
     #[test]
@@ -235,8 +355,7 @@ mod tests {
         for text in ["x".repeat(10_000), "\u{1}".repeat(10_000), "é\n".repeat(10_000)] {
             let message = Message { user, text: &text, data: None, key: None, at: 0 };
             let item = Item::Envelope(envelope::encode(&Event::Message(message)), None);
-            let (size, topic) = (item.size(), Topic::Room(RoomId::new("r").unwrap()));
-            let batch = Batch::new(topic, vec![item]);
+            let (size, batch) = (item.size(), Batch::new(room(), vec![item]));
             let frame = batch.frames(Dialect::Native).unwrap().bytes().len();
             assert!(frame <= size + 200, "{frame} bytes, and estimated as {size}");
         }

@@ -76,7 +76,7 @@ pub enum EnvelopeError {
 /// [`PresenceChange::Renamed`] is read as `Joined`: both say that the user is in the room, and the
 /// broker's event says which of them happened.
 ///
-/// An [`Event::Gap`] and an [`Event::Count`] concern one server alone; they give an empty
+/// An [`Event::Custom`] is written as it is. An [`Event::Gap`] and an [`Event::Count`] concern one server alone; they give an empty
 /// envelope, which every reader skips.
 #[must_use]
 pub fn encode(event: &Event<'_>) -> Bytes {
@@ -103,6 +103,7 @@ pub fn encode(event: &Event<'_>) -> Bytes {
         Event::Undelivered(Undelivered { to, request }) => {
             write(Kind::Undelivered, 0, 0, *to, &[Some(request.session), Some(request.id)])
         }
+        Event::Custom(payload) => Bytes::copy_from_slice(payload),
         Event::Gap(_) | Event::Count(_) => Bytes::new(),
     }
 }

@@ -30,6 +30,10 @@ pub enum Event<'a> {
     /// The number of users in a large room, which replaces single joins and leaves. Each server
     /// makes it; it is never published.
     Count(u32),
+    /// A payload of the application that is no [envelope](crate::envelope), or one of a later version.
+    /// The native dialect has a gap for it if it has a position, and the other dialects have no
+    /// frame.
+    Custom(&'a [u8]),
     /// Messages of the room are lost; the following ones are after this position, if the room has a
     /// history. The server that missed them makes it; it is never published.
     Gap(Option<Position>),

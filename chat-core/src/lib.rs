@@ -57,7 +57,7 @@ pub use error::{ErrorCode, Rejection, UnknownCode};
 pub use event::{
     Direct, Event, Message, Presence, PresenceChange, RequestRef, Sender, Undelivered,
 };
-pub use frames::Frames;
+pub use frames::{FramePayload, Frames, FramesBuilder};
 pub use grants::{Capabilities, Capability, Grants};
 pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};

@@ -15,8 +15,9 @@ use bytes::Bytes;
 
 use crate::deliver::Item;
 use crate::envelope;
-use crate::event::PresenceChange;
+use crate::event::{Event, Presence, PresenceChange};
 use crate::id::UserId;
+use crate::user::User;
 
 /// A change whose version is lower by more than this is not a late one: the numbering has restarted.
 /// (A broker whose versions begin with the time in microseconds restarts lower if it was emptied
@@ -30,7 +31,8 @@ pub struct Occupant {
     /// The user: one occupant for all of its connections.
     pub user: UserId,
     /// The envelope of the [presence event](crate::Event::Presence) that announces the join, with
-    /// the user's latest name.
+    /// the user's latest name. With any other bytes the chat dialects show neither the join nor the
+    /// leave; [`Batch::items`](crate::Batch::items) has them.
     pub info: Bytes,
 }
 
@@ -39,6 +41,23 @@ impl Occupant {
     #[must_use]
     pub fn new(user: UserId, info: Bytes) -> Self {
         Self { user, info }
+    }
+
+    /// `user`, whose join and leave every dialect shows.
+    ///
+    /// ```
+    /// use chat_core::{Event, Occupant, User, UserId, envelope};
+    ///
+    /// let ann = User::new(UserId::new("ann")?, None);
+    /// let occupant = Occupant::of(&ann);
+    /// let Event::Presence(presence) = envelope::decode(&occupant.info)? else { panic!() };
+    /// assert_eq!(presence.user, ann.as_sender());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn of(user: &User) -> Self {
+        let joined = Presence::new(user.as_sender(), PresenceChange::Joined, true);
+        Self::new(user.id.clone(), envelope::encode(&Event::Presence(joined)))
     }
 }
 

@@ -220,10 +220,16 @@ impl Player {
         let number = |name: &str| call[name].as_u64();
         let limit = || number("limit").map(|limit| u32::try_from(limit).unwrap());
         let request = match text("do") {
-            "join" => {
-                let history = u32::try_from(number("history").unwrap_or(0)).unwrap();
-                machine.join(text("room"), history, now)
-            }
+            "join" => match call.get("since") {
+                Some(since) => {
+                    let since = serde_json::from_value(since.clone()).unwrap();
+                    machine.join_since(text("room"), since, now)
+                }
+                None => {
+                    let history = u32::try_from(number("history").unwrap_or(0)).unwrap();
+                    machine.join(text("room"), history, now)
+                }
+            },
             "leave" => machine.leave(text("room"), now),
             "send" => {
                 let data = data();

@@ -110,7 +110,7 @@ pub struct ServerConfig {
 #[error("invalid value '{value}' for {setting}: {why}")]
 #[non_exhaustive]
 pub struct InvalidConfig {
-    /// The name of the setting, such as `public-url`.
+    /// The name of the setting, such as `public_url`.
     pub setting: &'static str,
     /// The value, or `…` if it may hold a password.
     pub value: String,
@@ -179,22 +179,13 @@ impl ServerConfig {
     /// The first invalid one of [`public_url`](Self::public_url),
     /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
     pub fn check(&self) -> Result<(), InvalidConfig> {
-        let invalid = |setting, value: &str, why| InvalidConfig {
-            setting,
-            // Never a password in a log.
-            value: if value.contains('@') { "…".to_owned() } else { value.to_owned() },
-            why,
-        };
         if let Some(url) = &self.public_url {
-            PublicUrl::parse(url).map_err(|why| invalid("public-url", url, why))?;
+            PublicUrl::parse(url).map_err(|why| invalid("public_url", url, why))?;
         }
         for host in &self.allow_host {
-            Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
+            Pattern::parse(host).map_err(|why| invalid("allow_host", host, why))?;
         }
-        for origin in &self.allow_origin {
-            serialized(origin).map_err(|why| invalid("allow-origin", origin, why))?;
-        }
-        Ok(())
+        check_origins(&self.allow_origin)
     }
 
     /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
@@ -235,6 +226,20 @@ impl ServerConfig {
     }
 }
 
+fn invalid(setting: &'static str, value: &str, why: &'static str) -> InvalidConfig {
+    // Never a password in a log.
+    let value = if value.contains('@') { "…" } else { value };
+    InvalidConfig { setting, value: value.to_owned(), why }
+}
+
+/// Checks [`allow_origin`](ServerConfig::allow_origin).
+pub(crate) fn check_origins(allow_origin: &[String]) -> Result<(), InvalidConfig> {
+    for origin in allow_origin {
+        serialized(origin).map_err(|why| invalid("allow_origin", origin, why))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,9 +249,9 @@ mod tests {
         let texts = |text: &str| vec!["*".to_owned(), text.to_owned()];
         let config = ServerConfig::default;
         for (config, setting) in [
-            (config().public_url(Some("chat.example".to_owned())), "public-url"),
-            (config().allow_host(texts("https://chat.example")), "allow-host"),
-            (config().allow_origin(texts("app.example")), "allow-origin"),
+            (config().public_url(Some("chat.example".to_owned())), "public_url"),
+            (config().allow_host(texts("https://chat.example")), "allow_host"),
+            (config().allow_origin(texts("app.example")), "allow_origin"),
         ] {
             let error = config.check().unwrap_err();
             assert_eq!(error.setting, setting);

@@ -195,7 +195,7 @@ async fn may_create(
     body?;
     state.origins.check(&parts.headers)?;
     let query = ClientQuery::parse(&parts.uri)?;
-    let access = upgrade::access(state, parts, query.token()).await?;
+    let (access, _) = upgrade::access(state, parts, query.token()).await?;
     if access.is_pending() {
         return Err(crate::auth::AuthError::Missing.into());
     }

@@ -14,6 +14,8 @@ mod hooks;
 mod host;
 mod host_check;
 mod http;
+#[cfg(feature = "jwks")]
+mod http_client;
 mod identity;
 mod limits;
 mod listener;
@@ -47,9 +49,11 @@ pub mod guide {}
 /// not needed.
 pub use {chat_broker, chat_core, chat_transport};
 
-pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
+pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity, KeyFetches};
+#[cfg(feature = "jwks")]
+pub use auth::{FetchError, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwt")]
-pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims};
+pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtKeys, JwtSigner, TokenClaims};
 pub use config::{InvalidConfig, ServerConfig};
 pub use error::Error;
 pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Exit, LogFormat, LogSettings};
 
@@ -19,10 +20,11 @@ const BUFFER: usize = 256 * 1024;
 /// How long the program waits at its end for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Replaces what is logged.
+pub(crate) type SetFilter = Box<dyn Fn(&LogSettings) + Send + Sync>;
+
 /// Starts to log.
-pub(crate) fn start(settings: &LogSettings) -> Result<Arc<Log>, Exit> {
-    // It has been checked with the other settings.
-    let filter = tracing_subscriber::EnvFilter::new(settings.filter());
+pub(crate) fn start(settings: &LogSettings) -> Result<(Arc<Log>, SetFilter), Exit> {
     let log = Arc::<Log>::default();
     let writer = Arc::clone(&log);
     thread::Builder::new()
@@ -30,15 +32,30 @@ pub(crate) fn start(settings: &LogSettings) -> Result<Arc<Log>, Exit> {
         .spawn(move || writer.write_on())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")))?;
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(settings))
         .with_ansi(io::stdout().is_terminal())
         .with_writer(Arc::clone(&log))
         .log_internal_errors(false);
-    match settings.format {
-        LogFormat::Human => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(log)
+    let set_filter: SetFilter = match settings.format {
+        LogFormat::Human => {
+            let lines = lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.init();
+            Box::new(move |settings| drop(handle.reload(filter(settings))))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.init();
+            Box::new(move |settings| drop(handle.reload(filter(settings))))
+        }
+    };
+    Ok((log, set_filter))
+}
+
+/// What has been checked with the other settings.
+fn filter(settings: &LogSettings) -> EnvFilter {
+    EnvFilter::new(settings.filter())
 }
 
 /// What is on its way to stdout.

@@ -2,8 +2,10 @@
 
 mod listening;
 mod log;
+mod reload;
 mod settings;
 mod signals;
+mod tokens;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -12,9 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_server::{Server, ServerBuilder, ServerConfig};
-use log::Log;
-use settings::{Exit, Settings, Sources, Task, TokenKey};
+use log::{Log, SetFilter};
+use reload::Reload;
+use settings::{Exit, Settings, Sources, Task};
 use signals::Signals;
+use tokens::TokenAuth;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -33,14 +37,14 @@ fn main() -> ExitCode {
 
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
-    let key = settings.tokens.key()?;
-    let log = log::start(&settings.log)?;
+    let (log, set_log_filter) = log::start(&settings.log)?;
     for warning in sources.warnings() {
         warn!("{warning}");
     }
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
-    let outcome = runtime.and_then(|runtime| runtime.block_on(run(settings, server, key, &log)));
+    let outcome =
+        runtime.and_then(|runtime| runtime.block_on(run(settings, server, &log, set_log_filter)));
     log.flush();
     outcome
 }
@@ -57,22 +61,23 @@ fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
 async fn run(
     settings: Settings,
     server: ServerConfig,
-    key: Option<TokenKey>,
     log: &Arc<Log>,
+    set_log_filter: SetFilter,
 ) -> Result<(), Exit> {
-    let mut signals = Signals::new()
-        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
+    let deaf = |error| Exit::System(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new().map_err(deaf)?;
+    let hangup = signals::hangup().map_err(deaf)?;
     if !settings.limits.enabled {
         warn!("limits are off: rates and counts are not limited, whatever else is set");
     }
     let config = with_system(server, settings.limits.connections_by_system());
     let listeners = listening::for_clients(&settings.listen).await?;
     let operators = listening::for_operators(&settings.listen)?;
-    let builder = tokio::select! {
-        builder = with_broker(&settings, config.hub.grace) => builder?,
+    let (builder, tokens) = tokio::select! {
+        started = connected(&settings, config.hub.grace) => started?,
         _ = signals.recv() => return Ok(()),
     };
-    let server = with_tokens(builder, key, &settings)?.config(config).start();
+    let server = builder.config(config).start();
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
@@ -82,6 +87,8 @@ async fn run(
             info!("listening on http://{address}");
         }
     }
+    let reload = Reload { server: server.clone(), tokens, set_log_filter, started: settings };
+    tokio::spawn(reload.on_each(hangup));
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
@@ -121,55 +128,17 @@ fn with_system(mut config: ServerConfig, connections_by_system: bool) -> ServerC
     config
 }
 
-#[cfg(feature = "jwt")]
-fn with_tokens(
-    builder: ServerBuilder,
-    key: Option<TokenKey>,
+/// A server with its broker and its authenticator.
+async fn connected(
     settings: &Settings,
-) -> Result<ServerBuilder, Exit> {
-    use chat_server::JwtAuthenticator;
-    use settings::Invalid;
-
-    let Some(key) = key else {
-        info!("no jwt-secret and no jwt-public-key: every client has access under any name");
-        return Ok(builder);
-    };
-    let authenticator = match key {
-        TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.reveal().as_bytes())
-            .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
-        TokenKey::Public(file) => {
-            let wrong = |why: String| Invalid::new("jwt-public-key", file.display(), why);
-            let pem =
-                std::fs::read(&file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
-            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.to_string()))
-        }
-    };
-    let tokens = &settings.tokens;
-    let mut authenticator = authenticator?.leeway(tokens.token_leeway);
-    if !tokens.audience().is_empty() {
-        authenticator = authenticator.audience(tokens.audience());
-    }
-    if !tokens.issuer().is_empty() {
-        authenticator = authenticator.issuer(tokens.issuer());
-    }
-    Ok(builder.authenticator(authenticator))
-}
-
-#[cfg(not(feature = "jwt"))]
-fn with_tokens(
-    builder: ServerBuilder,
-    key: Option<TokenKey>,
-    _: &Settings,
-) -> Result<ServerBuilder, Exit> {
-    match key {
-        None => Ok(builder),
-        Some(_) => Err(without("jwt")),
-    }
-}
-
-#[cfg(not(all(feature = "jwt", feature = "redis")))]
-fn without(feature: &str) -> Exit {
-    Exit::System(format!("this chat-server was built without the feature {feature:?}"))
+    grace: Duration,
+) -> Result<(ServerBuilder, Option<TokenAuth>), Exit> {
+    let tokens = TokenAuth::start(&settings.tokens).await?;
+    let builder = with_broker(settings, grace).await?;
+    Ok(match tokens {
+        Some(tokens) => (tokens.add_to(builder), Some(tokens)),
+        None => (builder, None),
+    })
 }
 
 async fn with_broker(settings: &Settings, grace: Duration) -> Result<ServerBuilder, Exit> {
@@ -196,5 +165,5 @@ async fn with_redis(
 
 #[cfg(not(feature = "redis"))]
 async fn with_redis(_: &Settings, _: &str, _: Duration) -> Result<ServerBuilder, Exit> {
-    Err(without("redis"))
+    Err(Exit::without("redis"))
 }

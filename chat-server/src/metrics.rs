@@ -122,6 +122,7 @@ impl Metrics {
         }
         let code = match end {
             End::Local(reason) => reason.code(),
+            End::Custom { code, .. } => *code,
             End::ByPeer { code: None, .. } => 1005,
             End::ByPeer { code: Some(code @ (1000 | 1001)), .. } => *code,
             // Any other code of a client would read as one that this server sent.

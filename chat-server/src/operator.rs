@@ -50,6 +50,8 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str)
         (StatusCode::OK, "ready\n")
     } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {
         (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n")
+    } else if !state.can_authenticate() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the keys of tokens are not known yet\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the broker takes no messages\n")
     }

@@ -7,6 +7,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use parking_lot::RwLock;
 
 use crate::host::{self, host_of_url, is_loopback};
 use crate::log_budget::OncePerMinuteEach;
@@ -18,15 +19,22 @@ const LONGEST: usize = 280;
 /// The origins that may use a server.
 #[derive(Debug)]
 pub(crate) struct Origins {
-    listed: Vec<String>,
+    listed: RwLock<Vec<String>>,
     warned: OncePerMinuteEach,
 }
 
 impl Origins {
     /// Invalid entries of [`allow_origin`](crate::ServerConfig::allow_origin) allow no origin.
     pub(crate) fn new(allow_origin: &[String]) -> Self {
+        let origins = Self { listed: RwLock::default(), warned: OncePerMinuteEach::default() };
+        origins.set(allow_origin);
+        origins
+    }
+
+    /// Replaces the origins that are listed, as [`new`](Self::new) reads them.
+    pub(crate) fn set(&self, allow_origin: &[String]) {
         let listed = allow_origin.iter().filter_map(|entry| serialized(entry).ok()).collect();
-        Self { listed, warned: OncePerMinuteEach::default() }
+        *self.listed.write() = listed;
     }
 
     /// Rejects requests of origins that may not use this server. The host of the request must have
@@ -62,7 +70,7 @@ impl Origins {
         let Some(origin) = origin.to_str().ok().and_then(|origin| serialized(origin).ok()) else {
             return false;
         };
-        self.listed.contains(&origin) || is_same_host(&origin, headers)
+        self.listed.read().contains(&origin) || is_same_host(&origin, headers)
     }
 
     fn warn(&self, headers: &HeaderMap) {

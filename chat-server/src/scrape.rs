@@ -43,6 +43,7 @@ impl Collector for Live {
             let help = "From the question to a hook to its decision";
             page.histogram("hook_seconds", help, &deciding)?;
         }
+        key_fetches(&mut page, state)?;
         hub(&mut page, &state.hub)?;
         let broker = state.hub.broker();
         if let Ok(runtime) = Handle::try_current() {
@@ -63,6 +64,18 @@ fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
     page.gauge("outbox_bytes", "Bytes that wait for clients to read", outboxes.waiting_bytes())?;
     let help = "The most that waited for one client in the last half minute";
     page.gauge("outbox_bytes_max", help, outboxes.peak_bytes(Instant::now()))
+}
+
+fn key_fetches(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let authenticator = state.authenticator.as_ref();
+    let Some(fetches) = authenticator.and_then(|authenticator| authenticator.key_fetches()) else {
+        return Ok(());
+    };
+    let outcomes = [("ok", fetches.succeeded), ("failed", fetches.failed)];
+    let counters = outcomes.map(|(name, count)| ([("outcome", name)], ConstCounter::new(count)));
+    page.family("key_fetches", "Fetches of the keys of tokens", counters.into_iter())?;
+    let help = "Time since the keys of tokens were last fetched";
+    fetches.age.map_or(Ok(()), |age| page.seconds("key_age_seconds", help, age))
 }
 
 fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::auth::{Authenticator, Authorizer};
-use crate::config::ServerConfig;
+use crate::config::{InvalidConfig, ServerConfig, check_origins};
 use crate::handle::{RoomHandle, UserHandle};
 use crate::hooks::Hooks;
 use crate::limits::{Limits, LimitsConfig};
@@ -223,7 +223,28 @@ impl Server {
         self.state.hub.broker().close().await;
     }
 
-    /// Whether the broker answers and the server is not shutting down, as in `/readyz`.
+    /// Replaces [`allow_origin`](ServerConfig::allow_origin): requests from now on are checked
+    /// against it. Open connections stay.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let server = chat_server::Server::builder().start();
+    /// server.set_allowed_origins(&["https://app.example".to_owned()]).expect("an origin");
+    /// assert!(server.set_allowed_origins(&["app.example".to_owned()]).is_err());
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The first invalid origin; then the former ones stay.
+    pub fn set_allowed_origins(&self, allow_origin: &[String]) -> Result<(), InvalidConfig> {
+        check_origins(allow_origin)?;
+        self.state.origins.set(allow_origin);
+        Ok(())
+    }
+
+    /// Whether the broker answers, the [authenticator](crate::Authenticator::is_ready) can check
+    /// tokens, and the server is not shutting down, as in `/readyz`.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.is_ready()

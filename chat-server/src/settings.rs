@@ -11,6 +11,7 @@
 //! layer is not in clap's help, and an error does not name the line of the file. The crates that
 //! put a file below clap as is done here (clap-layers, clap-config-fallback) are a first release.
 
+mod changes;
 mod connections;
 mod exit;
 mod file;
@@ -30,20 +31,20 @@ mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use chat_server::ServerConfig;
+use chat_server::{InvalidConfig, ServerConfig};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use changes::Values;
 use connections::Connections;
 use file::File;
 use limits::Limits;
 use redis::Redis;
 use rooms::{RoomClass, Rooms};
-use tokens::Tokens;
 
 pub(crate) use exit::{Exit, print};
 pub(crate) use listen::Listen;
 pub(crate) use source::{Invalid, Sources};
-pub(crate) use tokens::TokenKey;
+pub(crate) use tokens::Tokens;
 
 /// What the program runs with.
 #[derive(Debug, Args)]
@@ -62,6 +63,9 @@ pub(crate) struct Settings {
     connections: Connections,
     #[command(flatten)]
     pub(crate) log: LogSettings,
+
+    #[arg(skip)]
+    values: Values,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +156,7 @@ impl Cli {
 
     fn new(matches: &ArgMatches, classes: Vec<RoomClass>) -> Result<Self, Exit> {
         let mut cli = Self::from_arg_matches(matches).map_err(Exit::Usage)?;
+        cli.settings.values = Values::new(&Self::command(), matches, &classes);
         cli.settings.rooms.classes = classes;
         Ok(cli)
     }
@@ -173,6 +178,16 @@ fn parse(command: &clap::Command, arguments: &[OsString]) -> Result<ArgMatches, 
 }
 
 impl Settings {
+    /// Reads all sources, for a program that serves.
+    pub(crate) fn load(sources: &mut Sources) -> Result<Self, Exit> {
+        Cli::load(sources).map(|cli| cli.settings)
+    }
+
+    /// The names of the settings that `other` has with another value.
+    pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        self.values.changed(&other.values)
+    }
+
     /// The settings of a file, and of flags above it.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_file(text: &str, flags: &[&str]) -> Result<Self, Exit> {
@@ -195,7 +210,11 @@ impl Settings {
         self.connections.add_to(&mut server, self.limits.enabled)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
-        server.check().map_err(|error| Invalid::new(error.setting, error.value, error.why))?;
+        let invalid = |InvalidConfig { setting, value, why, .. }| {
+            // As the flags and the file name it.
+            Invalid::new(&setting.replace('_', "-"), value, why)
+        };
+        server.check().map_err(invalid)?;
         Ok(server)
     }
 }

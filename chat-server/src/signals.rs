@@ -5,12 +5,17 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// The signals that end the program, and those whose default action would end it.
+/// The signal to read the settings again. Its default action would end the program.
+pub(crate) fn hangup() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// The signals that end the program, and those that are ignored, and whose default action would end
+/// it.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
-    hangup: Signal,
     user1: Signal,
     user2: Signal,
 }
@@ -21,7 +26,6 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
@@ -37,11 +41,10 @@ impl Signals {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.quit.recv() => return "SIGQUIT",
-                _ = self.hangup.recv() => "SIGHUP",
                 _ = self.user1.recv() => "SIGUSR1",
                 _ = self.user2.recv() => "SIGUSR2",
             };
-            info!("{ignored}: ignored, settings are read only at the start");
+            info!("{ignored}: ignored");
         }
     }
 }

@@ -142,7 +142,13 @@ impl State {
         !self.is_draining()
             && !self.driver.0.is_finished()
             && self.moderation.is_loaded()
+            && self.can_authenticate()
             && self.hub.broker().status() == Status::Ready
+    }
+
+    /// Whether the authenticator, if there is one, can check what clients send.
+    pub(crate) fn can_authenticate(&self) -> bool {
+        self.authenticator.as_ref().is_none_or(|authenticator| authenticator.is_ready())
     }
 
     pub(crate) fn is_draining(&self) -> bool {

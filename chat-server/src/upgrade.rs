@@ -18,7 +18,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
 use crate::auth;
-use crate::auth::{Access, Action, AuthError, Credentials, Verdict};
+use crate::auth::{Access, Action, AuthError, Credentials, Handshake, Verdict};
 use crate::connection::{self, ConnectParams};
 use crate::limits::{ConnectionPermit, LimitReached};
 use crate::listener::HttpStream;
@@ -71,7 +71,8 @@ impl Upgrade {
         params.address = state.config.client_address(&parts.headers, &parts.extensions);
         let permit = admit(state, params.address)?;
         params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-        params.access = access(state, &parts, params.token.as_ref().map(Secret::reveal)).await?;
+        let in_url = params.token.as_ref().map(Secret::reveal);
+        (params.access, params.handshake) = access(state, &parts, in_url).await?;
         params.token = None;
         check_admission(state, &params).await?;
         let state = Arc::clone(state);
@@ -113,13 +114,13 @@ fn admit(state: &State, address: Option<IpAddr>) -> Result<ConnectionPermit, Ref
     })
 }
 
-/// The access of a client by the credentials in its request.
+/// The access of a client by the credentials in its request, and what renews it.
 pub(crate) async fn access(
     state: &State,
     parts: &Parts,
     in_url: Option<&str>,
-) -> Result<Access, Refusal> {
-    let Some(authenticator) = &state.authenticator else { return Ok(Access::Open) };
+) -> Result<(Access, Option<Box<Handshake>>), Refusal> {
+    let Some(authenticator) = &state.authenticator else { return Ok((Access::Open, None)) };
     let (headers, extensions) = (&parts.headers, &parts.extensions);
     let credentials = Credentials {
         token: auth::bearer(headers).or(in_url),
@@ -129,8 +130,11 @@ pub(crate) async fn access(
     };
     let time_limit = state.config.auth_timeout;
     match auth::authenticate(&**authenticator, &credentials, time_limit).await {
-        Ok(identity) => Ok(Access::Granted(Arc::new(identity))),
-        Err(AuthError::Missing) => Ok(Access::Pending),
+        Ok(identity) => {
+            let handshake = credentials.handshake(&identity);
+            Ok((Access::Granted(Arc::new(identity)), handshake))
+        }
+        Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
             state.metrics.limited("token");
             Err(error.into())

@@ -71,7 +71,7 @@ export interface Joined {
   /** The position of the room after `messages`; absent in a room without history. */
   epoch?: string;
   offset?: number;
-  /** In a room that was joined before: whether nothing is missed for good. */
+  /** In a room that was joined before, or since a position: whether nothing is missed for good. */
   recovered: boolean;
   members: User[];
   /** How many members there are; the list may be shorter. */
@@ -249,8 +249,10 @@ export class ChatClient extends EventTarget {
   rename(name: string): Promise<Welcome>;
 
   /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
-   *  many of the latest messages to bring. Joins are not counted: one `leave` ends them all. */
-  join(room: string, options?: { history?: number }): Promise<Joined>;
+   *  many of the latest messages to bring. `since`: a position that an earlier client saved; the
+   *  messages after it are `message` events, after a `gap` if some are lost. Joins are not counted:
+   *  one `leave` ends them all. */
+  join(room: string, options?: { history?: number } | { since: Position }): Promise<Joined>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
 

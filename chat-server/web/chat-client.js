@@ -99,12 +99,12 @@ export class ChatClient extends EventTarget {
     return this.#connection.reconnect();
   }
 
-  join(room, { history } = {}) {
+  join(room, { history, since } = {}) {
     const refusal = this.#closedRefusal ?? refusalOf({ room }, this.limits);
     if (refusal) return rejected(refusal);
     const known = this.#rooms.get(room);
     if (known?.joined) return this.#requests.ask({ type: "join", room, history });
-    const entry = known ?? newEntry(room, history);
+    const entry = known ?? newEntry(room, history, since);
     this.#rooms.set(room, entry);
     const answer = deferred();
     entry.waiting.push(answer);
@@ -256,10 +256,12 @@ export class ChatClient extends EventTarget {
     // A join of a room that the client is in changes nothing.
     if (!entry || asked === undefined || entry.asked !== asked) return;
     const { rejoins: rejoined } = entry;
+    // Before the first join only a position that an earlier client saved.
+    const continues = rejoined || entry.copy.position !== undefined;
     const { missed, messages } = entry.copy.enter(frame);
     Object.assign(entry, { asked: null, joined: true, rejoins: true });
-    this.#emit("joined", { ...answer, recovered: rejoined && !missed, rejoined });
-    if (rejoined && missed) this.#emit("gap", { room, ...missed });
+    this.#emit("joined", { ...answer, recovered: continues && !missed, rejoined });
+    if (continues && missed) this.#emit("gap", { room, ...missed });
     this.#deliverAll(messages, entry, frame.epoch);
     // A handler of these events may have left the room, or ended the connection.
     if (!entry.joined) return;
@@ -354,8 +356,8 @@ function isMessage({ type }) {
 /** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;
  *  `asked`: the join that is to be answered; `isKnown`: one has been sent on this connection;
  *  `waiting`: who waits for the first one. */
-function newEntry(room, history) {
-  const copy = new RoomCopy();
+function newEntry(room, history, since) {
+  const copy = new RoomCopy(since);
   return { room, history, copy, joined: false, rejoins: false, asked: null, isKnown: false, waiting: [] };
 }
 

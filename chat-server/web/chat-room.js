@@ -5,6 +5,11 @@ export class RoomCopy {
   /** Where the copy ends: `{epoch, offset}`; undefined in a room without history. */
   position;
 
+  /** `position`: where the copy of an earlier client ended. */
+  constructor(position) {
+    this.position = position;
+  }
+
   /** Takes the answer to a join that gave this copy's position. Returns the `messages` that are
    *  new, and what is `missed` for good, as the position before the next message. */
   enter(joined) {

@@ -188,15 +188,20 @@ struct PeerCode {
 fn close_code(frame: &[u8], at: usize, mask: Option<[u8; 4]>) -> Result<PeerCode, Violation> {
     let mask = mask.unwrap_or_default();
     let code = u16::from_be_bytes([frame[at] ^ mask[0], frame[at + 1] ^ mask[1]]);
-    // RFC 6455 section 7.4 and IANA's registry: 1004 to 1006 and 1015 must not be sent.
-    match code {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(PeerCode { code, at }),
-        _ => Err(Violation {
-            reason: CloseReason::ProtocolError,
-            limit: None,
-            detail: format!("a close frame with the code {code}"),
-        }),
+    if may_be_sent(code) {
+        return Ok(PeerCode { code, at });
     }
+    Err(Violation {
+        reason: CloseReason::ProtocolError,
+        limit: None,
+        detail: format!("a close frame with the code {code}"),
+    })
+}
+
+/// Whether a close frame may have this code. RFC 6455 section 7.4 and IANA's registry: 1004 to 1006
+/// and 1015 must not be sent.
+pub(crate) fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// Decodes a whole close frame. One with [`BAD_GATEWAY`] passes through tungstenite with the code
@@ -274,13 +279,9 @@ pub(crate) fn pong(payload: Bytes) -> Bytes {
     encode(Frame::pong(payload))
 }
 
-pub(crate) fn binary(payload: Bytes) -> Bytes {
-    encode(Frame::message(payload, OpCode::Data(Data::Binary), true))
-}
-
-pub(crate) fn close(reason: CloseReason) -> Bytes {
-    let phrase = Utf8Bytes::from_static(reason.as_str());
-    encode(Frame::close(Some(CloseFrame { code: reason.code().into(), reason: phrase })))
+pub(crate) fn close(code: u16, phrase: &str) -> Bytes {
+    let reason = Utf8Bytes::from(phrase);
+    encode(Frame::close(Some(CloseFrame { code: code.into(), reason })))
 }
 
 /// The answer to a peer's close frame: the same again (RFC 6455 section 5.5.1).

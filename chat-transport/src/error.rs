@@ -54,6 +54,14 @@ pub enum End {
     /// This side sent a close frame: [`Outbox::close`](crate::Outbox::close) was called, or
     /// the peer violated the protocol or a limit.
     Local(CloseReason),
+    /// This side sent a close frame of its own: [`Outbox::close_with`](crate::Outbox::close_with) was
+    /// called.
+    Custom {
+        /// The code of the close frame.
+        code: u16,
+        /// The phrase of the close frame.
+        phrase: Box<str>,
+    },
     /// The connection failed, or ended (`None`), without a close frame.
     Lost(Option<io::Error>),
 }

@@ -32,6 +32,7 @@
 mod accept;
 #[cfg(feature = "client")]
 pub mod client;
+mod close;
 mod codec;
 mod config;
 mod error;
@@ -51,6 +52,7 @@ mod timer;
 pub mod guide {}
 
 pub use accept::{Accepted, accept, accept_tcp};
+pub use close::InvalidClose;
 pub use config::{HeartbeatConfig, TransportConfig};
 pub use error::{End, LimitViolation, TransportError};
 pub use handshake::HandshakeError;

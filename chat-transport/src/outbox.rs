@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::close::{InvalidClose, LocalClose};
 use crate::config::TransportConfig;
 use crate::stats::Stripe;
 use crate::stream::SharedTcp;
@@ -60,7 +61,7 @@ pub(crate) enum OutboxState {
 
 /// For any thread.
 impl Outbox {
-    /// Sends `frames`: to the socket at once if nothing waits and the session is [on
+    /// Sends `frames`, text or binary: to the socket at once if nothing waits and the session is [on
     /// TCP](crate::Session::on_tcp), else through the queue. Never blocks.
     ///
     /// [`DeliveryOutcome::Full`] means that nothing of it was accepted; it is counted.
@@ -171,8 +172,41 @@ impl Outbox {
     /// # }
     /// ```
     pub fn close(&self, reason: CloseReason) {
+        self.request_close(LocalClose::Reason(reason));
+    }
+
+    /// [`close`](Self::close) with a code and a phrase of the application's own: what is queued is
+    /// written, then the close frame. Codes from 4000 to 4999 are private to the application, and
+    /// those of [`CloseReason`] have a meaning already; 3000 to 3999 are registered with IANA. The
+    /// session ends with [`End::Custom`](crate::End::Custom).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_transport::{End, InvalidClose, Session};
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let (mut client, server) = tokio::io::duplex(1024);
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// assert_eq!(session.outbox().close_with(1005, ""), Err(InvalidClose::Code(1005)));
+    /// session.outbox().close_with(4100, "room full")?;
+    ///
+    /// client.write_all(b"\x88\x80\0\0\0\0").await?; // the close frame of the client
+    /// assert!(matches!(session.finish().await, End::Custom { code: 4100, .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidClose`] if the code is none of 1000 to 1003, 1007 to 1014 and 3000 to 4999, or the
+    /// phrase has more than 123 bytes. Then the outbox stays open.
+    pub fn close_with(&self, code: u16, phrase: &str) -> Result<(), InvalidClose> {
+        LocalClose::custom(code, phrase).map(|close| self.request_close(close))
+    }
+
+    fn request_close(&self, close: LocalClose) {
         let mut state = self.lock();
-        state.queue.request_close(reason);
+        state.queue.request_close(close);
         wake(state);
     }
 
@@ -381,8 +415,8 @@ impl Outbox {
         }
     }
 
-    /// The reason with which this side closed the outbox, if it did.
-    pub(crate) fn closed_with(&self) -> Option<CloseReason> {
+    /// How this side closed the outbox, if it did.
+    pub(crate) fn closed_with(&self) -> Option<LocalClose> {
         self.lock().queue.closed_with()
     }
 

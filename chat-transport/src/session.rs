@@ -240,7 +240,7 @@ where
         .await
     }
 
-    /// Sends `frames`, and waits for room in the outbox: [`DeliveryOutcome::Queued`] or
+    /// Sends `frames`, text or binary, and waits for room in the outbox: [`DeliveryOutcome::Queued`] or
     /// [`DeliveryOutcome::Closed`]. Other tasks use the [`outbox`](Self::outbox), which does not
     /// wait.
     ///
@@ -260,27 +260,6 @@ where
     /// ```
     pub async fn send(&mut self, frames: &Frames) -> DeliveryOutcome {
         poll_fn(|cx| self.poll_send(cx, frames.bytes(), frames.count() as usize)).await
-    }
-
-    /// [`send`](Self::send) for one binary message.
-    ///
-    /// # Cancel safety
-    /// When it is dropped, the outbox has accepted either all of `payload` or nothing.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// use chat_core::DeliveryOutcome;
-    /// use chat_transport::Session;
-    ///
-    /// let (_client, server) = tokio::io::duplex(1024);
-    /// let mut session = Session::new(server, Default::default(), Default::default());
-    /// assert_eq!(session.send_binary(vec![1, 2, 3].into()).await, DeliveryOutcome::Queued);
-    /// # }
-    /// ```
-    pub async fn send_binary(&mut self, payload: Bytes) -> DeliveryOutcome {
-        let frame = codec::binary(payload);
-        poll_fn(|cx| self.poll_send(cx, &frame, 1)).await
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chat_broker::testing::TcpProxy;
+use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_transport::client::{Client, ClientConfig, Event, Events, PresenceChange, User};
 use chat_transport::testing::WsClient;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// Its own unit test is the point of this one.
 #[allow(dead_code, reason = "as an example it has a main")]
@@ -17,6 +21,10 @@ mod with_unit_test;
 #[allow(dead_code, reason = "as an example it has a main")]
 #[path = "../hub_without_sockets.rs"]
 mod hub_with_unit_test;
+
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../lobby.rs"]
+mod lobby_with_unit_test;
 
 /// The tests that the suite makes of it run here.
 #[allow(dead_code, reason = "as an example it has a main")]
@@ -72,10 +80,45 @@ fn hub_without_sockets() {
 fn bus() {
     assert_eq!(
         output("bus"),
-        "1: order 1 is paid\n2: order 2 is paid\n\
+        "received: order 1 is paid\nreceived: order 2 is paid\n\
          published 3, a repeat: false\npublished 4, a repeat: false\npublished 4, a repeat: true\n\
-         3: order 3 is paid\n4: order 4 is paid\n5: order 5 is paid\n"
+         received: order 3 is paid\nreceived: order 4 is paid\nreceived: order 5 is paid\n"
     );
+}
+
+/// Kills the process, which the other does not notice; it misses nothing.
+#[test]
+fn follow() {
+    let redis = RedisServer::start();
+    let file = std::env::temp_dir().join(format!("follow-{}.position", std::process::id()));
+    let run = |arguments: &[&str]| {
+        let mut command = example("follow");
+        command.args(arguments).env("REDIS_URL", redis.url()).env("POSITION_FILE", &file);
+        command.spawn().expect("the example starts")
+    };
+    let publish = |id: &str| {
+        let status = run(&["publish", id, "order", id, "is", "paid"]).wait().unwrap();
+        assert!(status.success(), "{status:?}");
+    };
+    // The orders that a follower processes, up to this one; then it is killed.
+    let processed_up_to = |last: &str| {
+        let mut follower = Running(run(&[]), String::new());
+        let lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+        let mut orders = Vec::new();
+        for line in lines {
+            orders.push(line.unwrap());
+            if orders.last().unwrap() == &format!("processed: order {last} is paid") {
+                break;
+            }
+        }
+        orders.len()
+    };
+    ["1", "2"].into_iter().for_each(publish);
+    assert_eq!(processed_up_to("2"), 2);
+    ["3", "3", "4"].into_iter().for_each(publish);
+    // Order 2 is repeated if the follower was killed before it had saved the position.
+    assert!((2..=3).contains(&processed_up_to("4")));
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[test]
@@ -95,6 +138,58 @@ fn two_servers() {
         output.contains("Bob, on B, receives {\"type\":\"chat\",\"sender\":\"Alice\""),
         "{output}"
     );
+}
+
+/// A server in this process, until the sender is used.
+async fn serve(listener: TcpListener) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let server = chat_server::Server::builder().start();
+    let serving = async move {
+        let stopped = async { drop(stopped.await) };
+        server.serve(vec![listener], stopped).await;
+    };
+    (stop, tokio::spawn(serving))
+}
+
+/// Waits until the bot is in the room.
+async fn until_bot_is_in(events: &mut Events) {
+    let is_bot = |user: &User| user.name == "Echo";
+    loop {
+        match events.recv().await.expect("another event") {
+            Event::Joined { members, .. } if members.users.iter().any(is_bot) => return,
+            Event::Presence { change: PresenceChange::Joined, user, .. } if is_bot(&user) => return,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn bot() {
+    let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("ws://{address}/ws");
+    let child = example("bot").arg(&url).spawn().expect("the example starts");
+    let _bot = Running(child, url.clone());
+    let (client, mut events) = Client::connect([url], ClientConfig::default()).unwrap();
+    let talk = async {
+        for text in ["hello", "hello after a restart"] {
+            let (stop, served) = serve(listener).await;
+            client.join("lobby", 0).await.unwrap();
+            until_bot_is_in(&mut events).await;
+            client.send("lobby", text).await.unwrap();
+            let answer = loop {
+                match events.message().await.expect("another message") {
+                    message if message.is_own => {}
+                    message => break message,
+                }
+            };
+            assert_eq!((&*answer.user.name, &*answer.text), ("Echo", text));
+            stop.send(()).unwrap();
+            served.await.unwrap();
+            listener = TcpListener::bind(address).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the bot answers in time");
 }
 
 #[test]
@@ -256,6 +351,25 @@ async fn support_desk() {
     assert_eq!(next_of("goodbye", &mut customer).await["message"], "logged out");
     assert_eq!(connect(&ann).await.unwrap_err().as_u16(), 401);
     assert!(get(&server.1, "/chat/metrics").contains(" 404 "));
+}
+
+#[tokio::test]
+async fn lobby() {
+    let server = Running::start("lobby");
+    let connect =
+        async |player: &str| WsClient::connect(&format!("ws://{}/chess?{player}", server.1)).await;
+    let mut players = Vec::new();
+    for n in 0..8 {
+        let mut player = connect(&format!("player{n}")).await;
+        // A player that receives its own remark has joined.
+        player.send("hello").await;
+        while player.recv().await != "hello" {}
+        players.push(player);
+    }
+    let mut ninth = connect("ninth").await;
+    assert_eq!(ninth.recv_close().await.0, 4100);
+    players[0].send_binary(vec![7, 9]).await;
+    assert_eq!(players[7].recv_binary().await, vec![7, 9]);
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ async fn echo(mut session: Session<tokio::io::DuplexStream>) {
             }
             Incoming::Binary(bytes) => {
                 assert!(bytes.len() <= LIMIT, "{} bytes", bytes.len());
-                session.send_binary(bytes).await;
+                session.send(&Frames::binary(&bytes)).await;
             }
             _ => {}
         }

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chat_core::{ConnectionId, Deliver, HistoryEntry, Occupant, Position, Topic};
+use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -41,6 +41,22 @@ pub struct JoinOptions {
     /// How many of the latest messages the member receives, if not those published
     /// [since](Self::since) a position: at most 256, and 256 KiB. Default 50 with `since`, 0 without.
     pub history: Option<u32>,
+    /// The maximum of the topic's members on this server, this one included. A join that exceeds it
+    /// fails with [`BrokerError::RoomFull`]: of concurrent joins exactly as many succeed as there are
+    /// places. A member counts until its [`Membership`] is dropped, also one that was closed.
+    /// Default: `None`, no maximum.
+    pub max_members: Option<u32>,
+    /// The maximum of the room's users, on all servers, with the [`occupant`](Self::occupant) of this
+    /// join; a join without an occupant has none. A join that exceeds it fails with
+    /// [`BrokerError::RoomFull`], and no member receives an event of it. A user who is in the room
+    /// already, with another connection or on another server, takes no other place. The place of a
+    /// lost connection is free after the [grace](super::HubConfig::grace), that of a crashed server
+    /// when its lease has expired. Default: `None`, no maximum.
+    ///
+    /// The join waits for the answer of the broker, and then takes its snapshot: the roster in that may
+    /// list the user already, and then the member does not receive its own join. The broker needs
+    /// [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited).
+    pub max_users: Option<u32>,
 }
 
 impl JoinOptions {
@@ -62,6 +78,22 @@ impl JoinOptions {
     #[must_use]
     pub fn history(mut self, history: impl Into<Option<u32>>) -> Self {
         self.history = history.into();
+        self
+    }
+}
+
+impl JoinOptions {
+    /// Sets [`max_members`](Self::max_members).
+    #[must_use]
+    pub fn max_members(mut self, max: impl Into<Option<u32>>) -> Self {
+        self.max_members = max.into();
+        self
+    }
+
+    /// Sets [`max_users`](Self::max_users).
+    #[must_use]
+    pub fn max_users(mut self, max: impl Into<Option<u32>>) -> Self {
+        self.max_users = max.into();
         self
     }
 }
@@ -97,7 +129,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// ```
     ///
     /// # Errors
-    /// What [`Broker::subscribe`], [`Broker::history`] and
+    /// [`BrokerError::RoomFull`] if the join exceeds [`max_members`](JoinOptions::max_members) or
+    /// [`max_users`](JoinOptions::max_users). What [`Broker::subscribe`], [`Broker::history`] and
     /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
     /// was unavailable for longer than [`HubConfig::join_timeout`](super::HubConfig::join_timeout).
     /// Then `member` is not a member, and has received nothing. If its user was announced before
@@ -134,33 +167,48 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         options: JoinOptions,
         joiner: J,
     ) -> impl Future<Output = Result<Membership<M>, BrokerError>> + Send + use<M, J> {
-        let JoinOptions { occupant, since, history } = options;
+        let JoinOptions { occupant, since, history, max_members, max_users } = options;
+        // A user who may be refused receives nothing before the broker's answer.
+        let max_users = max_users.filter(|_| occupant.is_some());
         let member_slot = MemberSlot::new(member.clone());
         let wanted = Wanted::new(since, history);
         let mut catch_up =
             Box::new(CatchUp::new(&self.shared, topic.clone(), member, joiner, wanted));
-        let started = self.add_member(topic, id, &member_slot, {
+        let started = self.add_member(topic, id, &member_slot, max_members, {
             let member_slot = member_slot.clone();
             move |snapshot| {
-                let state = catch_up.start(snapshot);
+                let state = match max_users {
+                    Some(_) => JoinState::CatchingUp,
+                    None => catch_up.start(snapshot),
+                };
                 if state == JoinState::CatchingUp || catch_up.is_closed() {
                     member_slot.detach();
                 }
                 (catch_up, state)
             }
         });
-        let mut membership = self.membership(topic, id, member_slot);
+        let joined = started.map(|started| (started, self.membership(topic, id, member_slot)));
         // All that a join holds while it waits: ten thousand may wait at a time after a restart.
         async move {
+            let (started, mut membership) = joined?;
             let (catch_up, state) = match started {
                 Started::Now(started) => started,
-                Started::Later(started) => membership.shared.answer_in_time(started).await?,
+                Started::Later(started) => {
+                    let started = membership.shared.answer(started);
+                    membership.shared.in_time(started).await?
+                }
             };
             // Before the history is read, which takes time: the grace of a user who returns may end
             // in it, and a leave and a join would be sent.
-            if let Some(occupant) = occupant {
-                membership.user = Some(occupant.user.clone());
-                membership.shared.enter_presence(&membership.topic, occupant);
+            match (occupant, max_users) {
+                (None, _) => {}
+                (Some(occupant), None) => {
+                    membership.user = Some(occupant.user.clone());
+                    membership.shared.enter_presence(&membership.topic, occupant);
+                }
+                (Some(occupant), Some(max)) => {
+                    return Box::pin(catch_up.enter_limited(membership, occupant, max)).await;
+                }
             }
             if state == JoinState::CatchingUp {
                 // Boxed: most rooms have in memory what their members want.
@@ -177,10 +225,16 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         topic: &Topic,
         id: ConnectionId,
         member_slot: &MemberSlot<M>,
+        max: Option<u32>,
         start: impl FnOnce(Snapshot<'_, M>) -> T + Send + 'static,
-    ) -> Started<T> {
-        let (started, is_first) =
-            self.shared.registry.join_with(topic, id, member_slot.clone(), |room, joined| {
+    ) -> Result<Started<T>, BrokerError> {
+        let limit = max.map_or(usize::MAX, |max| max as usize);
+        let joined = self.shared.registry.join_within(
+            limit,
+            topic,
+            id,
+            member_slot.clone(),
+            |room, joined| {
                 if joined.first {
                     self.shared.begin(topic, &mut room.state);
                 }
@@ -203,11 +257,14 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 });
                 room.state.wait(waiter);
                 (Started::Later(started), joined.first)
-            });
+            },
+        );
+        let (started, is_first) =
+            joined.ok_or(BrokerError::RoomFull { max: max.unwrap_or(u32::MAX) })?;
         if is_first {
             self.shared.dirty_topics.membership_changed(topic.clone());
         }
-        started
+        Ok(started)
     }
 }
 
@@ -223,7 +280,8 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
     /// messages that the hub holds in memory, at most [`history`](JoinOptions::history), and beside
     /// them the batches that are on their way to the member: a message may be delivered twice. A
     /// member that was [detached](Self::is_detached) joins as a new one. An
-    /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does.
+    /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does. The
+    /// member has its place, so the maximums of the options do not apply.
     ///
     /// ```
     /// # use chat_broker::{JoinOptions, Membership};
@@ -258,21 +316,15 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         options: JoinOptions,
         joiner: impl Joiner<M>,
     ) -> Result<(), BrokerError> {
-        let JoinOptions { occupant, since, history } = options;
+        let JoinOptions { occupant, since, history, .. } = options;
         if let Some(live) = self.wait_to_go_live() {
-            self.shared.answer_in_time(live).await?;
+            self.shared.in_time(self.shared.answer(live)).await?;
         }
         let wanted = Wanted::new(since, history);
         let mut catch_up =
             CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() || self.is_detached() {
-            let in_memory = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
-                Some(wanted.in_memory(snapshot)?.into_iter().cloned().collect())
-            };
-            self.attach(member, in_memory, |snapshot, messages| {
-                catch_up.send_snapshot(snapshot, messages.iter().collect());
-                !catch_up.is_closed()
-            })
+            catch_up.attach(self)
         } else {
             self.replace(member);
             self.with_snapshot(|snapshot| {
@@ -304,12 +356,12 @@ impl<M: Deliver + Clone> Shared<M> {
     /// broker limits the time of each of its calls; but the hub makes few at a time, so a join may
     /// wait for several. Joins of a broker that is ready are not failed: when many members join at
     /// once, the last answers are late, and a retry would make them later.
-    async fn answer_in_time<T>(
+    pub(super) async fn in_time<T>(
         &self,
-        started: oneshot::Receiver<Result<T, BrokerError>>,
+        answer: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         let limit = self.config.join_timeout.max(Duration::from_millis(1));
-        let mut answer = pin!(self.answer(started));
+        let mut answer = pin!(answer);
         loop {
             match timeout(limit, &mut answer).await {
                 Ok(answer) => return answer,

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::interest::LONGEST;
-use crate::presence::Departure;
+use crate::error::BrokerError;
+use crate::presence::{Admission, Departure};
 
 /// The users of this server, by room.
 #[derive(Debug, Default)]
@@ -40,6 +41,16 @@ struct LocalUser {
     grace_ends: Option<Instant>,
     /// The info that this server last sent to the broker.
     info: Bytes,
+    /// The broker holds the user, or is about to. `false` while each connection awaits an
+    /// [`Admission`].
+    is_admitted: bool,
+}
+
+impl LocalUser {
+    /// A user with one connection.
+    fn new(info: Bytes, is_admitted: bool) -> Self {
+        Self { connections: 1, grace_ends: None, info, is_admitted }
+    }
 }
 
 impl Presence {
@@ -77,19 +88,61 @@ impl<M: Deliver + Clone> Shared<M> {
                 user.connections += 1;
                 user.grace_ends = None;
                 // The broker has this user under this name: no call. The roster alone does not
-                // prove that: it may not show yet that this server has sent another name since.
-                if is_listed && user.info == info {
+                // prove that: it may not show yet that this server has sent another name since, and
+                // it lists a user whom another server holds, and this one does not yet.
+                if is_listed && user.is_admitted && user.info == info {
                     return;
                 }
-                user.info = info;
+                (user.info, user.is_admitted) = (info, true);
             }
             Entry::Vacant(entry) => {
-                entry.insert(LocalUser { connections: 1, grace_ends: None, info });
+                entry.insert(LocalUser::new(info, true));
             }
         }
         // Under the lock: a leave of the same user on another thread would else overtake this, and
         // the broker would not hold a user who is here.
         tracker.enter(topic, occupant);
+    }
+
+    /// Adds a connection of a user to a room of at most `max` users. While the answer is pending, and
+    /// after an error, the connection counts: [`leave_presence`](Self::leave_presence) removes it.
+    /// So a leave of another connection cannot make the broker drop a user whom it is about to admit.
+    pub(super) fn enter_presence_limited(
+        &self,
+        topic: &Topic,
+        occupant: Occupant,
+        max: u32,
+    ) -> Admission {
+        let Some(tracker) = self.broker.presence() else {
+            return Admission::ready(Err(BrokerError::Unsupported("presence")));
+        };
+        let mut state = self.presence.state();
+        match state.users.entry((topic.clone(), occupant.user.clone())) {
+            Entry::Occupied(mut user) => {
+                let user = user.get_mut();
+                user.connections += 1;
+                user.grace_ends = None;
+                if user.is_admitted {
+                    if user.info != occupant.info {
+                        user.info = occupant.info.clone();
+                        tracker.enter(topic, occupant);
+                    }
+                    return Admission::ready(Ok(()));
+                }
+                user.info = occupant.info.clone();
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(LocalUser::new(occupant.info.clone(), false));
+            }
+        }
+        tracker.enter_limited(topic, occupant, max)
+    }
+
+    /// The broker has admitted a user.
+    pub(super) fn set_admitted(&self, topic: &Topic, user: &UserId) {
+        if let Some(user) = self.presence.state().users.get_mut(&(topic.clone(), user.clone())) {
+            user.is_admitted = true;
+        }
     }
 
     fn lists(&self, topic: &Topic, occupant: &Occupant) -> bool {
@@ -201,7 +254,7 @@ mod tests {
             Occupant::new(UserId::new("ann").unwrap(), Bytes::copy_from_slice(name.as_bytes()))
         };
         let sent = ann("Ann");
-        let known = LocalUser { connections: 1, grace_ends: None, info: sent.info.clone() };
+        let known = LocalUser::new(sent.info.clone(), true);
         presence.state().users.insert((room.clone(), sent.user.clone()), known);
 
         let same = presence.shared(&room, ann("Ann"));

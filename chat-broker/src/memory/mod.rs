@@ -27,7 +27,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Admission, Departure, PresenceTracker};
 use crate::publish::{PublishOptions, Published, Receipt};
 use crate::random;
 use crate::stats::BrokerStats;
@@ -287,6 +287,17 @@ impl PresenceTracker for MemoryBroker {
         if let Ok(mut shard) = self.open_shard(topic) {
             shard.enter(topic, self.node, occupant);
         }
+    }
+
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        let shard = self.open_shard(topic);
+        Admission::ready(shard.and_then(|mut shard| {
+            if !shard.has_place(topic, &occupant.user, max) {
+                return Err(BrokerError::RoomFull { max });
+            }
+            shard.enter(topic, self.node, occupant);
+            Ok(())
+        }))
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {

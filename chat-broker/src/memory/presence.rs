@@ -26,6 +26,10 @@ impl Occupants {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 
+    pub(super) fn contains(&self, user: &UserId) -> bool {
+        self.0.contains_key(user)
+    }
+
     pub(super) fn list(&self) -> Vec<Occupant> {
         let occupant = |(user, state): (&UserId, &OccupantState)| {
             Occupant::new(user.clone(), state.info.clone())

@@ -105,6 +105,12 @@ impl Shard {
         self.state(topic).enter(topic, node, occupant);
     }
 
+    /// Whether a user may be in a topic of at most `max` users.
+    pub(super) fn has_place(&self, topic: &Topic, user: &UserId, max: u32) -> bool {
+        let occupants = self.topics.get(topic).map(|state| &state.occupants);
+        occupants.map_or(max > 0, |all| all.contains(user) || all.count() < max)
+    }
+
     pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) -> Option<u64> {
         let version = self.topics.get_mut(topic)?.leave(topic, node, user);
         self.forget_if_void(topic);

@@ -8,6 +8,7 @@ use super::connection::store::Store;
 use super::health::damage::SEQUENCE;
 use super::last_seen::LastSeen;
 use super::names::Address;
+use super::tail::TailRead;
 use super::wire::{self, MAX_OFFSET};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
@@ -16,25 +17,24 @@ use crate::history::HistoryRead;
 const MAX_READS: usize = 16;
 
 /// The reply of `history.lua`: epoch, offset, offset of the oldest entry, entries.
-type Reply = (Vec<u8>, u64, u64, Vec<Bytes>);
+pub(super) type Reply = (Vec<u8>, u64, u64, Vec<Bytes>);
 
 impl Store {
     /// See [`Broker::history`](crate::Broker::history); with each part the latest
-    /// publication that it announces.
+    /// publication that it announces. `known` is what this node has seen of the topics.
     pub(super) async fn history(
         &self,
         reads: &[HistoryRead],
+        addresses: &[Address],
+        known: &[Option<LastSeen>],
     ) -> Result<Vec<(History, LastSeen)>, BrokerError> {
         let work = async {
             let mut histories = Vec::with_capacity(reads.len());
-            for reads in reads.chunks(MAX_READS) {
-                let addresses = self.addresses(reads.iter().map(|read| &read.topic));
-                let mut commands = Pipeline::with_capacity(reads.len());
-                for (read, address) in reads.iter().zip(&addresses) {
-                    self.add_read(&mut commands, read, address);
-                }
-                let replies = self.query_each(&commands, &addresses, SEQUENCE).await?;
-                let replies = reads.iter().zip(&addresses).zip(replies);
+            let chunks = reads.chunks(MAX_READS).zip(addresses.chunks(MAX_READS));
+            for ((reads, addresses), known) in chunks.zip(known.chunks(MAX_READS)) {
+                let tails = self.read_tails(reads, addresses, known).await?;
+                let replies = self.read_by_script(reads, addresses, tails).await?;
+                let replies = reads.iter().zip(addresses).zip(replies);
                 histories.extend(
                     replies.map(|((read, address), reply)| self.history_of(read, address, reply)),
                 );
@@ -42,6 +42,52 @@ impl Store {
             Ok(histories)
         };
         self.in_time(work).await
+    }
+
+    /// Carries out the reads that need no script; `None` for each other.
+    async fn read_tails(
+        &self,
+        reads: &[HistoryRead],
+        addresses: &[Address],
+        known: &[Option<LastSeen>],
+    ) -> Result<Vec<Option<Reply>>, BrokerError> {
+        let tails = reads.iter().zip(known).map(|(read, known)| TailRead::new(read, *known));
+        let tails: Vec<_> = tails.collect();
+        let mut commands = Pipeline::new();
+        for (tail, address) in tails.iter().zip(addresses) {
+            if let Some(tail) = tail {
+                tail.add_to(&mut commands, address);
+            }
+        }
+        if commands.is_empty() {
+            return Ok(vec![None; reads.len()]);
+        }
+        let mut replies = self.query_all(&mut commands).await?.into_iter();
+        let mut reply =
+            |tail: TailRead| tail.reply([replies.next()?, replies.next()?, replies.next()?]);
+        Ok(tails.into_iter().map(|tail| tail.and_then(&mut reply)).collect())
+    }
+
+    /// Carries out the reads that have no reply yet, and returns the replies of all.
+    async fn read_by_script(
+        &self,
+        reads: &[HistoryRead],
+        addresses: &[Address],
+        replies: Vec<Option<Reply>>,
+    ) -> Result<Vec<Reply>, BrokerError> {
+        let mut commands = Pipeline::new();
+        let mut unread = Vec::new();
+        for ((read, address), reply) in reads.iter().zip(addresses).zip(&replies) {
+            if reply.is_none() {
+                self.add_read(&mut commands, read, address);
+                unread.push(address);
+            }
+        }
+        if unread.is_empty() {
+            return Ok(replies.into_iter().flatten().collect());
+        }
+        let mut others = self.query_each(&commands, &unread, SEQUENCE).await?.into_iter();
+        Ok(replies.into_iter().filter_map(|reply| reply.or_else(|| others.next())).collect())
     }
 
     fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead, address: &Address) {

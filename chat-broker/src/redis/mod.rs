@@ -17,7 +17,7 @@
 //! | `subscribe/` | the connection that receives, and what it is subscribed to |
 //! | `presence/` | the users of this node in topics: the outbox, the lease, the repair |
 //! | `table/` | the table and the secret that all nodes share |
-//! | `history.rs` | messages that Redis keeps |
+//! | `history.rs`, `tail.rs` | messages that Redis keeps; the latest ones, without a script |
 //! | `connection/` | a connection, the pool of connections, reconnects, changed servers |
 //! | `health/` | the state of Redis: unavailable, refusing, full, damaged, without rights |
 //! | `error.rs` | what errors of Redis mean |
@@ -48,6 +48,7 @@ mod shared;
 mod stats;
 mod subscribe;
 mod table;
+mod tail;
 mod wire;
 
 use std::sync::Arc;
@@ -70,7 +71,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Admission, Departure, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -203,8 +204,9 @@ impl Broker for RedisBroker {
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
         self.open()?;
-        let last_seen_of = self.store.positions(topics).await?;
-        self.subscriber.read(topics.iter().cloned().zip(last_seen_of.iter().copied()));
+        let addresses = self.store.addresses(topics);
+        let last_seen_of = self.store.positions(&addresses).await?;
+        self.subscriber.read(&addresses, &last_seen_of);
         Ok(last_seen_of.into_iter().map(|last_seen| last_seen.position).collect())
     }
 
@@ -214,9 +216,11 @@ impl Broker for RedisBroker {
 
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.open()?;
-        let (histories, last_seen_of) = self.store.history(reads).await?.into_iter().unzip();
-        let last_seen_of: Vec<_> = last_seen_of;
-        self.subscriber.read(reads.iter().map(|read| read.topic.clone()).zip(last_seen_of));
+        let addresses = self.store.addresses(reads.iter().map(|read| &read.topic));
+        let known = self.subscriber.last_seen(&addresses);
+        let read = self.store.history(reads, &addresses, &known).await?;
+        let (histories, last_seen_of): (_, Vec<_>) = read.into_iter().unzip();
+        self.subscriber.read(&addresses, &last_seen_of);
         Ok(histories)
     }
 
@@ -279,6 +283,13 @@ impl PresenceTracker for RedisBroker {
     fn enter(&self, topic: &Topic, occupant: Occupant) {
         if self.open().is_ok() {
             self.publisher.enter(topic, occupant);
+        }
+    }
+
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        match self.open() {
+            Ok(()) => self.publisher.enter_limited(topic, occupant, max),
+            Err(closed) => Admission::ready(Err(closed)),
         }
     }
 

@@ -21,15 +21,20 @@ const LEFT: u8 = 4;
 const RENAMED: u8 = 5;
 const KEPT_BATCH: u8 = 6;
 
+/// The bytes of the head of a log.
+const HEAD_LEN: usize = 44;
+
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
 /// Distinguishes a publication from another that was given the same position by a Redis that
 /// restarted with older data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MessageId([u8; 8]);
+pub(super) struct MessageId([u8; Self::LEN]);
 
 impl MessageId {
+    pub(super) const LEN: usize = 8;
+
     pub(super) fn random() -> Self {
         Self(random::bits().to_be_bytes())
     }
@@ -94,6 +99,16 @@ pub(super) fn entry(id: MessageId, payload: &[u8]) -> Vec<u8> {
 pub(super) fn decode_entry(mut entry: Bytes) -> Option<(MessageId, Bytes)> {
     let id = MessageId(take(&mut entry)?);
     Some((id, entry))
+}
+
+/// Reads epoch, base and most entries of the head of a log, see `publish.lua`; `None` for what is not
+/// ours.
+pub(super) fn decode_head(mut head: Bytes) -> Option<(Epoch, u64, u64)> {
+    if head.len() != HEAD_LEN {
+        return None;
+    }
+    let epoch = Epoch::parse(&take::<{ Epoch::LEN }>(&mut head)?)?;
+    Some((epoch, head.try_get_u64().ok()?, head.try_get_u32().ok()?.into()))
 }
 
 /// Takes the header off, without a copy; `None` for what is not ours.

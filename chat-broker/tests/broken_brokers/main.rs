@@ -160,6 +160,13 @@ faults! {
     /// A closed node can still say that a user is there.
     enters_after_close: EntersAfterClose => presence_ends_with_close;
 
+    /// A topic has no maximum.
+    admits_all: AdmitsAll => full_topic_takes_no_more_users;
+    /// A user takes a place for each node.
+    counts_each_node: CountsEachNode => user_takes_one_place_at_all_nodes;
+    /// A place stays taken when its user leaves.
+    keeps_places: KeepsPlaces => place_of_a_user_who_left_is_free;
+
     /// Values are taken for text.
     changes_records: ChangesRecords => records_pass_unchanged;
     /// Changes are read latest first.

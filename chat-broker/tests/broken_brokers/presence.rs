@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chat_broker::{BrokerError, Departure, MemoryBroker, PresenceTracker};
+use chat_broker::{Admission, BrokerError, Departure, MemoryBroker, PresenceTracker};
 use chat_core::{Occupancy, Occupant, Topic, UserId};
+use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use crate::Fault;
-use crate::broker::{Broken, lock};
+use crate::broker::{Broken, Held, lock};
 
 #[async_trait]
 impl PresenceTracker for Broken {
@@ -30,6 +31,25 @@ impl PresenceTracker for Broken {
             }
             _ => self.inner.enter(topic, occupant),
         }
+    }
+
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        let is_refused = match self.fault {
+            Some(Fault::CountsEachNode) => self.places(topic, |held| held.nodes.len()) >= max,
+            Some(Fault::KeepsPlaces) => self.places(topic, |_| 1) >= max,
+            _ => false,
+        };
+        if is_refused {
+            return Admission::ready(Err(BrokerError::RoomFull { max }));
+        }
+        let limit = if self.has(Fault::AdmitsAll) { u32::MAX } else { max };
+        // One in memory answers at once.
+        let answer = self.inner.enter_limited(topic, occupant.clone(), limit).now_or_never();
+        let answer = answer.expect("an answer");
+        if answer.is_ok() {
+            self.hold(topic, &occupant);
+        }
+        Admission::ready(answer)
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
@@ -62,6 +82,13 @@ impl Broken {
         let held = held.entry((topic.clone(), occupant.user.clone())).or_default();
         held.occupant = Some(occupant.clone());
         held.nodes.insert(self.nth);
+    }
+
+    /// The places that are taken by all users who ever were in a topic.
+    fn places(&self, topic: &Topic, of_user: impl Fn(&Held) -> usize) -> u32 {
+        let held = lock(&self.shared.held);
+        let users = held.iter().filter(|((held_topic, _), _)| held_topic == topic);
+        u32::try_from(users.map(|(_, held)| of_user(held)).sum::<usize>()).unwrap()
     }
 
     fn release(&self, topic: &Topic, user: &UserId) -> Departure {

@@ -4,8 +4,11 @@
 
 mod catch_up;
 mod fan_out;
+mod follow;
 mod joining;
+mod limits;
 mod parts;
+mod payloads;
 mod presence;
 mod publish;
 mod records;

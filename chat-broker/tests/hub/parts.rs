@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chat_broker::testing::{Call, FaultyBroker};
 use chat_broker::{
-    Broker, HistoryRules, Hub, HubConfig, JoinOptions, MemoryBus, PublishOptions, Snapshot,
+    Broker, BrokerError, HistoryRules, Hub, HubConfig, JoinOptions, MemoryBus, PublishOptions,
+    Snapshot,
 };
 use chat_core::ConnectionId;
 use tokio::time::timeout;
@@ -50,6 +51,14 @@ async fn rooms_work_without_presence() {
             assert_eq!(broker.count(call), 0, "{call:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn maximum_of_users_needs_presence() {
+    let (hub, _) = without_presence(&MemoryBus::new(), HubConfig::default());
+    let options = JoinOptions::default().occupant(occupant("ann")).max_users(8);
+    let joined = hub.join(&room("r"), ConnectionId::new(1), member(8).0, options).await;
+    assert!(matches!(joined, Err(BrokerError::Unsupported("presence"))), "{:?}", joined.err());
 }
 
 /// A room is live again for the next first member, while it lingers and after.

@@ -170,6 +170,51 @@ async fn every_part_can_be_read() {
     }
 }
 
+/// What a node missed of a log that it knows costs Redis no script, and whatever else happened to the
+/// log does.
+#[tokio::test]
+async fn latest_messages_are_read_without_a_script() {
+    let server = RedisServer::start();
+    let (node, other) = (Node::start(&server).await, Node::start(&server).await);
+    let topic = room("r");
+    let read = async |after| {
+        let reads = [HistoryRead::new(topic.clone(), HistoryRange::After(after), 99)];
+        let histories = node.broker.history(&reads).await;
+        histories.map(|histories| (texts(&histories[0]), histories[0].position.offset))
+    };
+    let scripts = async |right: &str| {
+        let rule = [format!("{right}evalsha"), format!("{right}eval")];
+        server.command(&["ACL", "SETUSER", "default", &rule[0], &rule[1]]).await;
+    };
+    let both = async |after, expected: (Vec<String>, u64), needs_script: bool| {
+        assert_eq!(read(after).await.unwrap(), expected, "after {after}");
+        // The read before was by the script, which tells the node nothing of a room that it has not
+        // subscribed to.
+        scripts("-").await;
+        let outcome = read(after).await;
+        scripts("+").await;
+        assert_eq!(outcome.ok(), (!needs_script).then_some(expected), "after {after}");
+    };
+
+    say(&node, "r", &latest(40), 1..=50).await;
+    both(50, (Vec::new(), 50), false).await;
+    both(40, (numbers(41..=50), 50), false).await;
+    both(30, (numbers(31..=50), 50), true).await;
+    both(0, (numbers(11..=50), 50), true).await;
+    both(51, (Vec::new(), 50), true).await;
+    say(&other, "r", &latest(40), 51..=52).await;
+    both(48, (numbers(49..=52), 52), false).await;
+    say(&other, "r", &latest(40), 53..=53).await;
+    both(50, (numbers(51..=53), 53), true).await;
+    say(&node, "r", &latest(4), 54..=54).await;
+    both(45, (numbers(51..=54), 54), false).await;
+
+    server.command(&["DEL", "chat:{r.r}", "chat:{r.r}:position"]).await;
+    both(50, (Vec::new(), 0), true).await;
+    say(&other, "r", &latest(40), 1..=60).await;
+    both(50, (numbers(51..=60), 60), true).await;
+}
+
 #[tokio::test]
 async fn read_ends_at_the_byte_limit() {
     let server = RedisServer::start();

@@ -12,12 +12,28 @@ use crate::wire::Rejected;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Not an address of the form `ws://HOST[:PORT]/PATH`.
-    #[error("{0:?} is not an address of the form ws://HOST[:PORT]/PATH")]
-    Url(String),
+    /// Not an address that the client can connect to.
+    #[error("cannot connect to {url:?}: {problem}")]
+    Url {
+        /// The address.
+        url: String,
+        /// What is wrong with it, for people.
+        problem: &'static str,
+    },
     /// The list of addresses is empty.
     #[error("a client needs the address of at least one server")]
     NoUrl,
+    /// A header that the handshake cannot have.
+    #[error("the header {name:?} cannot be sent: {problem}")]
+    Header {
+        /// The name of the header.
+        name: String,
+        /// What is wrong with it, for people.
+        problem: &'static str,
+    },
+    /// TLS cannot be used, for example because of the root certificates; the text says why.
+    #[error("TLS cannot be used: {0}")]
+    Tls(String),
     /// There is no connection at present.
     #[error("there is no connection")]
     Offline,
@@ -48,14 +64,14 @@ pub enum ClientError {
     )]
     UserName,
     /// The text of the message, or its `data`, is longer than the server allows
-    /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).
+    /// ([`Limits::message_bytes`](crate::wire::Limits::message_bytes)).
     #[error("a message has at most {limit} bytes, and so has its data")]
     MessageTooLong {
         /// The longest text, and the longest `data`, in bytes.
         limit: usize,
     },
     /// The frame is larger than the server allows
-    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest unanswered one
+    /// ([`Limits::frame_bytes`](crate::wire::Limits::frame_bytes)), or was the largest unanswered one
     /// when the server closed the connection with 1009.
     #[error("a frame of {bytes} bytes is larger than the server allows")]
     TooLarge {

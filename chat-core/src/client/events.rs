@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::wire;
+use crate::wire::{self, Limits};
 use crate::{CloseReason, Epoch, Position, PresenceChange};
 
 use super::config::Resume;
@@ -25,8 +25,8 @@ pub enum Event {
         room: String,
         /// Whether the client was in it before: it joined again after a reconnect, or to repair a hole.
         rejoined: bool,
-        /// Whether nothing was missed. If it is false in a room that was rejoined, a
-        /// [`Gap`](Self::Gap) follows.
+        /// Whether nothing was missed. If it is false in a room that was rejoined, or joined since a
+        /// position, a [`Gap`](Self::Gap) follows.
         recovered: bool,
         /// The users in the room.
         members: Members,
@@ -191,10 +191,8 @@ pub struct Welcome {
     pub node: String,
     /// The remaining lifetime of the client's token at that time; `None`: it does not expire.
     pub expires_in: Option<Duration>,
-    /// The longest text of a message that the server takes, and the longest `data`, in bytes.
-    pub message_bytes: usize,
-    /// The largest frame that the server takes, in bytes.
-    pub frame_bytes: usize,
+    /// The sizes and the rates that the server allows. The client keeps to them by itself.
+    pub limits: Limits,
 }
 
 impl From<wire::Welcome<'_>> for Welcome {
@@ -205,8 +203,7 @@ impl From<wire::Welcome<'_>> for Welcome {
             session: frame.session.into_owned(),
             node: frame.node.into_owned(),
             expires_in: frame.expires_in_ms.map(Duration::from_millis),
-            message_bytes: frame.limits.message_bytes,
-            frame_bytes: frame.limits.frame_bytes,
+            limits: frame.limits,
         }
     }
 }
@@ -259,6 +256,8 @@ pub struct Message {
     pub position: Option<Position>,
     /// The sender.
     pub user: User,
+    /// Whether the sender is the user of this client, by this client or another one.
+    pub is_own: bool,
     /// The text.
     pub text: String,
     /// The JSON value that the sender attached.
@@ -270,12 +269,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message as one of the sequence `epoch`.
-    pub(super) fn new(frame: wire::Message<'_>, epoch: Option<Epoch>) -> Self {
+    /// The message as one of the sequence `epoch`, received by the user with the id `own`.
+    pub(super) fn new(frame: wire::Message<'_>, epoch: Option<Epoch>, own: Option<&str>) -> Self {
         let position = epoch.zip(frame.offset);
         Self {
             room: frame.room.into_owned(),
             position: position.map(|(epoch, offset)| Position { epoch, offset }),
+            is_own: own == Some(&*frame.user.id),
             user: frame.user.into(),
             text: frame.text.into_owned(),
             data: frame.data.map(Cow::into_owned),

@@ -85,14 +85,14 @@ fn message(session: &mut Session, frame: wire::Message<'_>, now: Duration) {
     if is_next(session, &frame.room, frame.offset, frame.epoch) {
         let room = session.rooms.get_mut(&frame.room);
         let position = room.and_then(|room| room.track.position());
-        deliver(session, Message::new(frame, position.map(|position| position.epoch)), now);
+        deliver(session, frame, position.map(|position| position.epoch), now);
     }
 }
 
-fn deliver(session: &mut Session, message: Message, now: Duration) {
-    let user = session.welcome.as_ref().map(|welcome| &welcome.user.id);
+fn deliver(session: &mut Session, frame: wire::Message<'_>, epoch: Option<Epoch>, now: Duration) {
+    let message = Message::new(frame, epoch, session.user_id());
     if let Some(key) = &message.key
-        && user.is_some_and(|user| *user == message.user.id)
+        && message.is_own
     {
         let Session { sends, answers, .. } = session;
         sends.settle_by_echo(&message.room, key, message.position, now, answers);
@@ -115,15 +115,12 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
         entries.retain(|entry| offset(entry).is_some());
     }
     let offsets: Vec<u64> = entries.iter().filter_map(offset).collect();
+    let rejoined = room.track.has_joined();
     let entered = room.track.joined(position, frame.recovered, &offsets);
     room.status = RoomStatus::In;
     room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
 
-    let (rejoined, recovered) = match entered.continuity {
-        Continuity::First => (false, false),
-        Continuity::Whole => (true, true),
-        Continuity::Gap(_) => (true, false),
-    };
+    let recovered = entered.continuity == Continuity::Whole;
     session.events.push(Event::Joined { room: name.to_owned(), rejoined, recovered, members });
     if let Continuity::Gap(position) = entered.continuity {
         session.events.push(Event::Gap { room: name.to_owned(), position });
@@ -131,7 +128,7 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     let epoch = position.map(|position| position.epoch);
     for entry in entries.into_iter().skip(entered.known) {
         if let PageFrame::Message(message) = entry {
-            deliver(session, Message::new(message, epoch), now);
+            deliver(session, message, epoch, now);
         }
     }
 }
@@ -239,18 +236,19 @@ fn answered<'a>(
             answers.succeed(request, Answer::Members(Members::new(frame.members, frame.count)));
         }
         (Request::History(request), ServerFrame::History(frame)) => {
-            answers.succeed(request, Answer::History(page(frame)));
+            let page = page(frame, session.user_id());
+            session.answers.succeed(request, Answer::History(page));
         }
         (request, _) => return unanswered(session, id, request, now),
     }
     None
 }
 
-fn page(frame: wire::History<'_>) -> History {
+fn page(frame: wire::History<'_>, own: Option<&str>) -> History {
     let position = frame.position();
     let epoch = position.map(|position| position.epoch);
     let messages = frame.messages.into_iter().filter_map(|entry| match entry {
-        PageFrame::Message(message) => Some(Message::new(message, epoch)),
+        PageFrame::Message(message) => Some(Message::new(message, epoch, own)),
         _ => None,
     });
     History { position, messages: messages.collect(), more: frame.more }

@@ -166,7 +166,6 @@ impl Lifecycle {
 
     /// Applies a welcome: the user of the client, and the lifetime of its token.
     fn set_identity(&mut self, frame: wire::Welcome<'_>, now: Duration) {
-        let limits = frame.limits;
         let mut welcome = Welcome::from(frame);
         // A server whose broker is unavailable sends no secret: the old one stays valid.
         welcome.resume = welcome.resume.or(self.resume.take());
@@ -175,7 +174,7 @@ impl Lifecycle {
             Some(time) if self.can_renew() => Renewal::before(time, &mut self.session.rng, now),
             _ => Renewal::Never,
         };
-        self.session.set_welcome(welcome, limits);
+        self.session.set_welcome(welcome);
     }
 
     fn hello_rejected(&mut self, rejection: &Rejection, now: Duration) {

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, Content, HistoryRange};
+use crate::{CloseReason, Content, HistoryRange, Position};
 
 use super::config::Config;
 use super::error::ClientError;
 use super::events::{Disconnect, Event, State, Welcome};
 use super::lifecycle::Lifecycle;
 use super::output::{Action, Answer, RequestId};
+use super::rooms::Start;
 use super::session::Session;
 use super::token::TokenError;
 
@@ -164,7 +165,31 @@ impl Machine {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, _| session.join(room, history))
+        self.request(now, |session, _| session.join(room, Start::Latest(history)))
+    }
+
+    /// [`join`](Self::join) from a position that an earlier client saved
+    /// ([`Message::position`](super::Message::position)): the messages after it are events after
+    /// [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost. In a room that the
+    /// client is in, or joins, already, `since` is not used.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// let saved = "JLITNcWY.41"; // the text of a position
+    /// client.join_since("general", saved.parse()?, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join_since(
+        &mut self,
+        room: &str,
+        since: Position,
+        now: Duration,
+    ) -> Result<RequestId, ClientError> {
+        self.request(now, |session, _| session.join(room, Start::After(since)))
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The

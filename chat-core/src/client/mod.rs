@@ -9,7 +9,7 @@
 //!   [`handle_token`](Machine::handle_token), [`handle_timeout`](Machine::handle_timeout), and two
 //!   that a transport may leave out, [`handle_alive`](Machine::handle_alive) and
 //!   [`handle_writable`](Machine::handle_writable);
-//! * **requests of the application**: [`join`](Machine::join), [`leave`](Machine::leave),
+//! * **requests of the application**: [`join`](Machine::join), [`join_since`](Machine::join_since), [`leave`](Machine::leave),
 //!   [`send`](Machine::send), [`direct`](Machine::direct), [`typing`](Machine::typing),
 //!   [`members`](Machine::members), [`history`](Machine::history), [`close`](Machine::close);
 //! * **outputs**, to be polled after each call of the first two kinds: [`poll_action`](Machine::poll_action) for the transport,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::RoomId;
+use crate::{Position, RoomId};
 
 use super::error::ClientError;
 use super::events::Joined;
@@ -30,6 +30,15 @@ pub(super) struct Room {
     typing: Option<(bool, Duration)>,
 }
 
+/// The messages that the first `join` of a room asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start {
+    /// The latest ones, as many.
+    Latest(u32),
+    /// Those after this position.
+    After(Position),
+}
+
 /// The status of a room.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoomStatus {
@@ -50,6 +59,13 @@ pub(super) enum RoomStatus {
 }
 
 impl Room {
+    fn new(start: Start) -> Self {
+        match start {
+            Start::Latest(history) => Self { history, ..Self::default() },
+            Start::After(position) => Self { track: Track::after(position), ..Self::default() },
+        }
+    }
+
     pub(super) fn is_in(&self) -> bool {
         self.status == RoomStatus::In
     }
@@ -101,9 +117,8 @@ impl Rooms {
         self.0.get_mut(room)
     }
 
-    pub(super) fn get_or_add(&mut self, room: &RoomId, history: u32) -> &mut Room {
-        let add = || Room { history, ..Room::default() };
-        self.0.entry(room.clone()).or_insert_with(add)
+    pub(super) fn get_or_insert(&mut self, room: &RoomId, start: Start) -> &mut Room {
+        self.0.entry(room.clone()).or_insert_with(|| Room::new(start))
     }
 
     pub(super) fn remove(&mut self, room: &str) -> Option<(RoomId, Room)> {
@@ -190,7 +205,8 @@ mod tests {
     fn paused_join_is_due_after_its_pause() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
-        rooms.get_or_add(&room("r"), 0).status = RoomStatus::Paused(now + Duration::from_secs(1));
+        rooms.get_or_insert(&room("r"), Start::Latest(0)).status =
+            RoomStatus::Paused(now + Duration::from_secs(1));
         assert!(rooms.take_due(now).is_empty());
         assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(rooms.take_due(now + Duration::from_secs(1)), [room("r")]);

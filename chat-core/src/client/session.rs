@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::wire::{ClientRequest, Limits};
+use crate::wire::ClientRequest;
 use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
@@ -18,7 +18,7 @@ use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};
 use super::requests::{ID_BYTES, Request, Turn, encode};
 use super::rng::Rng;
-use super::rooms::{RoomStatus, Rooms};
+use super::rooms::{RoomStatus, Rooms, Start};
 use super::sends::{self, Sends};
 
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Session {
 
     // Requests of the application.
 
-    pub(super) fn join(&mut self, name: &str, history: u32) -> Result<RequestId, ClientError> {
+    pub(super) fn join(&mut self, name: &str, start: Start) -> Result<RequestId, ClientError> {
         let name = room_id(name)?;
-        let room = self.rooms.get_or_add(&name, history);
+        let room = self.rooms.get_or_insert(&name, start);
         if room.is_in() {
             let frame = ClientRequest::Join { room: name, since: None, history: None };
             return self.ask(Request::JoinAgain, &frame);
@@ -174,6 +174,11 @@ impl Session {
         Ok(id)
     }
 
+    /// The id of the client's user, once the server has named it.
+    pub(super) fn user_id(&self) -> Option<&str> {
+        self.welcome.as_ref().map(|welcome| welcome.user.id.as_str())
+    }
+
     /// Whether the application waits for an answer.
     pub(super) fn awaits_answers(&self) -> bool {
         !self.sends.is_empty() || self.outbox.waiting() > 0 || self.rooms.has_waiting_joins()
@@ -236,14 +241,13 @@ impl Session {
     }
 
     /// Applies the user and the server's limits of a welcome.
-    pub(super) fn set_welcome(&mut self, welcome: Welcome, limits: Limits) {
+    pub(super) fn set_welcome(&mut self, welcome: Welcome) {
         // Keys are compared within the messages of one user: sent again as another user, a message
         // could be published twice.
-        let before = self.welcome.as_ref().map(|before| &before.user.id);
-        if before.is_some_and(|before| *before != welcome.user.id) {
+        if self.user_id().is_some_and(|before| before != welcome.user.id) {
             self.sends.user_changed(&mut self.answers);
         }
-        self.outbox.limits = limits;
+        self.outbox.limits = welcome.limits;
         self.welcome = Some(welcome);
     }
 

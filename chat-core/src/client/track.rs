@@ -29,7 +29,13 @@ pub(super) enum Continuity {
 }
 
 impl Track {
-    /// The position; `None` in a room without history, and before the first `joined`.
+    /// A copy that an earlier client left at this position.
+    pub(super) fn after(position: Position) -> Self {
+        Self { position: Some(position), has_joined: false }
+    }
+
+    /// The position; `None` in a room without history, and before the first `joined` of a copy that
+    /// begins with it.
     pub(super) fn position(&self) -> Option<Position> {
         self.position
     }
@@ -64,9 +70,9 @@ impl Track {
         recovered: bool,
         offsets: &[u64],
     ) -> Entered {
-        let is_first = !std::mem::replace(&mut self.has_joined, true);
+        let has_joined = std::mem::replace(&mut self.has_joined, true);
         let before = std::mem::replace(&mut self.position, position);
-        if is_first {
+        if !has_joined && before.is_none() {
             return Entered { continuity: Continuity::First, known: 0 };
         }
         let Some(now) = position else {
@@ -160,6 +166,18 @@ mod tests {
         assert_eq!(track.joined(at(1, 9), false, &[8, 9]), entered(Continuity::First, 0));
         assert!(track.has_joined());
         assert_eq!(track.entry(9, None), Step::Repeat);
+    }
+
+    #[test]
+    fn first_page_continues_an_earlier_copy() {
+        let at_five = || Track::after(at(1, 5).unwrap());
+        assert_eq!(at_five().joined(at(1, 7), true, &[6, 7]), entered(Continuity::Whole, 0));
+        assert_eq!(
+            at_five().joined(at(1, 90), false, &[89, 90]),
+            entered(Continuity::Gap(at(1, 88)), 0)
+        );
+        assert_eq!(at_five().joined(None, false, &[]), entered(Continuity::Gap(None), 0));
+        assert!(!at_five().has_joined());
     }
 
     #[test]

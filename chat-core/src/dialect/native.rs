@@ -79,6 +79,9 @@ pub(super) fn encode(
             let id = serde_json::from_str(request.id).ok().map(Cow::Borrowed);
             append_json(out, &Undelivered { session, id, to })
         }
+        // The client must see that the offset is used: without it, the next message would look like a
+        // hole, and all clients of the room would read the history.
+        Event::Custom(_) => position.is_some() && append_json(out, &Gap::new(room, position)),
         Event::Gap(position) => append_json(out, &Gap::new(room, position)),
     }
 }

@@ -1,16 +1,21 @@
 //! JSON Web Tokens (RFC 7519), signed (RFC 7515) by a shared secret or by a private key whose
 //! public half is known here.
 
-use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jsonwebtoken::Algorithm;
+use parking_lot::RwLock;
 
-use super::key::{InvalidKey, KeyKind, VerificationKey};
+use super::key::{InvalidKey, KeyKind};
+use super::key_set::JwtKeys;
 use super::payload::{Payload, Rules};
-use super::token_header;
+use super::token_header::Header;
 use super::{AuthError, Authenticator, Credentials, Identity, crypto};
+#[cfg(feature = "jwks")]
+use super::{KeyFetches, remote_keys::RemoteKeys};
+
 use crate::log_budget::OncePerMinute;
 
 /// The default of [`JwtAuthenticator::leeway`].
@@ -19,9 +24,9 @@ const LEEWAY: Duration = Duration::from_secs(5);
 /// The longest token that is verified, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Authenticates clients by JSON Web Tokens. A valid token is signed with the key, not expired (`exp` is
-/// required), not used before its time (`nbf`), and, where these are set, for one of the audiences and
-/// by one of the issuers.
+/// Authenticates clients by JSON Web Tokens. A valid token is signed with one of the keys, not expired
+/// (`exp` is required), not used before its time (`nbf`), and, where these are set, for one of the
+/// audiences and by one of the issuers.
 ///
 /// ```
 /// use chat_server::{JwtAuthenticator, Server};
@@ -42,7 +47,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// | `rooms` | `{"team-*":["join","send"],"@support":["direct"]}`: [`Grants`](chat_core::Grants) by pattern; absent: what members do, in every room; `"*"` in a list is every capability |
 /// | `limit_factor` | an integer from 1 to 1000: [`Identity::limit_factor`] |
 ///
-/// The kind of the key determines which algorithms a token may be signed with:
+/// The kind of each key determines which algorithms a token may be signed with:
 ///
 /// | key | `alg` |
 /// |---|---|
@@ -53,8 +58,18 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// | Ed25519 | EdDSA, Ed25519 |
 ///
 /// A token with a critical header (`crit`) is rejected.
+///
+/// A clone is another handle on the same authenticator: an application keeps one to
+/// [`replace`](Self::replace) the keys while a server uses the other.
+#[derive(Debug, Clone)]
 pub struct JwtAuthenticator {
-    key: VerificationKey,
+    current: Arc<RwLock<Arc<Verifier>>>,
+}
+
+/// Keys and rules, which are replaced together.
+#[derive(Debug, Clone)]
+struct Verifier {
+    keys: JwtKeys,
     rules: Rules,
 }
 
@@ -64,7 +79,7 @@ impl JwtAuthenticator {
     /// # Errors
     /// [`InvalidKey`] if the secret has less than 32 bytes, or is a key in PEM.
     pub fn with_secret(secret: &[u8]) -> Result<Self, InvalidKey> {
-        VerificationKey::secret(secret).map(Self::new)
+        JwtKeys::new().secret(secret).map(Self::with_keys)
     }
 
     /// Verifies tokens that are signed with the private half of the public key in `pem`: RSA with 2048 to 8192 bits,
@@ -73,39 +88,79 @@ impl JwtAuthenticator {
     /// # Errors
     /// [`InvalidKey`] says what `pem` contains instead.
     pub fn with_public_key(pem: &[u8]) -> Result<Self, InvalidKey> {
-        VerificationKey::public(pem).map(Self::new)
+        JwtKeys::new().public_key(pem).map(Self::with_keys)
     }
 
-    fn new(key: VerificationKey) -> Self {
+    /// Verifies tokens that are signed with one of several keys.
+    #[must_use]
+    pub fn with_keys(keys: JwtKeys) -> Self {
         crypto::install();
         let rules = Rules { leeway: LEEWAY, audiences: Vec::new(), issuers: Vec::new() };
-        Self { key, rules }
+        Self { current: Arc::new(RwLock::new(Arc::new(Verifier { keys, rules }))) }
+    }
+
+    /// Takes over the keys, audiences, issuers and leeway of `other`: tokens that are sent from now
+    /// on are verified with these. Open connections stay until their tokens expire, also those with
+    /// a token of a key that is no longer accepted.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use chat_core::UserId;
+    /// # use chat_server::{JwtSigner, TokenClaims};
+    /// use chat_server::{JwtAuthenticator, JwtKeys, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (old, new) = (b"the secret until now, of 32 bytes", b"the next secret, also of 32 bytes");
+    /// let tokens = JwtAuthenticator::with_secret(old)?;
+    /// let server = Server::builder().authenticator(tokens.clone()).start();
+    ///
+    /// let both = JwtKeys::new().secret(old)?.secret(new)?;
+    /// tokens.replace(&JwtAuthenticator::with_keys(both));
+    /// # let claims = TokenClaims::new(&UserId::new("ann")?, Duration::from_secs(3600));
+    /// # for secret in [old, new] {
+    /// #     tokens.verify(&JwtSigner::with_secret(secret)?.sign(&claims)?)?;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replace(&self, other: &Self) {
+        let replacement = other.verifier();
+        *self.current.write() = replacement;
+    }
+
+    fn verifier(&self) -> Arc<Verifier> {
+        Arc::clone(&self.current.read())
+    }
+
+    fn with_rules(self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(&mut Arc::make_mut(&mut *self.current.write()).rules);
+        self
     }
 
     /// Sets the audiences, of which a token must name one (`aud`). Default: none, and a token must name
     /// none.
     #[must_use]
-    pub fn audience(mut self, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.rules.audiences = audiences.into_iter().map(Into::into).collect();
-        self
+    pub fn audience(self, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let audiences = audiences.into_iter().map(Into::into).collect();
+        self.with_rules(|rules| rules.audiences = audiences)
     }
 
     /// Sets the issuers, of which a token must name one (`iss`). Default: none, and `iss` is ignored.
     #[must_use]
-    pub fn issuer(mut self, issuers: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.rules.issuers = issuers.into_iter().map(Into::into).collect();
-        self
+    pub fn issuer(self, issuers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let issuers = issuers.into_iter().map(Into::into).collect();
+        self.with_rules(|rules| rules.issuers = issuers)
     }
 
     /// Sets how far the clocks of this server and of the issuer may differ: a token is valid from
     /// `leeway` before its `nbf` until `leeway` after its `exp`. Default 5 s.
     #[must_use]
-    pub fn leeway(mut self, leeway: Duration) -> Self {
-        self.rules.leeway = leeway;
-        self
+    pub fn leeway(self, leeway: Duration) -> Self {
+        self.with_rules(|rules| rules.leeway = leeway)
     }
 
-    /// Verifies a token, and returns the identity of its bearer.
+    /// Verifies a token with the keys that are known now, and returns the identity of its bearer.
     ///
     /// # Errors
     /// [`AuthError::Invalid`] names the header or the claim that is wrong.
@@ -129,53 +184,80 @@ impl JwtAuthenticator {
                 _ => "it is not a JWT: three parts with dots between them",
             }));
         };
-        let algorithm = token_header::algorithm(header, self.key.kind)?;
+        let verifier = self.verifier();
+        let header_fields = Header::read(header)?;
         let signed = &token[..header.len() + 1 + claims.len()];
-        match jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key.key, algorithm) {
-            Ok(true) => {}
-            Ok(false) => return Err(AuthError::invalid("its signature is wrong")),
-            Err(_) => return Err(AuthError::invalid("its signature is not in base64url")),
-        }
-        self.warn_of_short_secret(algorithm);
-        Payload::read(claims)?.identity(&self.rules, SystemTime::now())
+        let (kind, algorithm) = verifier.keys.verify(&header_fields, signed, signature)?;
+        warn_of_short_secret(kind, algorithm);
+        Payload::read(claims)?.identity(&verifier.rules, SystemTime::now())
     }
+}
 
-    /// RFC 7518, section 3.2: a secret is as long as the hash. Libraries also sign with shorter
-    /// ones, and 32 bytes cannot be guessed.
-    fn warn_of_short_secret(&self, algorithm: Algorithm) {
-        static WARNED: OncePerMinute = OncePerMinute::new();
-        let needed = match algorithm {
-            Algorithm::HS384 => 48,
-            Algorithm::HS512 => 64,
-            _ => return,
+/// RFC 7518, section 3.2: a secret is as long as the hash. Libraries also sign with shorter ones,
+/// and 32 bytes cannot be guessed.
+fn warn_of_short_secret(kind: KeyKind, algorithm: Algorithm) {
+    static WARNED: OncePerMinute = OncePerMinute::new();
+    let needed = match algorithm {
+        Algorithm::HS384 => 48,
+        Algorithm::HS512 => 64,
+        _ => return,
+    };
+    if let KeyKind::Secret { bytes } = kind
+        && bytes < needed
+        && WARNED.is_due()
+    {
+        tracing::warn!(
+            ?algorithm,
+            bytes,
+            needed,
+            "the secret of tokens is shorter than their algorithm asks for (RFC 7518)"
+        );
+    }
+}
+
+#[cfg(feature = "jwks")]
+impl JwtAuthenticator {
+    /// Verifies a token, if need be with keys that are fetched first: where none has been fetched
+    /// yet, and for a token that names an unknown one.
+    async fn verify_with_fetch(&self, token: &str) -> Result<Identity, AuthError> {
+        let outcome = self.verify(token);
+        let verifier = self.verifier();
+        let Some(remote) = verifier.keys.remote_keys() else { return outcome };
+        let is_known = || {
+            let header = token.trim().split('.').next().map(Header::read);
+            header.is_none_or(|header| header.is_ok_and(|header| !verifier.keys.lack(&header)))
         };
-        if let KeyKind::Secret { bytes } = self.key.kind
-            && bytes < needed
-            && WARNED.is_due()
-        {
-            tracing::warn!(
-                ?algorithm,
-                bytes,
-                needed,
-                "the secret of tokens is shorter than their algorithm asks for (RFC 7518)"
-            );
+        if outcome.is_ok() || remote.is_loaded() && is_known() {
+            return outcome;
+        }
+        match remote.fetch_missing().await {
+            Some(Err(_)) => Err(AuthError::Unavailable("its key cannot be fetched now".to_owned())),
+            Some(Ok(())) => self.verify(token),
+            None => outcome,
         }
     }
 }
 
 #[async_trait]
 impl Authenticator for JwtAuthenticator {
+    #[cfg(feature = "jwks")]
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        self.verify_with_fetch(client.token.ok_or(AuthError::Missing)?).await
+    }
+
+    #[cfg(not(feature = "jwks"))]
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
         self.verify(client.token.ok_or(AuthError::Missing)?)
     }
-}
 
-impl fmt::Debug for JwtAuthenticator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtAuthenticator")
-            .field("key", &self.key.kind)
-            .field("rules", &self.rules)
-            .finish_non_exhaustive()
+    #[cfg(feature = "jwks")]
+    fn is_ready(&self) -> bool {
+        self.verifier().keys.remote_keys().is_none_or(RemoteKeys::is_loaded)
+    }
+
+    #[cfg(feature = "jwks")]
+    fn key_fetches(&self) -> Option<KeyFetches> {
+        self.verifier().keys.remote_keys().map(RemoteKeys::fetches)
     }
 }
 

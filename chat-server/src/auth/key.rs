@@ -1,5 +1,7 @@
 //! The keys that tokens are verified with, and the algorithms that each kind of key allows.
 
+use std::fmt;
+
 use jsonwebtoken::{Algorithm, DecodingKey};
 use pem::Pem;
 use simple_asn1::{ASN1Block, from_der};
@@ -23,9 +25,19 @@ impl InvalidKey {
 }
 
 /// A key to verify tokens with.
+#[derive(Clone)]
 pub(super) struct VerificationKey {
     pub(super) kind: KeyKind,
     pub(super) key: DecodingKey,
+}
+
+/// A key, with the id that tokens name it by.
+#[derive(Clone)]
+pub(super) struct NamedKey {
+    pub(super) id: Option<String>,
+    pub(super) key: VerificationKey,
+    /// The one algorithm that the key is for, of those that its kind allows; `None`: all of them.
+    pub(super) only: Option<Algorithm>,
 }
 
 /// The kind of a key. It determines the algorithms, and the header of a token only selects one of them:
@@ -79,9 +91,65 @@ impl VerificationKey {
         let pem = only_block(file)?;
         match pem.tag() {
             "PUBLIC KEY" => of_public_key_info(pem.contents()),
-            "RSA PUBLIC KEY" => rsa(pem.contents()),
+            "RSA PUBLIC KEY" => Self::rsa(pem.contents()),
             tag => Err(InvalidKey::new(not_public(tag))),
         }
+    }
+
+    /// An `RSAPublicKey` (RFC 8017, appendix A.1.1): modulus and exponent.
+    pub(super) fn rsa(der: &[u8]) -> Result<Self, InvalidKey> {
+        let blocks = from_der(der).map_err(|_| damaged())?;
+        let [ASN1Block::Sequence(_, numbers)] = blocks.as_slice() else { return Err(damaged()) };
+        let [ASN1Block::Integer(_, modulus), ASN1Block::Integer(..)] = numbers.as_slice() else {
+            return Err(damaged());
+        };
+        let bits = modulus.bits();
+        if !RSA_BITS.contains(&bits) {
+            return Err(other(&format!("an RSA key of {bits} bits (2048 to 8192 are supported)")));
+        }
+        Ok(Self { kind: KeyKind::Rsa, key: DecodingKey::from_rsa_der(der) })
+    }
+
+    /// A point on the curve of `kind` (SEC 1, section 2.3.3).
+    pub(super) fn point(kind: KeyKind, point: &[u8]) -> Result<Self, InvalidKey> {
+        let coordinate = if kind == KeyKind::P384 { 48 } else { 32 };
+        match point.first() {
+            Some(4) if point.len() == 1 + 2 * coordinate => {
+                Ok(Self { kind, key: DecodingKey::from_ec_der(point) })
+            }
+            Some(2 | 3) => {
+                Err(other("an EC key in compressed form (openssl ec -conv_form uncompressed)"))
+            }
+            _ => Err(damaged()),
+        }
+    }
+
+    /// The 32 bytes of a public key of Ed25519 (RFC 8032, section 5.1.5).
+    pub(super) fn ed25519(key: &[u8]) -> Result<Self, InvalidKey> {
+        let is_whole = key.len() == 32;
+        let read = || Self { kind: KeyKind::Ed25519, key: DecodingKey::from_ed_der(key) };
+        is_whole.then(read).ok_or_else(damaged)
+    }
+}
+
+impl NamedKey {
+    /// The algorithm of this name, if the key is for it.
+    pub(super) fn algorithm(&self, name: &str) -> Option<Algorithm> {
+        self.algorithms().find(|(allowed, _)| *allowed == name).map(|(_, algorithm)| *algorithm)
+    }
+
+    pub(super) fn algorithms(&self) -> impl Iterator<Item = &'static (&'static str, Algorithm)> {
+        let only = self.only;
+        let of_kind = self.key.kind.algorithms().iter();
+        of_kind.filter(move |(_, algorithm)| only.is_none_or(|only| only == *algorithm))
+    }
+}
+
+/// Shows no key.
+impl fmt::Debug for NamedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, kind) = (&self.id, &self.key.kind);
+        f.debug_struct("NamedKey").field("id", id).field("kind", kind).finish_non_exhaustive()
     }
 }
 
@@ -167,12 +235,10 @@ fn of_public_key_info(der: &[u8]) -> Result<VerificationKey, InvalidKey> {
     let ids: Vec<Vec<u64>> = algorithm.iter().map_while(object_id).collect();
     let ids: Vec<&[u64]> = ids.iter().map(Vec::as_slice).collect();
     match ids.as_slice() {
-        [RSA] => rsa(key),
-        [EC, P256] => point(KeyKind::P256, key, 32),
-        [EC, P384] => point(KeyKind::P384, key, 48),
-        [ED25519] if key.len() == 32 => {
-            Ok(VerificationKey { kind: KeyKind::Ed25519, key: DecodingKey::from_ed_der(key) })
-        }
+        [RSA] => VerificationKey::rsa(key),
+        [EC, P256] => VerificationKey::point(KeyKind::P256, key),
+        [EC, P384] => VerificationKey::point(KeyKind::P384, key),
+        [ED25519] => VerificationKey::ed25519(key),
         [RSA_PSS] => Err(other("an RSA key for PSS alone (write it as rsaEncryption)")),
         [DSA] => Err(other("a DSA key")),
         [EC, P521] => Err(other("an EC key on the curve P-521")),
@@ -191,39 +257,12 @@ fn object_id(block: &ASN1Block) -> Option<Vec<u64>> {
     }
 }
 
-/// An `RSAPublicKey` (RFC 8017, appendix A.1.1): modulus and exponent.
-fn rsa(der: &[u8]) -> Result<VerificationKey, InvalidKey> {
-    let blocks = from_der(der).map_err(|_| damaged())?;
-    let [ASN1Block::Sequence(_, numbers)] = blocks.as_slice() else { return Err(damaged()) };
-    let [ASN1Block::Integer(_, modulus), ASN1Block::Integer(..)] = numbers.as_slice() else {
-        return Err(damaged());
-    };
-    let bits = modulus.bits();
-    if !RSA_BITS.contains(&bits) {
-        return Err(other(&format!("an RSA key of {bits} bits (2048 to 8192 are supported)")));
-    }
-    Ok(VerificationKey { kind: KeyKind::Rsa, key: DecodingKey::from_rsa_der(der) })
-}
-
-/// A point of a curve whose coordinates have so many bytes (SEC 1, section 2.3.3).
-fn point(kind: KeyKind, key: &[u8], coordinate: usize) -> Result<VerificationKey, InvalidKey> {
-    match key.first() {
-        Some(4) if key.len() == 1 + 2 * coordinate => {
-            Ok(VerificationKey { kind, key: DecodingKey::from_ec_der(key) })
-        }
-        Some(2 | 3) => {
-            Err(other("an EC key in compressed form (openssl ec -conv_form uncompressed)"))
-        }
-        _ => Err(damaged()),
-    }
-}
-
 fn other(what: &str) -> InvalidKey {
     InvalidKey::new(format!("it is {what}; RSA, EC on P-256 or P-384, or Ed25519 is needed"))
 }
 
 fn damaged() -> InvalidKey {
-    InvalidKey::new("the key in the PEM is damaged")
+    InvalidKey::new("the key is damaged")
 }
 
 #[cfg(test)]

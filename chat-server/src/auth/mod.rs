@@ -10,11 +10,17 @@ mod claims;
 #[cfg(feature = "jwt")]
 mod crypto;
 #[cfg(feature = "jwt")]
+mod jwk;
+#[cfg(feature = "jwt")]
 mod jwt;
 #[cfg(feature = "jwt")]
 mod key;
 #[cfg(feature = "jwt")]
+mod key_set;
+#[cfg(feature = "jwt")]
 mod payload;
+#[cfg(feature = "jwks")]
+mod remote_keys;
 #[cfg(feature = "jwt")]
 mod signer;
 #[cfg(feature = "jwt")]
@@ -40,12 +46,18 @@ pub use jwt::JwtAuthenticator;
 #[cfg(feature = "jwt")]
 pub use key::InvalidKey;
 #[cfg(feature = "jwt")]
+pub use key_set::JwtKeys;
+#[cfg(feature = "jwks")]
+pub use remote_keys::{FetchError, RemoteKeys, RemoteKeysConfig};
+#[cfg(feature = "jwt")]
 pub use signer::{InvalidClaims, JwtSigner};
 
 /// Determines the user of a client.
 ///
 /// The server calls it at the handshake, and again for each `hello` with a token: with that token and
-/// without headers.
+/// without headers. When an identity [expires](Identity::expires) whose client had no token, such as
+/// one known by a cookie, it calls it once more with the headers and extensions of the handshake: if
+/// the session was extended, the connection stays.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -80,6 +92,37 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// The server drops the call after [`auth_timeout`](crate::ServerConfig::auth_timeout), and answers
     /// the client with an error that asks it to retry.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
+
+    /// Whether clients can be authenticated now. A server that cannot is not ready (`/readyz`).
+    /// Default: true.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// How often keys were fetched, for `/metrics`. Default: `None`, and the metrics are missing.
+    fn key_fetches(&self) -> Option<KeyFetches> {
+        None
+    }
+}
+
+/// How often an [`Authenticator`] has fetched the keys of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KeyFetches {
+    /// Fetches that succeeded.
+    pub succeeded: u64,
+    /// Fetches that failed.
+    pub failed: u64,
+    /// The time since the latest that succeeded; `None`: there was none.
+    pub age: Option<Duration>,
+}
+
+setters! {
+    KeyFetches {
+        succeeded: u64,
+        failed: u64,
+        age: Option<Duration>,
+    }
 }
 
 /// Decides what a client may do, instead of the [`Grants`] of its [`Identity`].
@@ -158,12 +201,45 @@ setters! {
     }
 }
 
+impl Credentials<'_> {
+    /// A copy for the time when `identity` expires; `None` if it does not, or was proven by a token: the
+    /// client sends another in `hello`.
+    pub(crate) fn handshake(self, identity: &Identity) -> Option<Box<Handshake>> {
+        if self.token.is_some() || identity.expires.is_none() {
+            return None;
+        }
+        let (headers, extensions) = (self.headers?.clone(), self.extensions?.clone());
+        Some(Box::new(Handshake { headers, extensions, address: self.address }))
+    }
+}
+
 impl fmt::Debug for Credentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("token", &self.token.map(|_| "…"))
             .field("address", &self.address)
             .finish_non_exhaustive()
+    }
+}
+
+/// What an authenticator received at a handshake, to ask it again. Its `Debug` form shows no secret.
+pub(crate) struct Handshake {
+    headers: HeaderMap,
+    extensions: Extensions,
+    address: Option<IpAddr>,
+}
+
+impl Handshake {
+    pub(crate) fn credentials(&self) -> Credentials<'_> {
+        let Self { headers, extensions, address } = self;
+        let (headers, extensions) = (Some(headers), Some(extensions));
+        Credentials { token: None, headers, extensions, address: *address }
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credentials().fmt(f)
     }
 }
 
@@ -187,7 +263,8 @@ pub struct Identity {
     /// What the user may do. Default: in every room what members do.
     pub grants: Grants,
     /// When the identity expires; `None`: never. The connection is closed
-    /// [`token_grace`](crate::ServerConfig::token_grace) later.
+    /// [`token_grace`](crate::ServerConfig::token_grace) later, unless the client or its session is
+    /// [authenticated again](Authenticator).
     pub expires: Option<SystemTime>,
     /// Multiplies the rates of [`LimitsConfig`](crate::LimitsConfig) for the user, such as a bot. 0 is
     /// taken as 1. Default 1.

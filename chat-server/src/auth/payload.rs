@@ -34,7 +34,7 @@ pub(super) struct Payload {
 }
 
 /// What the claims must satisfy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Rules {
     /// How far the clocks of issuer and server may differ.
     pub(super) leeway: Duration,

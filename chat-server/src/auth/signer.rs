@@ -26,7 +26,7 @@ use super::key::{InvalidKey, check_secret, only_block};
 /// ```
 pub struct JwtSigner {
     key: EncodingKey,
-    algorithm: Algorithm,
+    header: Header,
 }
 
 impl JwtSigner {
@@ -37,7 +37,7 @@ impl JwtSigner {
     pub fn with_secret(secret: &[u8]) -> Result<Self, InvalidKey> {
         check_secret(secret)?;
         crypto::install();
-        Ok(Self { key: EncodingKey::from_secret(secret), algorithm: Algorithm::HS256 })
+        Ok(Self { key: EncodingKey::from_secret(secret), header: Header::new(Algorithm::HS256) })
     }
 
     /// Signs with a private key in PEM: RSA (RS256), or, in PKCS #8, EC on P-256 (ES256) or P-384
@@ -63,7 +63,15 @@ impl JwtSigner {
             let needed = "RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
             InvalidKey::new(format!("it is a private key of another kind than {needed}"))
         })?;
-        Ok(Self { key, algorithm })
+        Ok(Self { key, header: Header::new(algorithm) })
+    }
+
+    /// Sets the id of the key, which tokens name in their header (`kid`): that of the key in a JWKS,
+    /// where the verifier has several. Default: none.
+    #[must_use]
+    pub fn key_id(mut self, id: impl Into<String>) -> Self {
+        self.header.kid = Some(id.into());
+        self
     }
 
     /// A token with these claims: [`TokenClaims`](super::TokenClaims), or any other type that
@@ -72,7 +80,7 @@ impl JwtSigner {
     /// # Errors
     /// [`InvalidClaims`] if `claims` cannot be serialized.
     pub fn sign<T: Serialize>(&self, claims: &T) -> Result<String, InvalidClaims> {
-        jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.key)
+        jsonwebtoken::encode(&self.header, claims, &self.key)
             .map_err(|error| InvalidClaims(error.into()))
     }
 }
@@ -97,6 +105,6 @@ fn not_to_sign_with(tag: &str) -> String {
 
 impl fmt::Debug for JwtSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtSigner").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("JwtSigner").field("algorithm", &self.header.alg).finish_non_exhaustive()
     }
 }

@@ -3,23 +3,33 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::AuthError;
-use super::key::KeyKind;
 
-/// The header fields that matter here. Others are for other uses, or name the key, which is configured.
+/// The header fields that matter here. Others are for other uses, or bring a key along, which would
+/// be the bearer's own.
 #[derive(Debug, Deserialize)]
-struct Header {
+struct Fields {
     #[serde(default)]
     alg: Value,
+    #[serde(default)]
+    kid: Value,
     #[serde(default, deserialize_with = "even_null")]
     crit: Option<Value>,
     #[serde(default, deserialize_with = "even_null")]
     b64: Option<Value>,
+}
+
+/// What a header says about the signature.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// The name of an algorithm, perhaps an unknown one.
+    pub(super) alg: String,
+    /// The id of a key, if it is a text.
+    pub(super) kid: Option<String>,
 }
 
 /// `Some` if the field is present, even if it is `null`.
@@ -29,32 +39,30 @@ pub(super) fn even_null<'de, D: Deserializer<'de>>(
     Value::deserialize(deserializer).map(Some)
 }
 
-/// The algorithm in the header, if `key` allows it.
-pub(super) fn algorithm(part: &str, key: KeyKind) -> Result<Algorithm, AuthError> {
-    let header: Header = object(part)
-        .ok_or_else(|| AuthError::invalid("its header is not a JSON object in base64url"))?;
-    if let Some(critical) = &header.crit {
-        return Err(AuthError::invalid(not_understood(critical)));
+impl Header {
+    /// # Errors
+    /// It is no header, or has a critical field.
+    pub(super) fn read(part: &str) -> Result<Self, AuthError> {
+        let fields: Fields = object(part)
+            .ok_or_else(|| AuthError::invalid("its header is not a JSON object in base64url"))?;
+        if let Some(critical) = &fields.crit {
+            return Err(AuthError::invalid(not_understood(critical)));
+        }
+        // RFC 7797, section 7: never in a JWT, whether `crit` names it or not.
+        if fields.b64.is_some_and(|b64| b64 != Value::Bool(true)) {
+            return Err(AuthError::invalid("its header \"b64\" is not true"));
+        }
+        let alg = match fields.alg {
+            Value::String(name) => name,
+            Value::Null => return Err(AuthError::invalid("its header has no \"alg\"")),
+            _ => return Err(AuthError::invalid("its header \"alg\" is not a text")),
+        };
+        let kid = match fields.kid {
+            Value::String(id) => Some(id),
+            _ => None,
+        };
+        Ok(Self { alg, kid })
     }
-    // RFC 7797, section 7: never in a JWT, whether `crit` names it or not.
-    if header.b64.is_some_and(|b64| b64 != Value::Bool(true)) {
-        return Err(AuthError::invalid("its header \"b64\" is not true"));
-    }
-    let name = match &header.alg {
-        Value::String(name) => name,
-        Value::Null => return Err(AuthError::invalid("its header has no \"alg\"")),
-        _ => return Err(AuthError::invalid("its header \"alg\" is not a text")),
-    };
-    let allowed = key.algorithms();
-    let found = allowed.iter().find(|(allowed, _)| allowed == name);
-    found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {
-        let allowed: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
-        AuthError::invalid(format!(
-            "its \"alg\" is {}, and the key of this server is for {}",
-            shown(name),
-            allowed.join(", ")
-        ))
-    })
 }
 
 /// RFC 7515, section 4.1.11: a header that is critical and not understood makes the token invalid,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use chat_core::{Dialect, RoomId, User, UserId, UserName};
 
-use crate::auth::Access;
+use crate::auth::{Access, Handshake};
 use crate::secret::Secret;
 
 /// The parameters of a connection, known before its first frame.
@@ -27,6 +27,8 @@ pub(crate) struct ConnectParams {
     pub(crate) access: Access,
     /// The IP address of the client, if the listener provides it.
     pub(crate) address: Option<IpAddr>,
+    /// What renews that when it expires, if the client has no token.
+    pub(crate) handshake: Option<Box<Handshake>>,
 }
 
 impl ConnectParams {

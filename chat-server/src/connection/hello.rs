@@ -47,10 +47,12 @@ impl Connection {
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;
-        self.on_authenticated(identity).await
+        self.on_authenticated(identity).await?;
+        self.renewal = None;
+        Ok(())
     }
 
-    async fn on_authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
+    pub(super) async fn on_authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
         self.rename(User::new(identity.user.clone(), identity.name.clone()))?;
         self.access = Access::Granted(Arc::new(identity));
         self.enforce_server_ban();

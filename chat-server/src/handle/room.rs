@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use chat_broker::Published;
+use chat_broker::{Follow, Published};
 use chat_core::wire::{self, PageFrame};
-use chat_core::{ErrorCode, HistoryRange, Position, RoomId, User, UserId};
+use chat_core::{ErrorCode, HistoryRange, Position, RoomId, Topic, User, UserId};
 
 use super::ban::BanOptions;
 use super::message::OutgoingMessage;
@@ -162,6 +162,33 @@ impl RoomHandle {
         let max = self.state.config.max_listed_members;
         let (users, count) = members::members(&self.state, &self.room, max).await?;
         Ok(RoomMembers { users, count })
+    }
+
+    /// Follows what is published to the room: after `since`, or from now on if that is `None`. For an
+    /// archive, a search index or a bot, which saves the [position](chat_broker::Followed::position) of
+    /// each item and continues from it after a restart. The follow is no member.
+    ///
+    /// ```
+    /// # async fn example(room: chat_server::RoomHandle, saved: Option<chat_core::Position>)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_broker::Followed;
+    /// use chat_core::{Event, envelope};
+    ///
+    /// let mut follow = room.follow(saved);
+    /// while let Some(item) = follow.recv().await {
+    ///     if let Followed::Publication { payload, .. } = &item
+    ///         && let Event::Message(message) = envelope::decode(payload)?
+    ///     {
+    ///         println!("{}: {}", message.user.name, message.text);
+    ///     }
+    ///     println!("continue from {:?}", item.position());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "dropping it unsubscribes"]
+    pub fn follow(&self, since: Option<Position>) -> Follow {
+        self.state.hub.follow(&Topic::Room(self.room.clone()), since)
     }
 
     /// Removes `user` from the room, on all servers. The user receives the reason and may join again.

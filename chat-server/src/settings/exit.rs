@@ -1,4 +1,4 @@
-//! Why the program does not start, as it says so.
+//! Why the program does not start, or does not read its settings again, as it says so.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,6 +30,12 @@ impl From<Invalid> for Exit {
 }
 
 impl Exit {
+    /// A setting needs a feature that this program lacks.
+    #[cfg(not(all(feature = "jwks", feature = "redis")))]
+    pub(crate) fn without(feature: &str) -> Self {
+        Self::System(format!("this chat-server was built without the feature {feature:?}"))
+    }
+
     /// Says so: help in full, anything else in one line.
     pub(crate) fn report(self, sources: &Sources) -> ExitCode {
         match self {
@@ -39,9 +45,16 @@ impl Exit {
                 let _ = error.print();
                 ExitCode::SUCCESS
             }
-            Self::Usage(error) => complain(&usage(&error, sources)),
-            Self::Value(invalid) => complain(&invalid.message(sources)),
-            Self::File(error) | Self::System(error) => complain(&error),
+            error => complain(&error.message(sources)),
+        }
+    }
+
+    /// The reason in one line.
+    pub(crate) fn message(self, sources: &Sources) -> String {
+        match self {
+            Self::Usage(error) => usage(&error, sources),
+            Self::Value(invalid) => invalid.message(sources),
+            Self::File(error) | Self::System(error) => error,
         }
     }
 }

@@ -99,9 +99,9 @@ impl Sources {
     /// Warns of each secret that is not what was written.
     pub(super) fn add_padded_secrets(&mut self, command: &Command, matches: &ArgMatches) {
         for arg in command.get_arguments().filter(|arg| arg.is_hide_env_values_set()) {
-            let raw = matches.get_raw(arg.get_id().as_str()).and_then(|mut values| values.next());
-            let raw = raw.and_then(OsStr::to_str).unwrap_or_default();
-            if !trim(raw).is_empty() && trim(raw).len() < raw.len() {
+            let raw = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
+            let is_padded = |raw: &str| !trim(raw).is_empty() && trim(raw).len() < raw.len();
+            if raw.filter_map(OsStr::to_str).any(is_padded) {
                 let name = self.name(arg.get_long().unwrap_or_default());
                 let warning = format!("{name}: white space around the secret is not part of it");
                 self.warnings.push(warning);

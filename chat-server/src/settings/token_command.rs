@@ -48,6 +48,10 @@ pub(super) struct TokenArgs {
     /// A file with a private key in PEM to sign with, instead of the secret in CHAT_JWT_SECRET
     #[arg(long, value_name = "FILE")]
     private_key: Option<PathBuf>,
+
+    /// The id of the key in a JWKS: the header `kid` [default: none]
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
 }
 
 impl TokenArgs {
@@ -57,7 +61,7 @@ impl TokenArgs {
         use chat_core::{UserId, UserName};
         use chat_server::{InvalidKey, JwtSigner, TokenClaims};
 
-        let signer = match (&self.private_key, tokens.secret()) {
+        let signer = match (&self.private_key, tokens.secret()?) {
             (Some(file), _) => read(file).and_then(|pem| {
                 let wrong = |error: InvalidKey| {
                     Invalid::new("private-key", file.display(), error.to_string())
@@ -71,7 +75,10 @@ impl TokenArgs {
                 return Err(Exit::System(needed.to_owned()));
             }
         };
-        let signer = signer?;
+        let mut signer = signer?;
+        if let Some(id) = &self.key_id {
+            signer = signer.key_id(id);
+        }
         let user = UserId::new(&self.user)
             .map_err(|why| Invalid::new("user", &self.user, format!("it {why}")))?;
         if user.is_backend() {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use chat_broker::testing::RedisServer;
 use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
-use chat_transport::client::{Client, ClientConfig, Event, Events, State};
+use chat_transport::client::{Client, ClientConfig, Event, Events, Position, State};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
@@ -133,4 +134,76 @@ async fn the_client_stays_for_longer_than_a_token_and_goes_when_it_is_put_out() 
     while !matches!(next(&mut events).await, Event::State(State::Online)) {}
     assert_eq!(client.user().unwrap().id, "ann");
     client.join("r", 0).await.unwrap();
+}
+
+/// A client in the room `r`, since this position.
+async fn join_since(server: &Chat, since: Position) -> (Client, Events) {
+    let (client, events) = Client::connect([server.ws("/ws")], ClientConfig::default()).unwrap();
+    client.join_since("r", since).await.unwrap();
+    (client, events)
+}
+
+/// Sends messages with these texts.
+async fn send(server: &Chat, texts: &[&str]) {
+    let (client, _events) = join_since(server, Position::default()).await;
+    for text in texts {
+        client.send("r", text).await.unwrap();
+    }
+    client.close().await;
+}
+
+/// Reads these messages, with nothing lost before them, and returns the position of the last.
+async fn expect(events: &mut Events, texts: &[&str]) -> Position {
+    let mut position = Position::default();
+    for text in texts {
+        position = loop {
+            match next(events).await {
+                Event::Message(message) => {
+                    assert_eq!(message.text, *text);
+                    break message.position.expect("a room with history");
+                }
+                gap @ Event::Gap { .. } => panic!("{gap:?} before {text}"),
+                _ => {}
+            }
+        };
+    }
+    position
+}
+
+#[tokio::test]
+async fn client_continues_from_its_position_after_a_restart_of_all() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    send(&server, &["1", "2", "3"]).await;
+    let (client, mut events) = join_since(&server, Position::default()).await;
+    let saved = expect(&mut events, &["1", "2"]).await;
+    client.close().await;
+    drop(server);
+
+    let server = Chat::on(&redis);
+    send(&server, &["4", "5"]).await;
+    let saved = saved.to_string().parse().unwrap();
+    let (_client, mut events) = join_since(&server, saved).await;
+    let last = expect(&mut events, &["3", "4", "5"]).await;
+    assert_eq!(last.offset, 5);
+}
+
+#[tokio::test]
+async fn position_of_a_lost_history_is_a_gap() {
+    let server = Chat::alone();
+    send(&server, &["1", "2", "3"]).await;
+    let (_client, mut events) = join_since(&server, Position::default()).await;
+    let saved = expect(&mut events, &["1", "2"]).await;
+    drop(server);
+
+    let server = Chat::alone();
+    send(&server, &["new"]).await;
+    let (_client, mut events) = join_since(&server, saved).await;
+    let position = loop {
+        if let Event::Gap { position, .. } = next(&mut events).await {
+            break position.expect("a room with history");
+        }
+    };
+    assert!(position.epoch != saved.epoch && position.offset == 0, "{position:?}");
+    assert_eq!(expect(&mut events, &["new"]).await.offset, 1);
 }

@@ -176,6 +176,48 @@ async fn hosts_are_checked_below_a_path_of_an_application() {
     serving.abort();
 }
 
+/// Sessions by cookie, each with the number of seconds until it ends: from the handshake, and from its
+/// end on.
+#[derive(Debug, Default)]
+struct Cookies(AtomicU64);
+
+#[async_trait]
+impl Authenticator for Cookies {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        let cookie = client.headers.and_then(|headers| headers.get("cookie"));
+        let user = cookie.ok_or_else(|| AuthError::invalid("log in first"))?.to_str().unwrap();
+        let is_new = self.0.fetch_add(1, Ordering::Relaxed) < 2;
+        let left = if is_new {
+            1
+        } else if user == "ann" {
+            600
+        } else {
+            0
+        };
+        let end = SystemTime::now() + Duration::from_secs(left);
+        Ok(Identity::new(UserId::new(user).unwrap()).expires(Some(end)))
+    }
+}
+
+#[tokio::test]
+async fn extended_session_of_a_cookie_keeps_its_connection() {
+    let config = ServerConfig::default().token_grace(Duration::from_secs(1));
+    let server = Server::builder().config(config).authenticator(Cookies::default()).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
+    let connect = async |cookie: &str| {
+        let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
+        WsClient::connect_with(&url, &headers).await
+    };
+    let (mut ann, mut bob) = (connect("ann").await, connect("bob").await);
+    assert_eq!(bob.recv_json().await["reason"], "token_expired");
+    assert_eq!(bob.recv_close().await.0, 4004);
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    assert!(welcome["expires_in_ms"].as_u64().unwrap() > 500_000, "{welcome}");
+    serving.abort();
+}
+
 /// What a middleware of the application knows of a client.
 #[derive(Debug, Clone)]
 struct Session(&'static str);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::extract::{Path, State};
 use chat_broker::testing::RedisServer;
 use chat_broker::{HistoryRules, HubConfig, MemoryBus, RedisBroker, RedisConfig};
-use chat_core::{ErrorCode, HistoryRange, Retention, RoomId, User, UserId};
+use chat_core::{ErrorCode, HistoryRange, Position, Retention, RoomId, User, UserId};
 use chat_server::{
     AuthError, Authenticator, BanOptions, Credentials, Identity, OutgoingMessage, Server,
     ServerConfig,
@@ -152,6 +152,11 @@ async fn both_servers_read_the_same([first, second]: [Node; 2]) {
     let three = OutgoingMessage::new("three").user(shop.clone()).data([3]).key("k");
     let sent = second.server.room(&room("r")).send(three).await.unwrap();
     while next_of(&mut bob, "message").await["message"] != "three" {}
+    let mut follow = second.server.room(&room("r")).follow(Some(Position::default()));
+    for _ in 0..2 {
+        follow.recv().await.unwrap();
+    }
+    assert_eq!(follow.recv().await.and_then(|item| item.position()), sent.position);
 
     for node in [&first, &second] {
         let room = node.server.room(&room("r"));

@@ -19,7 +19,7 @@ const OUTPUTS = ["wire", "events", "results"];
 
 /** The methods of the client, by the names of the calls. */
 const CALLS = {
-  join: (client, { room, history }) => client.join(room, { history }),
+  join: (client, { room, history, since }) => client.join(room, { history, since }),
   leave: (client, { room }) => client.leave(room),
   send: (client, { room, message, data, key }) => client.send(room, message, { data, key }),
   direct: (client, { to, message, data }) => client.direct(to, message, { data }),

@@ -1,9 +1,13 @@
 //! The settings of a client.
 
+use std::io;
 use std::time::Duration;
 
 use chat_core::client::{Config, Resume, TokenError};
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::connect::{self, ConnectOptions, Endpoint};
 use super::token::TokenSource;
 
 /// Settings of a [`Client`](super::Client).
@@ -30,11 +34,17 @@ pub struct ClientConfig {
     /// Events that may wait to be read, at least one. Default 256. While as many wait, the client
     /// does not read the socket; see [`Events`](super::Events).
     pub event_queue: usize,
+    pub(super) connect: ConnectOptions,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self { machine: Config::default(), token: None, event_queue: 256 }
+        Self {
+            machine: Config::default(),
+            token: None,
+            event_queue: 256,
+            connect: ConnectOptions::default(),
+        }
     }
 }
 
@@ -73,6 +83,86 @@ impl ClientConfig {
     #[must_use]
     pub fn event_queue(mut self, events: usize) -> Self {
         self.event_queue = events;
+        self
+    }
+}
+
+/// Setters of how connections are opened.
+impl ClientConfig {
+    /// Adds a header to the request of each handshake: a cookie, `Authorization`, `Origin`,
+    /// `User-Agent`. Its value is sent to every address of the client, and is not encrypted over
+    /// `ws://`. `Debug` shows the names alone.
+    ///
+    /// At most 64 headers, of visible ASCII, and none of the handshake itself (`Host`, `Connection`,
+    /// `Upgrade`, `Sec-WebSocket-…`): otherwise [`Client::connect`](super::Client::connect) fails
+    /// with [`ClientError::Header`](super::ClientError::Header).
+    ///
+    /// ```
+    /// use chat_transport::client::ClientConfig;
+    ///
+    /// let config = ClientConfig::default()
+    ///     .header("Cookie", "session=31d4d96e407aad42")
+    ///     .header("User-Agent", "echo-bot/1.0");
+    /// assert!(!format!("{config:?}").contains("31d4d96e407aad42"));
+    /// ```
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.connect.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Trusts the authorities with these certificates, in PEM, for `wss://` addresses, instead of
+    /// those that the operating system trusts (or the file in `SSL_CERT_FILE`, or the directory in
+    /// `SSL_CERT_DIR`). Certificates that are invalid are an error of
+    /// [`Client::connect`](super::Client::connect), [`ClientError::Tls`](super::ClientError::Tls).
+    ///
+    /// A server whose certificate is not accepted is tried again, as it may have another one by
+    /// then; [`State::Waiting`](super::State::Waiting) has the reason: "the certificate of
+    /// chat.example is not accepted: it has expired" (or "it is not valid yet", "it is for another
+    /// name", "no trusted authority has signed it").
+    ///
+    /// ```no_run
+    /// use chat_transport::client::{Client, ClientConfig};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ClientConfig::default().root_certificates(std::fs::read("ca.pem")?);
+    /// let (client, events) = Client::connect(["wss://chat.internal/ws"], config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "client-tls")]
+    #[must_use]
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.connect.root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Opens each connection with `connect` instead of TCP: through a proxy, over a Unix socket, or
+    /// in memory for a test. The time that it takes counts towards
+    /// [`connect_timeout`](Config::connect_timeout), after which its future is dropped.
+    ///
+    /// For `wss://` addresses the client encrypts the stream. For TLS settings of one's own, such as a
+    /// client certificate, return an encrypted stream and use `ws://` addresses.
+    ///
+    /// ```no_run
+    /// use chat_transport::client::{Client, ClientConfig};
+    /// use tokio::net::UnixStream;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ClientConfig::default()
+    ///     .connector(|_endpoint| UnixStream::connect("/run/chat.sock"));
+    /// let (client, events) = Client::connect(["ws://localhost/ws"], config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn connector<C, F, S>(mut self, connect: C) -> Self
+    where
+        C: Fn(Endpoint) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.connect.connector = Some(connect::connector(connect));
         self
     }
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use chat_core::client::Event;
+use chat_core::client::{Event, Message};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
@@ -46,6 +46,27 @@ impl Events {
     /// Nothing is lost when it is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
         self.0.recv().await
+    }
+
+    /// The next message, for an application that needs no other events: those before it are
+    /// discarded, [`Event::Gap`] among them. `None` as of [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// Other events may be discarded when it is dropped, and no message is.
+    ///
+    /// ```no_run
+    /// # async fn example(mut events: chat_transport::client::Events) {
+    /// while let Some(message) = events.message().await {
+    ///     println!("{}: {}", message.user.name, message.text);
+    /// }
+    /// # }
+    /// ```
+    pub async fn message(&mut self) -> Option<Message> {
+        loop {
+            if let Event::Message(message) = self.recv().await? {
+                return Some(message);
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A client of the native protocol (`docs/protocol.md`), version 1, which keeps connected.
 //!
 //! A [`Client`] is a handle on a task that owns the connection; clones are cheap, and what
-//! happens is received from [`Events`]. It connects to `ws://` addresses: TLS needs a proxy before it.
+//! happens is received from [`Events`]. It connects to `ws://` addresses, and with the feature
+//! `client-tls` to `wss://` addresses.
 //!
 //! ```no_run
 //! use chat_transport::client::{Client, ClientConfig, Event};
@@ -36,18 +37,23 @@
 //! It answers the server's pings.
 
 mod config;
+mod connect;
 mod events;
-mod metered;
 mod socket;
+mod stream;
 mod task;
+#[cfg(feature = "client-tls")]
+mod tls;
 mod token;
 
 pub use chat_core::client::{
     ClientError, Config, Disconnect, Event, History, Joined, Members, Message, Rejection, Resume,
     Sent, State, TokenError, User, Welcome,
 };
+pub use chat_core::wire::{Limits, RateLimit};
 pub use chat_core::{Content, Epoch, HistoryRange, Position, PresenceChange};
 pub use config::ClientConfig;
+pub use connect::Endpoint;
 pub use events::Events;
 pub use token::TokenSource;
 
@@ -61,7 +67,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use task::{Caller, Command, Shared, Slots, Task};
+use connect::Dialer;
+use task::{Caller, Channels, Command, Shared, Slots, Task};
 
 /// Calls that may wait for the task, which takes them without waiting for the network.
 const COMMANDS: usize = 64;
@@ -77,12 +84,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client, as a task of the current runtime. `urls` are one or several `ws://`
-    /// addresses of servers that share their rooms: the first is tried first, and after a
+    /// Starts a client, as a task of the current runtime. `urls` are one or several `ws://` or
+    /// `wss://` addresses of servers that share their rooms: the first is tried first, and after a
     /// loss the next.
     ///
+    /// A connection that cannot be opened is no error here: the client retries until it is closed.
+    /// [`State::Waiting`], [`last_disconnect`](Self::last_disconnect) and a warning of `tracing`
+    /// have the reason.
+    ///
     /// # Errors
-    /// [`ClientError::Url`]: an address is none; [`ClientError::NoUrl`], [`ClientError::UserName`].
+    /// [`ClientError::Url`], [`ClientError::NoUrl`], [`ClientError::UserName`],
+    /// [`ClientError::Header`]; of `wss://` addresses [`ClientError::Tls`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -91,8 +103,8 @@ impl Client {
         config: ClientConfig,
     ) -> Result<(Self, Events), ClientError> {
         let urls: Vec<String> = urls.into_iter().map(Into::into).collect();
-        urls.iter().try_for_each(|url| socket::check(url))?;
-        let ClientConfig { mut machine, token, event_queue } = config;
+        let ClientConfig { mut machine, token, event_queue, connect } = config;
+        let dialer = Dialer::new(&urls, connect)?;
         machine.token = token.as_ref().map(TokenSource::kind);
         let slots = Arc::new(Semaphore::new(machine.send_queue.clamp(1, Semaphore::MAX_PERMITS)));
         let start = Instant::now();
@@ -101,10 +113,10 @@ impl Client {
         let (commands, taken) = mpsc::channel(COMMANDS);
         let (sender, events) = mpsc::channel(event_queue.max(1));
         let state = machine.state().clone();
-        let (publish, shared) = watch::channel(Shared { state, welcome: None });
+        let (publish, shared) = watch::channel(Shared { state, welcome: None, loss: None });
         let held = Slots(Arc::clone(&slots));
-        let task = Task::new(machine, start, token, taken, sender, publish, held);
-        tokio::spawn(task.run());
+        let channels = Channels { commands: taken, events: sender, shared: publish, slots: held };
+        tokio::spawn(Task::new(machine, start, dialer, token, channels).run());
         Ok((Self { commands, shared, slots }, Events(events)))
     }
 
@@ -135,6 +147,40 @@ impl Client {
     pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
         let room = room.to_owned();
         match self.call(move |machine, now| machine.join(&room, history, now)).await? {
+            Answer::Joined(joined) => Ok(joined),
+            _ => Err(UNEXPECTED),
+        }
+    }
+
+    /// [`join`](Self::join) from a position that an earlier client saved
+    /// ([`Message::position`]), for a program that continues where it stopped: the messages after it
+    /// are events after [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost.
+    /// [`Position::default`] is the position before the first message of a room. In a room that the
+    /// client is in, or joins, already, `since` is not used.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    ///
+    /// # Cancel safety
+    /// As [`join`](Self::join).
+    ///
+    /// ```no_run
+    /// # use chat_transport::client::{Client, Events};
+    /// # async fn example(client: Client, mut events: Events) -> Result<(), Box<dyn std::error::Error>> {
+    /// let saved = std::fs::read_to_string("position").unwrap_or_default();
+    /// client.join_since("general", saved.parse().unwrap_or_default()).await?;
+    /// while let Some(message) = events.message().await {
+    ///     println!("{}", message.text);
+    ///     if let Some(position) = message.position {
+    ///         std::fs::write("position", position.to_string())?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn join_since(&self, room: &str, since: Position) -> Result<Joined, ClientError> {
+        let room = room.to_owned();
+        match self.call(move |machine, now| machine.join_since(&room, since, now)).await? {
             Answer::Joined(joined) => Ok(joined),
             _ => Err(UNEXPECTED),
         }
@@ -426,6 +472,12 @@ impl Client {
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.borrow().state.clone()
+    }
+
+    /// How the latest connection ended, or why it could not be opened; `None` until one did.
+    #[must_use]
+    pub fn last_disconnect(&self) -> Option<Disconnect> {
+        self.shared.borrow().loss.clone()
     }
 
     /// The user of the client; `None` before the first welcome.

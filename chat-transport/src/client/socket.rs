@@ -1,41 +1,32 @@
-//! One connection: the handshake, and frames in and out.
+//! One connection: frames in and out.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::Dialect;
-use chat_core::client::{ClientError, Disconnect};
+use chat_core::client::Disconnect;
 use futures_util::{Sink, StreamExt};
-use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::{HeaderValue, Uri};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::metered::Metered;
+use super::connect::Dialer;
+use super::stream::{BoxedStream, Traffic};
 
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Checks an address.
-pub(super) fn check(url: &str) -> Result<(), ClientError> {
-    let is_good = url.parse::<Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("ws") && uri.host().is_some_and(|h| !h.is_empty())
-    });
-    if is_good { Ok(()) } else { Err(ClientError::Url(url.to_owned())) }
-}
-
 /// A connection after the handshake.
-#[derive(Debug)]
 pub(super) struct Socket {
-    stream: WebSocketStream<Metered<TcpStream>>,
+    stream: WebSocketStream<BoxedStream>,
+    traffic: Arc<Traffic>,
     waiting: VecDeque<Message>,
     /// Bytes that the server had taken when a frame last did not fit; `None` while nothing waits.
     stuck_at: Option<u64>,
@@ -54,22 +45,9 @@ pub(super) enum Inbound {
 }
 
 impl Socket {
-    /// Connects to an address that was [checked](check).
-    pub(super) async fn open(url: String) -> Result<Self, Disconnect> {
-        let failed = |error: &dyn std::fmt::Display| Disconnect::new(error.to_string());
-        let mut request = url.into_client_request().map_err(|error| failed(&error))?;
-        request
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(Dialect::SUBPROTOCOL));
-        let uri = request.uri();
-        let address =
-            format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
-        let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-        // Without Nagle's algorithm: a message does not wait for others to share its packet.
-        let _ = stream.set_nodelay(true);
-        let stream = Metered::new(stream);
-        let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
-        Ok(Self { stream, waiting: VecDeque::new(), stuck_at: None, broken: false })
+    pub(super) async fn open(dialer: Arc<Dialer>, url: String) -> Result<Self, Disconnect> {
+        let (stream, traffic) = dialer.dial(&url).await?;
+        Ok(Self { stream, traffic, waiting: VecDeque::new(), stuck_at: None, broken: false })
     }
 
     /// Queues a frame. The queue is bounded by the requests that may be unanswered, and by the
@@ -90,7 +68,7 @@ impl Socket {
 
     /// How many bytes the server has sent.
     pub(super) fn read_bytes(&self) -> u64 {
-        self.stream.get_ref().read
+        self.traffic.read()
     }
 
     /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
@@ -120,7 +98,7 @@ impl Socket {
             }
             // A part of a large frame counts as well.
             Poll::Pending => {
-                let written = self.stream.get_ref().written;
+                let written = self.traffic.written();
                 (self.stuck_at.replace(written) != Some(written)).then_some(false)
             }
         }
@@ -143,8 +121,10 @@ impl Socket {
             Some(Ok(Message::Text(text))) => Ok(Inbound::Text(text)),
             Some(Ok(Message::Close(frame))) => Err(loss_of(frame)),
             Some(Ok(_)) => Ok(Inbound::Alive),
-            Some(Err(error)) => Err(Disconnect::new(error.to_string())),
-            None => Err(Disconnect::new("the connection ended")),
+            Some(Err(error)) if !is_end(&error) => Err(Disconnect::new(error.to_string())),
+            Some(Err(_)) | None => {
+                Err(Disconnect::new("the connection ended without a close frame"))
+            }
         })
     }
 
@@ -165,6 +145,15 @@ impl Socket {
     }
 }
 
+/// Whether a connection ended without a close frame: with its TCP connection, or with that of TLS.
+fn is_end(error: &Error) -> bool {
+    match error {
+        Error::Protocol(error) => *error == ProtocolError::ResetWithoutClosingHandshake,
+        Error::Io(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+        _ => false,
+    }
+}
+
 /// tungstenite reports a code that it does not know, such as the 1014 of a gateway, as 1002, which
 /// would mean that this client violated the protocol.
 fn is_unknown_code(frame: &CloseFrame) -> bool {
@@ -176,21 +165,5 @@ fn loss_of(frame: Option<CloseFrame>) -> Disconnect {
         Some(frame) if is_unknown_code(&frame) => Disconnect::new("closed with an unknown code"),
         Some(frame) => Disconnect::with_code(u16::from(frame.code), frame.reason.as_str()),
         None => Disconnect::new("the server closed the connection"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        for url in ["ws://localhost", "ws://[::1]:8080/ws", "ws://chat.example/ws?userId=bob"] {
-            assert_eq!(check(url), Ok(()));
-        }
-        for url in ["", "localhost:8080", "wss://chat.example/ws", "http://x/", "ws://", "ws:///x"]
-        {
-            assert_eq!(check(url), Err(ClientError::Url(url.into())));
-        }
     }
 }

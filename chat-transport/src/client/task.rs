@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::connect::Dialer;
 use super::socket::{Inbound, Socket};
 use super::token::{Fetch, TokenSource};
 
@@ -23,6 +24,16 @@ use super::token::{Fetch, TokenSource};
 pub(super) struct Shared {
     pub(super) state: State,
     pub(super) welcome: Option<Welcome>,
+    /// How the latest connection ended.
+    pub(super) loss: Option<Disconnect>,
+}
+
+/// The task's ends of the channels to the handles and to the application.
+pub(super) struct Channels {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) shared: watch::Sender<Shared>,
+    pub(super) slots: Slots,
 }
 
 /// A command of a handle to the task.
@@ -72,6 +83,7 @@ pub(super) struct Task {
     is_full: bool,
     slots: Slots,
     link: Link,
+    dialer: Arc<Dialer>,
     token: Option<TokenSource>,
     fetch: Option<Fetch>,
     /// The task that ends the latest connection, for up to 5 s.
@@ -145,12 +157,11 @@ impl Task {
     pub(super) fn new(
         machine: Machine,
         start: Instant,
+        dialer: Dialer,
         token: Option<TokenSource>,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        shared: watch::Sender<Shared>,
-        slots: Slots,
+        channels: Channels,
     ) -> Self {
+        let Channels { commands, events, shared, slots } = channels;
         Self {
             machine,
             start,
@@ -161,6 +172,7 @@ impl Task {
             is_full: false,
             slots,
             link: Link::None,
+            dialer: Arc::new(dialer),
             token,
             fetch: None,
             closing: None,
@@ -263,7 +275,10 @@ impl Task {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::FetchToken => self.fetch = self.token.as_ref().and_then(TokenSource::fetch),
-            Action::Connect { url } => self.link = Link::Opening(Box::pin(Socket::open(url))),
+            Action::Connect { url } => {
+                let opening = Socket::open(Arc::clone(&self.dialer), url);
+                self.link = Link::Opening(Box::pin(opening));
+            }
             Action::Send(text) => {
                 if let Some(socket) = self.link.socket() {
                     socket.push(text);
@@ -282,14 +297,21 @@ impl Task {
 
     fn publish(&self) {
         let (state, welcome) = (self.machine.state(), self.machine.welcome());
-        self.shared.send_if_modified(|shared| {
+        let is_new = self.shared.send_if_modified(|shared| {
             let is_new = shared.state != *state || shared.welcome.as_ref() != welcome;
             if is_new {
+                if let State::Waiting { loss, .. } | State::Closed { loss } = state {
+                    shared.loss = Some(loss.clone());
+                }
                 shared.state.clone_from(state);
                 shared.welcome = welcome.cloned();
             }
             is_new
         });
+        if is_new && let State::Waiting { retry_in, loss } = state {
+            // An application that only waits for its calls has no other sign of it.
+            tracing::warn!(%loss, ?retry_in, "the client is not connected, retrying");
+        }
     }
 
     fn pass_events(&mut self) {

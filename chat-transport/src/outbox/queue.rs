@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use chat_core::{CloseReason, DeliveryOutcome};
 
+use crate::close::LocalClose;
 use crate::codec;
 use crate::stats::Stripe;
 use crate::stream::{SharedTcp, with_scratch};
@@ -84,9 +85,9 @@ struct Pongs {
 #[derive(Debug)]
 enum CloseState {
     /// By this side; the close frame is still to be queued.
-    Requested(CloseReason),
+    Requested(LocalClose),
     /// By this side; the close frame is queued.
-    FrameQueued(CloseReason),
+    FrameQueued(LocalClose),
     /// By the peer; the answer is queued.
     ByPeer,
     /// The connection was lost.
@@ -137,10 +138,12 @@ impl Queue {
         self.closing.is_some()
     }
 
-    /// The reason with which this side closed the outbox, if it did.
-    pub(super) fn closed_with(&self) -> Option<CloseReason> {
-        match self.closing {
-            Some(CloseState::Requested(reason) | CloseState::FrameQueued(reason)) => Some(reason),
+    /// How this side closed the outbox, if it did.
+    pub(super) fn closed_with(&self) -> Option<LocalClose> {
+        match &self.closing {
+            Some(CloseState::Requested(close) | CloseState::FrameQueued(close)) => {
+                Some(close.clone())
+            }
             Some(CloseState::ByPeer | CloseState::Abandoned) | None => None,
         }
     }
@@ -262,9 +265,9 @@ impl Queue {
     }
 
     /// Closes by this side. The first call counts.
-    pub(super) fn request_close(&mut self, reason: CloseReason) {
+    pub(super) fn request_close(&mut self, close: LocalClose) {
         if self.closing.is_none() {
-            self.closing = Some(CloseState::Requested(reason));
+            self.closing = Some(CloseState::Requested(close));
         }
     }
 
@@ -323,12 +326,13 @@ impl Queue {
     /// by the caller of `close`, so that a slow consumer's queue is dropped between two writes and
     /// not during one.
     fn queue_close_frame(&mut self) {
-        let Some(CloseState::Requested(reason)) = self.closing else { return };
-        if reason == CloseReason::SlowConsumer {
+        let Some(CloseState::Requested(close)) = &self.closing else { return };
+        let close = close.clone();
+        if close == LocalClose::Reason(CloseReason::SlowConsumer) {
             self.drop_unwritten();
         }
-        self.push(codec::close(reason), 1);
-        self.closing = Some(CloseState::FrameQueued(reason));
+        self.push(close.frame(), 1);
+        self.closing = Some(CloseState::FrameQueued(close));
     }
 
     /// Drops all but the rest of a chunk that is partly written: a close frame in the middle of a

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Failure, PeerState, Session};
+use crate::close::LocalClose;
 use crate::error::End;
 use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, ProbeIntervals, poll_discard};
 use crate::timer::after;
@@ -101,7 +102,7 @@ where
         // The socket is reset here unless it is closed: the kernel would keep for minutes what the
         // peer does not read.
         self.outbox.release();
-        let closed = || self.outbox.closed_with().map(End::Local);
+        let closed = || self.outbox.closed_with().map(LocalClose::into_end);
         self.end.take().map(|end| *end).or_else(closed).unwrap_or(End::Lost(None))
     }
 

@@ -89,7 +89,7 @@ async fn limits_of_the_welcome_hold_for_what_waits() {
     joined.unwrap();
     assert_eq!(sent[0], Err(ClientError::MessageTooLong { limit: 3 }));
     assert!(sent[1].is_ok(), "{sent:?}");
-    assert_eq!(client.welcome().unwrap().message_bytes, 3);
+    assert_eq!(client.welcome().unwrap().limits.message_bytes, 3);
 }
 
 /// A proxy may have a limit of its own.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod connecting;
 mod direct;
 mod ends;
 mod limits;
@@ -10,4 +11,5 @@ mod pace;
 mod rooms;
 mod sends;
 mod slow_reader;
+mod tls;
 mod tokens;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use chat_transport::client::{Client, ClientConfig, Event, Events, Message, State};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message as Frame};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
@@ -15,7 +16,7 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 /// How long anything may take, in real or in paused time.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn within<F: Future>(what: &str, work: F) -> F::Output {
+pub(crate) async fn within<F: Future>(what: &str, work: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, work).await {
         Ok(output) => output,
         Err(_) => panic!("wanted {what}, got nothing for {DEADLINE:?}"),
@@ -43,24 +44,16 @@ impl Mock {
     }
 
     /// The next connection, after the handshake.
-    #[allow(clippy::result_large_err, reason = "the library's callback")]
     pub(crate) async fn accept(&self) -> Peer {
         let (stream, _) = within("a connection", self.listener.accept()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let choose = |request: &Request, mut response: Response| {
-            let protocol = request.headers()["Sec-WebSocket-Protocol"].clone();
-            assert_eq!(protocol, "chat.v1");
-            response.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-            Ok(response)
-        };
-        Peer(accept_hdr_async(stream, choose).await.unwrap())
+        Peer::accept(stream).await.0
     }
 
     /// The next connection, after the welcome of Ann.
     pub(crate) async fn welcome(&self) -> Peer {
         let mut peer = self.accept().await;
-        let hello = peer.recv("hello").await;
-        peer.send(welcome(&hello, "ann")).await;
+        peer.welcome().await;
         peer
     }
 
@@ -99,9 +92,35 @@ pub(crate) async fn joined(offset: u64, config: ClientConfig) -> (Mock, Peer, Cl
 }
 
 /// A connection, seen by the server.
-pub(crate) struct Peer(WebSocketStream<TcpStream>);
+pub(crate) struct Peer(WebSocketStream<Box<dyn Stream>>);
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Peer {
+    /// The handshake. Returns the headers of the request as well.
+    #[allow(clippy::result_large_err, reason = "the library's callback")]
+    pub(crate) async fn accept(stream: impl Stream + 'static) -> (Self, HeaderMap) {
+        let mut headers = HeaderMap::new();
+        let choose = |request: &Request, mut response: Response| {
+            headers.clone_from(request.headers());
+            let protocol = headers["Sec-WebSocket-Protocol"].clone();
+            assert_eq!(protocol, "chat.v1");
+            response.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+            Ok(response)
+        };
+        let stream: Box<dyn Stream> = Box::new(stream);
+        let peer = Self(within("a handshake", accept_hdr_async(stream, choose)).await.unwrap());
+        (peer, headers)
+    }
+
+    /// Welcomes Ann.
+    pub(crate) async fn welcome(&mut self) {
+        let hello = self.recv("hello").await;
+        self.send(welcome(&hello, "ann")).await;
+    }
+
     /// The next frame, which is of this type.
     pub(crate) async fn recv(&mut self, kind: &str) -> Value {
         match within(kind, self.next()).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::{DEADLINE, raw_frame, raw_handshake};
-use chat_transport::{End, Incoming, LimitViolation, Session, TransportConfig};
+use chat_transport::{End, Incoming, InvalidClose, LimitViolation, Session, TransportConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -38,6 +38,34 @@ async fn every_reason_has_its_code_and_phrase() {
         assert_eq!(received, []);
         assert!(matches!(end, End::Local(got) if got == reason), "{end:?}");
     }
+}
+
+#[tokio::test]
+async fn own_close_frame_follows_queued_frames() {
+    let (mut client, session) = in_memory(1024, TransportConfig::default());
+    let outbox = session.outbox().clone();
+    assert_eq!(outbox.send(&Frames::binary(&[7])), DeliveryOutcome::Queued);
+    outbox.close_with(4100, "room full").unwrap();
+    outbox.close(CloseReason::Kicked);
+    client.write_all(&raw_frame(0x88, b"")).await.unwrap();
+    let ((_, end), bytes) = tokio::join!(run(session), read_all(&mut client));
+    assert_eq!(bytes, [b"\x82\x01\x07".to_vec(), close_frame(4100, "room full")].concat());
+    let End::Custom { code, phrase } = end else { panic!("{end:?}") };
+    assert_eq!((code, &*phrase), (4100, "room full"));
+}
+
+#[tokio::test]
+async fn close_frame_that_must_not_be_sent_is_an_error() {
+    let (_client, session) = in_memory(1024, TransportConfig::default());
+    let outbox = session.outbox();
+    for code in (0..1000).chain([1004, 1005, 1006, 1015, 2999, 5000, u16::MAX]) {
+        assert_eq!(outbox.close_with(code, ""), Err(InvalidClose::Code(code)));
+    }
+    let long = "x".repeat(124);
+    assert_eq!(outbox.close_with(4100, &long), Err(InvalidClose::Phrase(124)));
+    assert!(!outbox.is_closed());
+    outbox.close_with(1014, &long[..123]).unwrap();
+    assert!(outbox.is_closed());
 }
 
 #[tokio::test]

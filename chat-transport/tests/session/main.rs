@@ -58,7 +58,7 @@ async fn echo(mut session: Session<SharedTcp>) {
     while let Some(incoming) = session.recv().await {
         match incoming {
             Incoming::Text(text) => session.send(&Frames::text(&text)).await,
-            Incoming::Binary(bytes) => session.send_binary(bytes).await,
+            Incoming::Binary(bytes) => session.send(&Frames::binary(&bytes)).await,
             other => panic!("{other:?}"),
         };
     }

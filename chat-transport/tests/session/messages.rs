@@ -8,10 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{DeliveryOutcome, Frames};
+use chat_core::{DeliveryOutcome, Frames, FramesBuilder};
 use chat_transport::testing::{WsClient, raw_frame};
-use chat_transport::{Incoming, Session, TransportConfig};
+use chat_transport::{Incoming, Session, TransportConfig, accept_tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::{echo_server, in_memory, on_tcp, text};
@@ -51,6 +52,32 @@ async fn no_small_write_is_missed() {
     }
     drop(writer.join().unwrap());
     assert_eq!(session.recv().await, None);
+}
+
+#[tokio::test]
+async fn binary_frames_keep_their_order_among_texts() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut session = accept_tcp(stream, &[], &Arc::default()).await.unwrap().session;
+        for number in 0..100_u8 {
+            let mut both = FramesBuilder::new();
+            both.text(&number.to_string());
+            both.binary(&vec![number; usize::from(number) * 1_000]);
+            let frames = both.finish().unwrap();
+            assert_eq!(session.send(&frames).await, DeliveryOutcome::Queued);
+        }
+        session.recv().await;
+        session.finish().await;
+    });
+    let mut client = WsClient::connect(&url).await;
+    for number in 0..100_u8 {
+        client.expect(&number.to_string()).await;
+        assert_eq!(client.recv_binary().await, vec![number; usize::from(number) * 1_000]);
+    }
+    client.close().await;
+    server.await.unwrap();
 }
 
 #[tokio::test]

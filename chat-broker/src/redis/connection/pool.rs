@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, RecycleResult};
 use deadpool_redis::Manager;
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult};
 
@@ -16,6 +18,9 @@ use crate::redis::error::is_refusal;
 use crate::redis::health::refusals::CONNECT;
 use crate::redis::shared::Shared;
 
+/// For how long after its last use a connection is used again without a `PING`.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 pub(crate) type Pool = managed::Pool<Connector>;
 
 /// Opens connections as deadpool-redis does, and has a rule of its own for those to keep: that of
@@ -24,6 +29,8 @@ pub(crate) type Pool = managed::Pool<Connector>;
 pub(crate) struct Connector {
     manager: Manager,
     shared: Arc<Shared>,
+    /// When a connection of the pool was found broken: what broke it may have broken the others.
+    broken: Mutex<Option<Instant>>,
 }
 
 /// A pool of so many connections at most.
@@ -32,7 +39,7 @@ pub(crate) fn open(shared: &Arc<Shared>, size: usize) -> Result<Pool, BrokerErro
     let manager =
         Manager::new_with_config(info, counted_config(shared)).map_err(BrokerError::config)?;
     let deadline = Some(shared.config.deadline);
-    Pool::builder(Connector { manager, shared: Arc::clone(shared) })
+    Pool::builder(Connector { manager, shared: Arc::clone(shared), broken: Mutex::default() })
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(deadline)
@@ -54,6 +61,18 @@ fn counted_config(shared: &Shared) -> AsyncConnectionConfig {
 }
 
 impl Connector {
+    /// Records that a connection is broken: the others are tried before they are used.
+    pub(crate) fn suspect_all(&self) {
+        *self.broken.lock() = Some(Instant::now());
+    }
+
+    /// Whether a connection was handed out just now, and none was found broken since.
+    fn is_trusted(&self, metrics: &Metrics) -> bool {
+        let handed_out = metrics.recycled.unwrap_or(metrics.created);
+        handed_out.elapsed() < TRUSTED
+            && self.broken.lock().is_none_or(|broken| broken < handed_out)
+    }
+
     /// As a trait object: futures nested as deep as these exceed a limit of the compiler.
     fn connect(
         &self,
@@ -83,11 +102,17 @@ impl managed::Manager for Connector {
 
     /// A refusal is a sign of life: Redis says instead that it cannot save its data, or that a
     /// script runs. Another connection would get the same answer.
+    ///
+    /// A connection that was in use a moment ago is not tried: a round trip costs both sides as much as
+    /// a read, and a connection that breaks in that moment could break after a `PING` as well.
     async fn recycle(
         &self,
         connection: &mut MultiplexedConnection,
-        _: &Metrics,
+        metrics: &Metrics,
     ) -> RecycleResult<RedisError> {
+        if self.is_trusted(metrics) {
+            return Ok(());
+        }
         let outcome = redis::cmd("PING").exec_async(connection).await;
         self.shared.refusals.count_error("PING", &outcome);
         match outcome {

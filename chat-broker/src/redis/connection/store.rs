@@ -3,6 +3,7 @@
 //! A caller that finds all of them in use opens another. If that fails (Redis is at `maxclients`,
 //! this process is out of files, a password was changed), the caller waits for a free one.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,17 +48,19 @@ impl Store {
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
-    pub(crate) async fn positions(&self, topics: &[Topic]) -> Result<Vec<LastSeen>, BrokerError> {
+    pub(crate) async fn positions(
+        &self,
+        addresses: &[Address],
+    ) -> Result<Vec<LastSeen>, BrokerError> {
         let read = async {
-            let mut last_seen_of = Vec::with_capacity(topics.len());
-            for topics in topics.chunks(MAX_TOPICS) {
-                let addresses = self.addresses(topics);
-                let mut commands = Pipeline::with_capacity(topics.len());
-                for address in &addresses {
+            let mut last_seen_of = Vec::with_capacity(addresses.len());
+            for addresses in addresses.chunks(MAX_TOPICS) {
+                let mut commands = Pipeline::with_capacity(addresses.len());
+                for address in addresses {
                     let keys = [address.log(), &address.position()];
                     self.shared.scripts.position.call(&mut commands, &keys);
                 }
-                let stored = self.query_each::<Vec<u8>>(&commands, &addresses, SEQUENCE).await?;
+                let stored = self.query_each::<Vec<u8>>(&commands, addresses, SEQUENCE).await?;
                 last_seen_of.extend(
                     addresses
                         .iter()
@@ -98,7 +101,7 @@ impl Store {
     pub(crate) async fn query_each<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
-        addresses: &[Address],
+        addresses: &[impl Borrow<Address>],
         keys: &'static str,
     ) -> Result<Vec<T>, BrokerError> {
         let damage = &self.shared.damage;
@@ -107,14 +110,14 @@ impl Store {
             Err(error) => {
                 let failed = first_failed(&error).and_then(|n| addresses.get(n));
                 return Err(match failed {
-                    Some(address) => damage.explain(address, keys, error),
+                    Some(address) => damage.explain(address.borrow(), keys, error),
                     None => broker_error(error),
                 });
             }
         };
         let answers = replies.into_iter().zip(addresses).map(|(reply, address)| {
             let answer = redis::from_redis_value(reply);
-            answer.map_err(|error| damage.explain(address, keys, error.into()))
+            answer.map_err(|error| damage.explain(address.borrow(), keys, error.into()))
         });
         answers.collect()
     }
@@ -173,8 +176,9 @@ impl Store {
         if let Err(error) = &outcome
             && (code(error).is_none() || wants_reconnect(error))
         {
-            // It may be the connection: the next caller should not get it.
+            // It may be the connection: the next caller should not get it, nor another one untried.
             drop(Object::take(connection));
+            self.pool.manager().suspect_all();
             if error.is_timeout() {
                 counters.lost();
             }
@@ -291,6 +295,16 @@ mod tests {
         reap(&store).await.unwrap_err();
         assert_eq!(store.pool.status().size, 0, "the connection is not kept");
         server.command(&["REPLICAOF", "NO", "ONE"]).await;
+        reap(&store).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_broken_connection_makes_the_others_suspect() {
+        let server = RedisServer::start();
+        let store = store(&server).await;
+        let both = (store.connection().await.unwrap(), store.connection().await.unwrap());
+        drop(both);
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
         reap(&store).await.unwrap();
     }
 

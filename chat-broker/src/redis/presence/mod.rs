@@ -143,7 +143,10 @@ impl Shared {
                 commands.arg(&join.info[..]);
             }
             for join in joins {
-                commands.arg(u8::from(join.is_latest));
+                match join.max {
+                    None => commands.arg(u8::from(join.is_latest)),
+                    Some(max) => commands.arg(format!("max {max}")),
+                };
             }
         }
     }
@@ -198,6 +201,7 @@ pub(super) fn replies(
 pub(super) fn join_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
+        Value::Int(2) => Outcome::RoomFull,
         reply if is_unknown_script(reply) => Outcome::Unanswered,
         _ => Outcome::Refused,
     }

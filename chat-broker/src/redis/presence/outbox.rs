@@ -19,7 +19,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::transition::{Event, Order, Stage, State, SyncState, Transition, transition};
-use crate::presence::{Departure, DepartureSender};
+use crate::error::BrokerError;
+use crate::presence::{Admission, AdmissionSender, Departure, DepartureSender};
 use crate::redis::names::Address;
 
 /// Maximum joins, and maximum leaves, per pipeline.
@@ -80,6 +81,16 @@ struct PendingPresence {
     left_after: u64,
     /// Callers that wait until the leave is carried out.
     departures: Vec<DepartureSender>,
+    /// The join has a maximum, and is not answered. Boxed: most joins have none.
+    limit: Option<Box<Limit>>,
+}
+
+#[derive(Debug)]
+struct Limit {
+    /// `None` once a join without a maximum has followed.
+    max: Option<u32>,
+    /// Callers that wait for the answer.
+    admissions: Vec<AdmissionSender>,
 }
 
 /// The number of publications accepted before, then a sequence number. A join is sent before the
@@ -116,6 +127,8 @@ pub(crate) struct Join {
     pub(crate) info: Bytes,
     /// The info replaces what other nodes have set before.
     pub(crate) is_latest: bool,
+    /// The maximum of users in the topic, which a new user must not exceed.
+    pub(crate) max: Option<u32>,
 }
 
 /// The outcome of a change that was sent.
@@ -128,6 +141,8 @@ pub(crate) enum Outcome {
     Unanswered,
     /// The change is sent again after a [retry](PresenceOutbox::retry_refused).
     Refused,
+    /// The join has a maximum, and there was no place.
+    RoomFull,
 }
 
 impl Changes {
@@ -142,6 +157,19 @@ impl PresenceOutbox {
     pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
         self.queues().join(key, info, accepted);
         self.changed.notify_one();
+    }
+
+    /// See [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited), after
+    /// `accepted` publications.
+    pub(crate) fn join_limited(&self, key: Key, info: Bytes, accepted: u64, max: u32) -> Admission {
+        let admission = self.queues().join_limited(key, info, accepted, max);
+        self.changed.notify_one();
+        admission
+    }
+
+    /// Redis has refused the join of a user with this error: callers that wait for an answer get it.
+    pub(crate) fn fail_admissions(&self, key: &Key, error: &BrokerError) {
+        self.queues().fail_admissions(key, error);
     }
 
     /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave), after `accepted`
@@ -253,7 +281,13 @@ impl PendingPresence {
             joined_after: 0,
             left_after: 0,
             departures: Vec::new(),
+            limit: None,
         }
+    }
+
+    /// Whether the node holds the user, or is about to whatever a maximum says.
+    fn is_admitted(&self) -> bool {
+        self.state.stage.is_present() && self.limit.as_ref().is_none_or(|limit| limit.max.is_none())
     }
 }
 
@@ -261,11 +295,35 @@ impl Queues {
     fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
         let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
         (pending.info, pending.is_latest) = (info, true);
+        if let Some(limit) = &mut pending.limit {
+            limit.max = None;
+        }
         // A queued join keeps its order: publications accepted since then must still follow it.
         if pending.state.stage != Stage::JoinQueued {
             pending.joined_after = accepted;
         }
         self.apply(&key, Event::Join);
+    }
+
+    fn join_limited(&mut self, key: Key, info: Bytes, accepted: u64, max: u32) -> Admission {
+        let (sender, admission) = Admission::pending();
+        let is_admitted = self.users.get(&key).is_some_and(PendingPresence::is_admitted);
+        self.join(key.clone(), info, accepted);
+        if let Some(pending) = self.users.get_mut(&key) {
+            let limit = || Box::new(Limit { max: None, admissions: Vec::new() });
+            let limit = pending.limit.get_or_insert_with(limit);
+            limit.max = (!is_admitted).then_some(max);
+            limit.admissions.push(sender);
+        }
+        admission
+    }
+
+    fn fail_admissions(&mut self, key: &Key, error: &BrokerError) {
+        let pending = self.users.get_mut(key);
+        let limit = pending.and_then(|pending| pending.limit.as_mut());
+        for admission in limit.into_iter().flat_map(|limit| limit.admissions.drain(..)) {
+            admission.resolve(Err(error.clone()));
+        }
     }
 
     fn leave(&mut self, key: &Key, accepted: u64) -> Departure {
@@ -275,6 +333,10 @@ impl Queues {
         if let Some(pending) = present {
             pending.left_after = accepted;
             pending.departures.push(sender);
+            if let Some(limit) = &mut pending.limit {
+                // The maximum stays, for a join that is sent before the leave.
+                limit.admissions.clear();
+            }
             let published = has_room && pending.joined_after < accepted;
             self.apply(key, Event::Leave { published });
         }
@@ -297,8 +359,9 @@ impl Queues {
             && let Some(pending) = self.users.get(&key)
         {
             let (info, is_latest) = (pending.info.clone(), pending.is_latest);
+            let max = pending.limit.as_ref().and_then(|limit| limit.max);
             self.apply(&key, Event::JoinSent);
-            changes.joins.push(Join { key, info, is_latest });
+            changes.joins.push(Join { key, info, is_latest, max });
         }
         // In a burst of joins the publications must not wait for all of them, only for their own:
         // those up to the first join that did not fit are sent with this pipeline, the others with
@@ -328,8 +391,10 @@ impl Queues {
             return;
         }
         let mut outcomes = outcomes.into_iter();
-        for Join { key, .. } in changes.joins {
-            self.record_join(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        for Join { key, max, .. } in changes.joins {
+            let outcome = outcomes.next().unwrap_or(Outcome::Unanswered);
+            self.answer_admissions(&key, outcome, max);
+            self.record_join(&key, outcome);
         }
         for key in changes.leaves {
             self.record_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
@@ -341,6 +406,7 @@ impl Queues {
             Outcome::Done | Outcome::Announced(_) => Event::JoinDone,
             Outcome::Unanswered => Event::JoinUnanswered,
             Outcome::Refused => Event::JoinRefused,
+            Outcome::RoomFull => Event::RoomFull,
         };
         if event == Event::JoinDone
             && let Some(pending) = self.users.get_mut(key)
@@ -352,11 +418,30 @@ impl Queues {
         self.apply(key, event);
     }
 
+    /// Answers the callers that wait for a join with this `max`. After an outcome that is none of
+    /// these two, the join is sent again, or is [failed](Self::fail_admissions).
+    fn answer_admissions(&mut self, key: &Key, outcome: Outcome, max: Option<u32>) {
+        let Some(pending) = self.users.get_mut(key) else { return };
+        let answer = match (outcome, max) {
+            // The maximum is for a later join, which has an answer of its own: a leave may be in
+            // flight behind this one, after which Redis does not hold the user.
+            _ if pending.state.stage.awaits_join() => return,
+            (Outcome::Done, _) => Ok(()),
+            (Outcome::RoomFull, Some(max)) => Err(BrokerError::RoomFull { max }),
+            _ => return,
+        };
+        if let Some(limit) = pending.limit.take() {
+            limit.admissions.into_iter().for_each(|one| one.resolve(answer.clone()));
+        }
+    }
+
     fn record_leave(&mut self, key: &Key, outcome: Outcome) {
         let event = match outcome {
             Outcome::Done | Outcome::Announced(_) => Event::LeaveDone,
             Outcome::Unanswered => Event::LeaveUnanswered,
-            Outcome::Refused => Event::LeaveRefused { is_full: self.refused.len() >= MAX_REFUSED },
+            Outcome::Refused | Outcome::RoomFull => {
+                Event::LeaveRefused { is_full: self.refused.len() >= MAX_REFUSED }
+            }
         };
         let released = self.apply(key, event);
         if let Outcome::Announced(version) = outcome {

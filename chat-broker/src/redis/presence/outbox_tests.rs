@@ -261,6 +261,83 @@ fn joins_precede_publications_that_follow_them_however_many() {
     assert_eq!(sizes, [(256, 0, Some(0)), (256, 1, Some(1)), (88, 0, None)]);
 }
 
+#[tokio::test]
+async fn user_without_a_place_is_forgotten() {
+    let outbox = outbox();
+    let join = |user| outbox.join_limited(key(user), Bytes::new(), 0, 8);
+    let (first, second) = (join(1), join(2));
+    let changes = outbox.take(0);
+    assert!(changes.joins.iter().all(|join| join.max == Some(8)));
+    outbox.record(changes, [Outcome::Done, Outcome::RoomFull]);
+    assert!(first.await.is_ok());
+    assert!(matches!(second.await, Err(BrokerError::RoomFull { max: 8 })));
+    assert_eq!(outbox.leave(&key(2), 0).await, None);
+    assert!(!outbox.has_changes());
+    assert_eq!(outbox.len(), 1);
+    outbox.restart_as(&"another".into());
+    assert_eq!(send(&outbox, 0).joins[0].max, None, "a user who is in the room is sent again");
+}
+
+/// As long as it has no answer.
+#[tokio::test]
+async fn maximum_is_sent_again() {
+    let outbox = outbox();
+    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    outbox.record(outbox.take(0), [Outcome::Unanswered]);
+    let before = outbox.take(0);
+    assert_eq!(before.joins[0].max, Some(8));
+    outbox.restart_as(&"another".into());
+    outbox.record(before, [Outcome::Done]);
+    let changes = outbox.take(0);
+    assert_eq!(changes.joins[0].max, Some(8), "the answer was for the former name");
+    outbox.record(changes, [Outcome::RoomFull]);
+    assert!(matches!(admission.await, Err(BrokerError::RoomFull { max: 8 })));
+    assert!(outbox.is_empty());
+}
+
+/// The first join is answered, and so is the leave behind it.
+#[tokio::test]
+async fn answer_to_an_earlier_join_is_none_for_a_later_one() {
+    let outbox = outbox();
+    let first = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    outbox.leave(&key(1), 1);
+    assert!(matches!(first.await, Err(BrokerError::Closed)));
+    let both = outbox.take(1);
+    assert_eq!((both.joins.len(), both.leaves.len()), (1, 1));
+    let second = outbox.join_limited(key(1), Bytes::new(), 1, 8);
+    outbox.record(both, [Outcome::Done, Outcome::Done]);
+    let changes = outbox.take(1);
+    assert_eq!(changes.joins[0].max, Some(8));
+    outbox.record(changes, [Outcome::RoomFull]);
+    assert!(matches!(second.await, Err(BrokerError::RoomFull { max: 8 })));
+    assert!(outbox.is_empty());
+}
+
+#[tokio::test]
+async fn join_without_a_maximum_admits_the_user() {
+    let outbox = outbox();
+    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    let in_flight = outbox.take(0);
+    outbox.join(key(1), Bytes::new(), 0);
+    let again = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    outbox.record(in_flight, [Outcome::RoomFull]);
+    assert_eq!(send(&outbox, 0).joins[0].max, None);
+    assert!(admission.await.is_ok() && again.await.is_ok());
+}
+
+#[tokio::test]
+async fn refusal_fails_the_callers_and_leaves_nothing() {
+    let outbox = outbox();
+    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    let changes = outbox.take(0);
+    outbox.fail_admissions(&key(1), &BrokerError::refused("no"));
+    outbox.record(changes, [Outcome::Refused]);
+    assert!(matches!(admission.await, Err(BrokerError::Refused(_))));
+    outbox.leave(&key(1), 0);
+    assert_eq!(send(&outbox, 0).leaves.len(), 1);
+    assert!(outbox.is_empty());
+}
+
 /// What happens to a node and its Redis.
 #[derive(Debug, Clone)]
 enum Step {

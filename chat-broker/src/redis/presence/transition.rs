@@ -25,6 +25,7 @@
 //! | | `TransientQueued` | `LeaveQueued` | `AtLeave` | |
 //! | `JoinUnanswered` | `Present` | `JoinQueued` | `AtJoin` | |
 //! | `JoinRefused` | `Present` | `JoinRefused` | | |
+//! | `RoomFull` | `Present`, `LeaveQueued` | `Absent` | | yes |
 //! | `LeaveSent` | `LeaveQueued` | `LeaveInFlight` | | |
 //! | `LeaveDone` | `LeaveQueued`, `LeaveInFlight` | `Absent` | | yes |
 //! | `LeaveUnanswered` | `LeaveInFlight` | `LeaveQueued` | `First` | |
@@ -45,6 +46,7 @@
 //! | `JoinDone` | any | `Synced` |
 //! | `JoinUnanswered` | any | `Unknown` |
 //! | `JoinRefused` | `InFlight` | `Refused` |
+//! | `RoomFull`, of one whose join waits | any | `Unsynced` |
 //! | `LeaveSent` | `Synced` | `Unknown` |
 //! | `LeaveDone`, `NewNode` | any | `Unsynced` |
 //! | `LeaveUnanswered`, `LeaveRefused` | any but `Refused` | `Unknown` |
@@ -120,6 +122,8 @@ pub(super) enum Event {
     /// The connection broke, or Redis did not know the script.
     JoinUnanswered,
     JoinRefused,
+    /// The join has a maximum, and there was no place: no node holds the user.
+    RoomFull,
     /// The leave goes into the pipeline.
     LeaveSent,
     LeaveDone,
@@ -218,6 +222,8 @@ fn next_stage(State { stage, sync }: State, event: Event) -> (Stage, Order, bool
         // In any other stage a later change is queued, or in flight behind this join.
         (Event::JoinUnanswered, Present) => (JoinQueued, AtJoin, false),
         (Event::JoinRefused, Present) => (JoinRefused, Keep, false),
+        // A later join that waits is sent: it may have no maximum, or find a place.
+        (Event::RoomFull, Present | LeaveQueued) => (Absent, Keep, true),
 
         (Event::LeaveSent, LeaveQueued) => (LeaveInFlight, Keep, false),
         // `LeaveQueued`: the user was back and left again while the first leave was in flight. The
@@ -263,6 +269,7 @@ fn next_sync(State { stage, sync }: State, event: Event) -> SyncState {
         (Event::JoinUnanswered, _) => Unknown,
         // Only of a first join it is certain that no earlier one was executed.
         (Event::JoinRefused, InFlight) => Refused,
+        (Event::RoomFull, _) if stage.awaits_join() => Unsynced,
         (Event::LeaveSent, Synced) => Unknown,
         (Event::LeaveDone | Event::NewNode, _) => Unsynced,
         (Event::LeaveUnanswered | Event::LeaveRefused { .. }, Refused) => Refused,
@@ -292,7 +299,8 @@ mod tests {
         Event::Retry,
         Event::NewNode,
     ];
-    const JOIN_OUTCOMES: [Event; 3] = [Event::JoinDone, Event::JoinUnanswered, Event::JoinRefused];
+    const JOIN_OUTCOMES: [Event; 4] =
+        [Event::JoinDone, Event::JoinUnanswered, Event::JoinRefused, Event::RoomFull];
     const LEAVE_OUTCOMES: [Event; 4] = [
         Event::LeaveDone,
         Event::LeaveUnanswered,

@@ -26,7 +26,7 @@ use super::shared::Shared;
 use super::subscribe::Subscriber;
 use super::wire::MessageId;
 use crate::error::BrokerError;
-use crate::presence::Departure;
+use crate::presence::{Admission, Departure};
 use crate::publish::{PublishOptions, Receipt};
 use queue::{Job, Queue};
 use worker::PublishWorker;
@@ -110,6 +110,17 @@ impl Publisher {
     pub(super) fn enter(&self, topic: &Topic, Occupant { user, info, .. }: Occupant) {
         let worker = self.worker(topic);
         worker.outbox.join(self.key(topic, user), info, worker.accepted());
+    }
+
+    /// See [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited).
+    pub(super) fn enter_limited(
+        &self,
+        topic: &Topic,
+        Occupant { user, info, .. }: Occupant,
+        max: u32,
+    ) -> Admission {
+        let worker = self.worker(topic);
+        worker.outbox.join_limited(self.key(topic, user), info, worker.accepted(), max)
     }
 
     /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave).

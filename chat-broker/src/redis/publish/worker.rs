@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{Position, Retention};
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
@@ -311,10 +311,18 @@ impl PublishWorker {
         }
         let joins = presence::replies(joins.as_ref(), changes.joins.len());
         let leaves = presence::replies(leaves.as_ref(), changes.leaves.len());
-        let changed = changes.joins.iter().map(|join| &join.key).chain(&changes.leaves);
-        for (key, reply) in changed.zip(joins.clone().chain(leaves.clone())) {
+        for (key, reply) in changes.leaves.iter().zip(leaves.clone()) {
             if let Value::ServerError(error) = reply {
                 self.shared.damage.note(&key.address, PRESENCE, error);
+            }
+        }
+        for (join, reply) in changes.joins.iter().zip(joins.clone()) {
+            if let Value::ServerError(error) = reply
+                && !is_unknown_script(reply)
+            {
+                let error = RedisError::from(error.clone());
+                let error = self.shared.damage.explain(&join.key.address, PRESENCE, error);
+                self.outbox.fail_admissions(&join.key, &error);
             }
         }
         let joins = joins.map(presence::join_outcome);

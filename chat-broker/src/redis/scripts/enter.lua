@@ -1,9 +1,10 @@
 -- A node starts to hold users in topics.
 --
 -- ARGV     … the channels of the topics; then of each topic: the number of users, the users, their infos,
---          and of each user '1': this is the latest info; else one that the node has set before:
---          `members` may have a later one
--- returns  1 for each user, or an error; 0 if the node has no lease: it has expired, and must send all
+--          and of each user '1': this is the latest info; '0': one that the node has set before,
+--          `members` may have a later one; 'max <n>': the latest info, of a user who enters only if
+--          there are fewer than n others, or if any node holds the user
+-- returns  1 for each user, 2 if there is no place, or an error; 0 if the node has no lease: it has expired, and must send all
 --          its users under a new name
 
 local ROOMS = #KEYS / 2 - 1
@@ -15,8 +16,19 @@ if not lease or lease == '0' then return 0 end
 redis.call('SREM', topics, '')
 redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 
-local function enter(room, user, member, info, is_latest)
+-- Returns 2 if a user has no place, or an error. A user whom this node holds has one, though Redis may
+-- have lost the field.
+local function check_place(room, user, member, mode)
+  if member or room.count < tonumber(string.sub(mode, 5)) then return nil end
+  local is_held = try('SISMEMBER', room.held, user)
+  return refusal(is_held) or is_held == 0 and 2
+end
+
+local function enter(room, user, member, info, mode)
+  local no_place = #mode > 1 and check_place(room, user, member, mode)
+  if no_place then return no_place end
   local before, known = parse(member)
+  local is_latest = mode ~= '0'
   local latest = known and not is_latest and known or info
   local is_new = try('SADD', room.held, user)
   if refusal(is_new) then return is_new end
@@ -42,11 +54,14 @@ local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local users = tonumber(ARGV[at])
   local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, at + 1, at + users)
+  local is_done = true
   for one = at + 1, at + users do
-    answers[#answers + 1] = error or
-      enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users] == '1')
+    local answer = error or
+      enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
+    is_done = is_done and answer == 1
+    answers[#answers + 1] = answer
   end
-  if error then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
+  if not is_done then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
 end
 return answers

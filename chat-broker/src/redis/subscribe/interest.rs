@@ -198,6 +198,12 @@ impl Interest {
         self.wanted.get(channel).map(|wanted| wanted.seen.position)
     }
 
+    /// The latest publication of a topic that this node has seen, subscribed or not.
+    pub(crate) fn last_seen(&self, channel: &str) -> Option<LastSeen> {
+        let wanted = self.wanted.get(channel).map(|wanted| wanted.seen);
+        wanted.or_else(|| self.last_seen_of.get(channel).copied())
+    }
+
     /// Records that a topic has left an epoch for another.
     pub(crate) fn ended(&mut self, channel: &str, epoch: Epoch) {
         if epoch != Epoch::NONE {

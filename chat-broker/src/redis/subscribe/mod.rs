@@ -148,15 +148,17 @@ impl Subscriber {
     }
 
     /// Records positions that were read.
-    pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, LastSeen)>) {
-        let names = &self.shared.names;
-        let read: Vec<_> = topics
-            .map(|(topic, last_seen)| (names.address(&topic).into_channel(), last_seen))
-            .collect();
+    pub(super) fn read(&self, addresses: &[Address], last_seen_of: &[LastSeen]) {
         let mut interest = self.interest();
-        for (channel, last_seen) in read {
-            interest.read(&channel, last_seen);
+        for (address, last_seen) in addresses.iter().zip(last_seen_of) {
+            interest.read(address.channel(), *last_seen);
         }
+    }
+
+    /// What this node has seen of topics.
+    pub(super) fn last_seen(&self, addresses: &[Address]) -> Vec<Option<LastSeen>> {
+        let interest = self.interest();
+        addresses.iter().map(|address| interest.last_seen(address.channel())).collect()
     }
 
     /// Records positions that this node has published.

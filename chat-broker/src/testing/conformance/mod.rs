@@ -87,6 +87,15 @@
 //! | `occupancy`: one answer for each topic, in the order asked; creates nothing | [`occupancies_are_answered_in_the_order_asked`] |
 //! | `occupancy`: of a topic with more than `limit` only the count | [`occupants_are_listed_up_to_a_limit`] |
 //!
+//! [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited), part `limits`:
+//!
+//! | promise | cases |
+//! |---|---|
+//! | **Maximum.** A user is added only if the topic has a place left; counting and adding is one atomic step | [`full_topic_takes_no_more_users`] |
+//! | A user whom any node holds takes no other place | [`user_takes_one_place_at_all_nodes`] |
+//! | A refused user is announced by no event | [`full_topic_takes_no_more_users`] |
+//! | A user who has left has no place | [`place_of_a_user_who_left_is_free`] |
+//!
 //! [`SharedTable`](crate::SharedTable), part `table`:
 //!
 //! | promise | cases |
@@ -116,6 +125,7 @@ mod follow;
 mod history;
 mod interest;
 mod keys;
+mod limits;
 mod loss;
 mod model;
 mod node;
@@ -157,6 +167,10 @@ pub use interest::{
     subscribe_and_unsubscribe_are_idempotent,
 };
 pub use keys::{concurrent_uses_of_a_key_publish_once, key_is_published_once, keys_do_not_mix};
+pub use limits::{
+    full_topic_takes_no_more_users, place_of_a_user_who_left_is_free,
+    user_takes_one_place_at_all_nodes,
+};
 pub use loss::lost_publications_are_reported;
 pub use model::any_mix_of_calls_matches_the_model;
 pub use presence::{
@@ -222,6 +236,7 @@ where
 /// | `history` | what is kept, and how it is read |
 /// | `keys` | publications that are repeated |
 /// | `presence` | who is in a topic |
+/// | `limits` | a maximum of users in a topic |
 /// | `table` | the records and the secret that all nodes share |
 ///
 /// ```
@@ -241,7 +256,7 @@ where
 #[macro_export]
 macro_rules! conformance_tests {
     ($bus:expr $(,)?) => {
-        $crate::conformance_tests! { $bus, parts: [pubsub, history, keys, presence, table] }
+        $crate::conformance_tests! { $bus, parts: [pubsub, history, keys, presence, limits, table] }
     };
     ($bus:expr, parts: [$($part:ident),* $(,)?] $(,)?) => {
         $($crate::__conformance_cases! { $part: __conformance_module($bus) })*
@@ -341,6 +356,13 @@ macro_rules! __conformance_cases {
             presence_ends_with_close
         ], $($arguments)* }
     };
+    (limits: $then:ident($($arguments:tt)*)) => {
+        $crate::$then! { limits, [
+            full_topic_takes_no_more_users
+            user_takes_one_place_at_all_nodes
+            place_of_a_user_who_left_is_free
+        ], $($arguments)* }
+    };
     (table: $then:ident($($arguments:tt)*)) => {
         $crate::$then! { table, [
             records_pass_unchanged
@@ -359,7 +381,7 @@ macro_rules! __conformance_cases {
     };
     ($part:ident: $then:ident($($arguments:tt)*)) => {
         compile_error!(concat!(
-            "`", stringify!($part), "` is none of: pubsub, history, keys, presence, table"
+            "`", stringify!($part), "` is none of: pubsub, history, keys, presence, limits, table"
         ));
     };
 }
@@ -393,6 +415,7 @@ impl<B: Bus> Case<B> {
         __conformance_cases! { history: __conformance_list(cases) }
         __conformance_cases! { keys: __conformance_list(cases) }
         __conformance_cases! { presence: __conformance_list(cases) }
+        __conformance_cases! { limits: __conformance_list(cases) }
         __conformance_cases! { table: __conformance_list(cases) }
         cases
     }

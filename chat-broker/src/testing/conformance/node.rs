@@ -25,7 +25,7 @@ use crate::random;
 use crate::table::{Records, SetOptions, SharedTable};
 
 /// How long one step may take.
-const STEP_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A received publication.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Admission, Departure, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -88,6 +88,9 @@ pub enum Call {
     History,
     /// [`PresenceTracker::enter`], which is counted and has no faults.
     Enter,
+    /// [`PresenceTracker::enter_limited`], which reaches the broker at once: the faults are those of
+    /// its answer.
+    EnterLimited,
     /// [`PresenceTracker::leave`], which is counted and has no faults.
     Leave,
     /// [`PresenceTracker::occupancy`].
@@ -446,6 +449,17 @@ impl PresenceTracker for FaultyBroker {
     fn enter(&self, topic: &Topic, occupant: Occupant) {
         self.log().push((Call::Enter, 1));
         self.inner_presence().enter(topic, occupant);
+    }
+
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        self.log().push((Call::EnterLimited, 1));
+        let admitted = self.inner_presence().enter_limited(topic, occupant, max);
+        let (fault, released) = (self.next_fault(Call::EnterLimited), self.faults.subscribe());
+        let (sender, admission) = Admission::pending();
+        tokio::spawn(async move {
+            sender.resolve(fault.apply(Call::EnterLimited, released, admitted).await);
+        });
+        admission
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {

@@ -1,14 +1,16 @@
 //! Tokens as other libraries make them, with fixed keys: `libraries.json` has one of each algorithm
-//! from up to three libraries, all of `ann` and until 2100.
+//! from up to three libraries, all of `ann` and until 2100, and the keys as node exports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chat_server::JwtAuthenticator;
+use chat_server::{JwtAuthenticator, JwtKeys};
 use serde::Deserialize;
+use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Libraries {
     keys: BTreeMap<String, String>,
+    jwks: Value,
     tokens: Vec<Token>,
 }
 
@@ -22,7 +24,8 @@ struct Token {
 
 #[test]
 fn tokens_of_other_libraries_are_valid() {
-    let Libraries { keys, tokens } = serde_json::from_str(include_str!("libraries.json")).unwrap();
+    let Libraries { keys, tokens, .. } =
+        serde_json::from_str(include_str!("libraries.json")).unwrap();
     let authenticator = |(kind, key): (&String, &String)| match kind.as_str() {
         "secret" => JwtAuthenticator::with_secret(key.as_bytes()).unwrap(),
         _ => JwtAuthenticator::with_public_key(key.as_bytes()).unwrap(),
@@ -47,4 +50,17 @@ fn tokens_of_other_libraries_are_valid() {
         "RS256", "RS384", "RS512",
     ];
     assert!(algorithms.into_iter().eq(expected));
+}
+
+/// None of them names its key.
+#[test]
+fn keys_of_a_set_are_tried_in_turn() {
+    let Libraries { jwks, tokens, .. } =
+        serde_json::from_str(include_str!("libraries.json")).unwrap();
+    let keys = JwtKeys::new().jwks(jwks.to_string().as_bytes()).unwrap();
+    let authenticator = JwtAuthenticator::with_keys(keys);
+    for Token { by, alg, token, .. } in &tokens {
+        let ann = authenticator.verify(token).unwrap_or_else(|why| panic!("{by}: {alg}: {why}"));
+        assert_eq!(ann.user.as_str(), "ann");
+    }
 }

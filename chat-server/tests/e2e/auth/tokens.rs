@@ -207,9 +207,9 @@ async fn the_program_makes_tokens_and_refuses_what_would_not_hold() {
         (
             &["--port", "0", "--jwt-audience", "chat"],
             None,
-            "for --jwt-audience: it needs jwt-secret",
+            "for --jwt-audience: it needs a key of tokens",
         ),
-        (&["--port", "0", "--jwt-public-key", "x"], Some(SECRET), "tokens have one key"),
+        (&["--port", "0", "--jwt-public-key", "/nonexistent"], Some(SECRET), "/nonexistent"),
         (&["--port", "0", "--token-leeway", "6m"], Some(SECRET), "--token-leeway: 0s to 5m"),
     ] {
         let mut command = command();

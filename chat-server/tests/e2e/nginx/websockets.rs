@@ -46,6 +46,22 @@ async fn online((client, events): &mut (Client, Events), but_not_on: &str) {
     timeout(DEADLINE, online).await.expect("the client is online in time");
 }
 
+#[tokio::test]
+async fn client_sends_over_wss() {
+    let site = Site::start().await;
+    let port = site.nginx.tls_port();
+    let config = ClientConfig::default()
+        .root_certificates(std::fs::read(site.nginx.certificate()).unwrap())
+        .connector(move |_| TcpStream::connect(("127.0.0.1", port)));
+    let (client, _events) = Client::connect(["wss://chat.example/ws"], config).unwrap();
+    let sent = async {
+        client.join("r", 0).await.unwrap();
+        client.send("r", "private").await.unwrap()
+    };
+    let sent = timeout(DEADLINE, sent).await.expect("nginx and a server answer in time");
+    assert_eq!(sent.position.unwrap().offset, 1);
+}
+
 /// The documented way to a new version: one server after the other is stopped and started.
 #[tokio::test]
 async fn rolling_restart_refuses_no_client() {

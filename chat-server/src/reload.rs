@@ -1,0 +1,74 @@
+//! SIGHUP: reads the settings again, and replaces what can be replaced while the server runs.
+
+use chat_server::Server;
+use tokio::signal::unix::Signal;
+use tracing::{error, info, warn};
+
+use crate::log::SetFilter;
+use crate::settings::{Exit, Settings, Sources};
+use crate::tokens::TokenAuth;
+
+/// The settings that [`Reload::apply`] replaces. Others need a restart.
+const REPLACED: [&str; 11] = [
+    "allow-origin",
+    "jwt-audience",
+    "jwt-issuer",
+    "jwt-jwks-ca",
+    "jwt-jwks-file",
+    "jwt-jwks-url",
+    "jwt-public-key",
+    "jwt-secret",
+    "jwt-secret-file",
+    "log",
+    "token-leeway",
+];
+
+/// What a running server can be given new settings with.
+pub(crate) struct Reload {
+    pub(crate) server: Server,
+    pub(crate) tokens: Option<TokenAuth>,
+    pub(crate) set_log_filter: SetFilter,
+    /// The settings of the start, which count wherever a restart is needed.
+    pub(crate) started: Settings,
+}
+
+impl Reload {
+    /// Reads the settings again at each signal. Signals that arrive meanwhile are one.
+    pub(crate) async fn on_each(mut self, mut hangup: Signal) {
+        while hangup.recv().await.is_some() {
+            let mut sources = Sources::of_process();
+            match self.reload(&mut sources).await {
+                Ok(()) => info!("SIGHUP: settings reloaded"),
+                Err(exit) => {
+                    let why = exit.message(&sources);
+                    error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
+                }
+            }
+        }
+    }
+
+    async fn reload(&mut self, sources: &mut Sources) -> Result<(), Exit> {
+        let settings = Settings::load(sources)?;
+        let server = settings.server()?;
+        self.apply(&settings, &server.allow_origin).await?;
+        for warning in sources.warnings() {
+            warn!("{warning}");
+        }
+        let changed = self.started.changed(&settings);
+        let lasting: Vec<_> = changed.filter(|name| !REPLACED.contains(name)).collect();
+        if !lasting.is_empty() {
+            warn!("SIGHUP: changed settings that need a restart: {}", lasting.join(", "));
+        }
+        Ok(())
+    }
+
+    /// Replaces the keys of tokens first: they alone can fail, and then nothing is replaced.
+    async fn apply(&mut self, settings: &Settings, origins: &[String]) -> Result<(), Exit> {
+        TokenAuth::reload(self.tokens.as_mut(), &settings.tokens).await?;
+        self.server
+            .set_allowed_origins(origins)
+            .map_err(|error| Exit::System(error.to_string()))?;
+        (self.set_log_filter)(&settings.log);
+        Ok(())
+    }
+}
