@@ -97,8 +97,6 @@ struct Connection {
     /// have none.
     inbox: Option<Box<Membership<Member>>>,
     rooms: Vec<JoinedRoom>,
-    /// The exclusive room of a `rooms` client: the one that it joined last.
-    current: Option<RoomId>,
     /// Publications that the broker has not answered, oldest first.
     in_flight: VecDeque<InFlight>,
     /// Messages that a hook decides on, and those behind them. Boxed: few servers have hooks.
@@ -159,7 +157,6 @@ impl Connection {
             dialect_known: params.native,
             inbox: None,
             rooms: Vec::new(),
-            current: None,
             in_flight: VecDeque::new(),
             held,
         };

@@ -148,7 +148,7 @@ impl Connection {
     /// The room of a message, and its bytes in the history.
     fn message_bytes<'a>(&'a self, command: &'a Command<'_>) -> Option<(&'a RoomId, usize)> {
         let Command::Send { room, content, .. } = command else { return None };
-        let room = room.as_ref().or(self.current.as_ref())?;
+        let room = room.as_ref().or(self.current())?;
         let data = content.data.map_or(0, |data| data.get().len());
         let bytes = content.message.len() + data;
         let user = &self.member.user;

@@ -34,7 +34,7 @@ impl Connection {
 
     /// Whether a command is permitted; `None` if the authorizer decides.
     pub(super) fn permit(&self, command: &Command<'_>) -> Option<Result<(), Rejection>> {
-        match requirement(command, self.current.as_ref()) {
+        match requirement(command, self.current()) {
             Requirement::Nothing => Some(Ok(())),
             Requirement::Identity if self.access.is_pending() => Some(Err(unauthorized())),
             Requirement::Identity => Some(Ok(())),
@@ -54,7 +54,7 @@ impl Connection {
         &self,
         command: &Command<'_>,
     ) -> Result<(), Rejection> {
-        let Requirement::Capability(action) = requirement(command, self.current.as_ref()) else {
+        let Requirement::Capability(action) = requirement(command, self.current()) else {
             return Ok(());
         };
         self.access.authorize(self.state.authorizer.as_deref(), action).await.check()?;

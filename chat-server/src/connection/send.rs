@@ -30,7 +30,7 @@ impl Connection {
         let user = self.member.user.as_sender();
         let outgoing = match command {
             Command::Send { room, content, members_only } => {
-                let room = room.or_else(|| self.current.clone()).ok_or_else(not_in_a_room)?;
+                let room = room.or_else(|| self.current().cloned()).ok_or_else(not_in_a_room)?;
                 if members_only {
                     self.must_be_in(&room)?;
                 }
