@@ -1,5 +1,6 @@
 //! A support desk in a shop: customers and staff are known by a session cookie, and talk in a room
-//! for each order. The shop speaks in the rooms, reads them, and disconnects who logs out.
+//! for each order. The shop speaks in the rooms, reads them, checks what is said, and disconnects who
+//! logs out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use chat_core::{Capabilities, Grants, HistoryRange, RoomId, UserId, UserName};
 use chat_server::{
-    AuthError, Authenticator, Credentials, Error, Identity, OutgoingMessage, Server, ServerConfig,
+    AuthError, Authenticator, Credentials, Draft, Error, HookError, Hooks, Identity,
+    OutgoingMessage, Server, ServerConfig,
 };
 use serde_json::{Value, json};
 
@@ -42,6 +44,27 @@ impl Sessions {
 fn session_cookie(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get(header::COOKIE)?.to_str().ok()?.split("; ");
     cookies.filter_map(|cookie| cookie.strip_prefix("session=")).next().map(str::to_owned)
+}
+
+/// Rejects advertising, and hides numbers of payment cards. A real shop asks its moderation service.
+#[derive(Debug)]
+struct HouseRules;
+
+#[async_trait]
+impl Hooks for HouseRules {
+    async fn before_send(&self, _room: &RoomId, draft: &mut Draft) -> Result<(), HookError> {
+        if draft.text().contains("casino") {
+            return Err(HookError::denied("No advertising here."));
+        }
+        if is_card_number(draft.text()) {
+            draft.set_text("(a card number)");
+        }
+        Ok(())
+    }
+}
+
+fn is_card_number(text: &str) -> bool {
+    text.chars().filter(char::is_ascii_digit).count() == 16
 }
 
 #[derive(Clone)]
@@ -98,7 +121,11 @@ fn new_session() -> Result<String, StatusCode> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sessions = Sessions::default();
     let config = ServerConfig::default().allow_host(vec!["shop.example".to_owned()]);
-    let chat = Server::builder().config(config).authenticator(sessions.clone()).start();
+    let chat = Server::builder()
+        .config(config)
+        .authenticator(sessions.clone())
+        .hooks(HouseRules)
+        .start();
 
     // `/orders` is for the staff and the payment provider alone: a real shop checks that.
     let routes = Router::new()

@@ -45,6 +45,10 @@ pub enum ErrorCode {
     Forbidden,
     /// The broker did not answer: the outcome is unknown.
     BrokerUnavailable,
+    /// A hook of the application rejected the request; the sentence is the application's.
+    Rejected,
+    /// A hook of the application did not decide: the request was not carried out.
+    HookUnavailable,
     /// The room keeps no history.
     HistoryDisabled,
     /// The server's broker lacks what the request needs: there are no kicks and bans without a table
@@ -56,7 +60,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -70,6 +74,8 @@ impl ErrorCode {
         Self::Unauthorized,
         Self::Forbidden,
         Self::BrokerUnavailable,
+        Self::Rejected,
+        Self::HookUnavailable,
         Self::HistoryDisabled,
         Self::Unsupported,
         Self::Internal,
@@ -92,6 +98,8 @@ impl ErrorCode {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::BrokerUnavailable => "broker_unavailable",
+            Self::Rejected => "rejected",
+            Self::HookUnavailable => "hook_unavailable",
             Self::HistoryDisabled => "history_disabled",
             Self::Unsupported => "unsupported",
             Self::Internal => "internal",

@@ -94,6 +94,7 @@ fn server_frames_are_what_the_code_says() {
     )
     .retry_after_ms(6100)
     .to_request(id(7));
+    let denied = Rejection::new(ErrorCode::Rejected, "No advertising here.").to_request(id(7));
     let said =
         |data: Option<&'static RawValue>| Message::new(user.as_sender(), "hi", AT).data(data);
     let payload = envelope::encode(&Event::Message(said(None)));
@@ -136,6 +137,7 @@ fn server_frames_are_what_the_code_says() {
         ServerFrame::Pong(Pong::default()).to_request(id(9)),
         ServerFrame::from(&refused),
         ServerFrame::from(&limited),
+        ServerFrame::from(&denied),
         ServerFrame::Goodbye(shutdown),
         ServerFrame::Goodbye(banned),
     ]

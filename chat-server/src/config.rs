@@ -45,8 +45,9 @@ pub struct ServerConfig {
     pub max_message_bytes: usize,
     /// Limits on what clients may use.
     pub limits: LimitsConfig,
-    /// Publications of one connection that may be unanswered by the broker. Default 64. At this number
-    /// its socket is not read until one is answered.
+    /// Publications of one connection that may be unanswered by the broker, and messages that a
+    /// [hook](crate::Hooks) has yet to decide on, together. Default 64. At this number its socket is not
+    /// read until one is answered.
     pub max_in_flight: usize,
     /// The most members in one frame. Default 200; the `count` of the frame has the number of all.
     pub max_listed_members: usize,
@@ -61,6 +62,9 @@ pub struct ServerConfig {
     /// How long after the expiry of its token a connection may send `hello` with a new one, before it is
     /// closed with 4004. Default 30 s.
     pub token_grace: Duration,
+    /// How long a [hook](crate::Hooks) may take to decide on a join or a message, which is rejected with
+    /// `hook_unavailable` after that. Default 1 s.
+    pub hook_timeout: Duration,
     /// How long an HTTP connection may be idle between two requests, where the server
     /// [listens by itself](crate::Server::serve). Responses announce it (`Keep-Alive: timeout=150`).
     /// Default 150 s, since a balancer must not keep connections for longer: nginx does so for 60 s,
@@ -130,6 +134,7 @@ impl Default for ServerConfig {
             drain_spread: Duration::from_secs(5),
             auth_timeout: Duration::from_secs(10),
             token_grace: Duration::from_secs(30),
+            hook_timeout: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(150),
             api_key: None,
             trusted_proxies: Vec::new(),
@@ -154,6 +159,7 @@ setters! {
         drain_spread: Duration,
         auth_timeout: Duration,
         token_grace: Duration,
+        hook_timeout: Duration,
         keep_alive_timeout: Duration,
         api_key: Option<Secret>,
         trusted_proxies: Vec<IpNet>,

@@ -2,6 +2,7 @@
 
 mod budget;
 mod connect_params;
+mod held;
 mod hello;
 mod history;
 mod join_request;
@@ -17,7 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::{Membership, Receipt};
+use chat_broker::{BrokerError, Membership, Published, Receipt};
 use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
     CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, RoomId, Topic, User,
@@ -36,6 +37,7 @@ use crate::limits::{ConnectionPermit, RateLimiter};
 use crate::member::Member;
 use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
+use held::Held;
 use rooms::JoinedRoom;
 use send::Permitted;
 use timer::Renewal;
@@ -72,8 +74,10 @@ where
             connection.state.metrics.panicked();
             session.outbox().close(CloseReason::InternalError);
         }
-        // Before the close handshake, which may take seconds: the rooms must not wait for it.
+        // Before the close handshake, which may take seconds: the rooms must not wait for it, nor must
+        // hooks decide for it.
         connection.leave_all();
+        connection.held = None;
         // Boxed: otherwise every task reserves space for the close handshake while it is open.
         let end = Box::pin(session.finish()).await;
         connection.state.metrics.closed(&end, session.violation());
@@ -93,10 +97,10 @@ struct Connection {
     /// have none.
     inbox: Option<Box<Membership<Member>>>,
     rooms: Vec<JoinedRoom>,
-    /// The exclusive room of a `rooms` client: the one that it joined last.
-    current: Option<RoomId>,
     /// Publications that the broker has not answered, oldest first.
     in_flight: VecDeque<InFlight>,
+    /// Messages that a hook decides on, and those behind them. Boxed: few servers have hooks.
+    held: Option<Box<Held>>,
     access: Access,
     /// When the connection ends unless the client authenticates before.
     deadline: Deadline,
@@ -140,6 +144,7 @@ impl Connection {
         // Read after the insert: an earlier sanction is visible to `server_ban` below, and a later
         // one finds the connection in `sessions` and notifies it.
         let since = state.moderation.now();
+        let held = state.hooks.as_ref().map(|_| Box::new(Held::new(params.address)));
         let mut connection = Self {
             access: params.access.clone(),
             deadline: Deadline::default(),
@@ -152,8 +157,8 @@ impl Connection {
             dialect_known: params.native,
             inbox: None,
             rooms: Vec::new(),
-            current: None,
             in_flight: VecDeque::new(),
+            held,
         };
         if let Some(notice) = connection.server_ban() {
             connection.enforce(&notice);
@@ -208,11 +213,14 @@ impl Connection {
             // One read of a socket may hold hundreds of frames. The budget begins with each poll of
             // the task: frames that arrive together, and are few, are published together.
             session.drive(tokio::task::consume_budget()).await;
+            if self.has_decided() {
+                session.drive(Box::pin(self.publish_decided())).await;
+            }
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
-            // the broker answers late.
-            if self.in_flight.len() >= self.state.config.max_in_flight {
+            // the broker, or a hook, answers late.
+            if self.in_flight.len() + self.held_messages() >= self.state.config.max_in_flight {
                 // Boxed: few connections get here, and the task of each would reserve space for it.
-                Box::pin(session.drive(self.answer())).await;
+                Box::pin(session.drive(self.progress())).await;
                 continue;
             }
             timer::set(&mut timer, self.wake_at());
@@ -224,7 +232,7 @@ impl Connection {
                     Some(renewal) => session.drive(Box::pin(self.renew(renewal))).await,
                     None => self.on_deadline(),
                 },
-                () = self.answer(), if !self.in_flight.is_empty() => {}
+                () = self.progress(), if self.is_waiting() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: the future is large and short-lived, the task is neither.
                     Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
@@ -246,6 +254,7 @@ impl Connection {
                 let publishing = pin!(self.publish(id, message, is_new_room));
                 session.drive(publishing).await;
             }
+            Some((_, is_new_room, Permitted::Held(message))) => self.hold(is_new_room, *message),
             Some((id, _, Permitted::Other(command))) => {
                 session.drive(Box::pin(self.execute(id, command))).await;
             }
@@ -331,13 +340,61 @@ impl Connection {
         }
     }
 
-    /// Waits for the broker's answer to the oldest publication, and sends it to the client.
+    /// Whether the broker has yet to answer, or a hook to decide.
+    fn is_waiting(&self) -> bool {
+        !self.in_flight.is_empty() || self.has_undecided()
+    }
+
+    /// Sends the client the broker's answer to the oldest publication, or notes what a hook has decided
+    /// on the oldest message that is held, whichever is first.
     ///
     /// # Cancel safety
-    /// The publication stays in the queue until its answer has arrived.
-    async fn answer(&mut self) {
-        let Some(oldest) = self.in_flight.front_mut() else { return };
-        let outcome = (&mut oldest.receipt).await;
+    /// Publication and question stay in their queues until they are answered.
+    async fn progress(&mut self) {
+        if self.has_undecided() {
+            // Boxed: few connections have hooks.
+            return Box::pin(self.answer_or_decide()).await;
+        }
+        if let Some(outcome) = answered(&mut self.in_flight).await {
+            self.acknowledge_oldest(outcome);
+        }
+    }
+
+    async fn answer_or_decide(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        tokio::select! {
+            biased;
+            Some(outcome) = answered(&mut self.in_flight) => self.acknowledge_oldest(outcome),
+            () = held.decided() => {}
+        }
+    }
+
+    /// Waits for `event`. Answers are sent, messages that hooks have decided on are published, and
+    /// sanctions and the end of the token are enforced, but no frame is read. `None` if the connection
+    /// is closed.
+    async fn wait_for<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
+        let (mut event, mut timer) = (pin!(event), None);
+        let member = self.member.clone();
+        loop {
+            if self.has_decided() {
+                Box::pin(self.publish_decided()).await;
+            }
+            timer::set(&mut timer, self.deadline.at());
+            tokio::select! {
+                // A wait may outlast the token: the client must not stay connected beyond it.
+                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
+                output = &mut event => return Some(output),
+                () = self.progress(), if self.is_waiting() => {}
+                is_notified = member.interrupted() => match is_notified {
+                    true => self.check_sanctions(),
+                    false => return None,
+                },
+            }
+        }
+    }
+
+    /// Sends the outcome of the oldest publication to the client.
+    fn acknowledge_oldest(&mut self, outcome: Result<Published, BrokerError>) {
         let Some(InFlight { id, started, direct, is_new_room, .. }) = self.in_flight.pop_front()
         else {
             return;
@@ -386,6 +443,13 @@ impl Connection {
         self.limiter.set_factor(self.access.identity().map_or(1, |known| known.limit_factor));
         self.limiter.share_with(self.state.limits.user(&self.member.user.id));
     }
+}
+
+/// Waits for the broker's answer to the oldest publication, which stays in the queue; `None` if there is
+/// none.
+async fn answered(in_flight: &mut VecDeque<InFlight>) -> Option<Result<Published, BrokerError>> {
+    let oldest = in_flight.front_mut()?;
+    Some((&mut oldest.receipt).await)
 }
 
 impl Drop for Connection {

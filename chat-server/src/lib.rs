@@ -10,6 +10,7 @@ mod drain;
 mod error;
 mod handle;
 mod header_list;
+mod hooks;
 mod host;
 mod host_check;
 mod http;
@@ -56,6 +57,7 @@ pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtKeys, JwtSigner, 
 pub use config::{InvalidConfig, ServerConfig};
 pub use error::Error;
 pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};
+pub use hooks::{Draft, HookError, Hooks, JoinAttempt};
 /// A network such as `10.0.0.0/8`: [`IpNet`](https://docs.rs/ipnet/2) of `ipnet` 2.
 pub use ipnet::IpNet;
 pub use limits::{InvalidRate, LimitsConfig, Rate, Rates};

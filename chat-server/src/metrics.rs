@@ -22,11 +22,14 @@ pub(crate) struct Metrics {
     closed: Family<CloseLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
     refused: Family<RefusalLabels, Counter>,
+    hooks: Family<HookLabels, Counter>,
     panics: Counter,
     /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
     /// From the client's frame to the broker's answer.
     pub(crate) publishing: Arc<Histogram>,
+    /// From the question to a hook to its decision, or to the timeout.
+    pub(crate) deciding: Arc<Histogram>,
 }
 
 /// The limit, as metrics name it.
@@ -51,6 +54,12 @@ struct LimitLabel {
 struct RefusalLabels {
     status: u16,
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    hook: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +95,12 @@ impl Metrics {
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = RefusalLabels { status: refusal.status.as_u16(), reason: refusal.reason };
         self.refused.get_or_create(&labels).inc();
+    }
+
+    /// Counts a question to a hook.
+    pub(crate) fn hook_decided(&self, hook: &'static str, outcome: &'static str, time: Duration) {
+        self.hooks.get_or_create(&HookLabels { hook, outcome }).inc();
+        self.deciding.observe(time);
     }
 
     /// Counts a panic of the task of a connection.
@@ -133,6 +148,8 @@ impl Metrics {
         );
         let help = "Reports of dropped direct messages that were lost";
         registry.register("undelivered_lost", help, self.lost_reports.clone());
+        let help = "Questions to hooks, by hook and outcome";
+        registry.register("hooks", help, self.hooks.clone());
         registry.register("panics", "Connections whose task panicked", self.panics.clone());
         registry.register(
             "closed",

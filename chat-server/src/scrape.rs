@@ -38,6 +38,11 @@ impl Collector for Live {
         let publishing = state.metrics.publishing.snapshot();
         let help = "From reading a message of a client to the broker's answer";
         page.histogram("publish_seconds", help, &publishing)?;
+        if state.hooks.is_some() {
+            let deciding = state.metrics.deciding.snapshot();
+            let help = "From the question to a hook to its decision";
+            page.histogram("hook_seconds", help, &deciding)?;
+        }
         key_fetches(&mut page, state)?;
         hub(&mut page, &state.hub)?;
         let broker = state.hub.broker();

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::{InvalidConfig, ServerConfig, check_hosts, check_origins};
 use crate::handle::{RoomHandle, UserHandle};
+use crate::hooks::Hooks;
 use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
@@ -66,6 +67,7 @@ pub struct ServerBuilder {
     broker: Option<(Arc<dyn Broker>, BrokerEvents)>,
     authenticator: Option<Arc<dyn Authenticator>>,
     authorizer: Option<Arc<dyn Authorizer>>,
+    hooks: Option<Arc<dyn Hooks>>,
 }
 
 impl ServerBuilder {
@@ -102,6 +104,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what decides on joins and messages of clients before they take effect. Default: nothing.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.hooks = Some(Arc::new(hooks));
+        self
+    }
+
     /// Starts the server: spawns its background tasks on the current runtime. It accepts no connections
     /// by itself; see [`Server::serve`] and [`Server::router`].
     ///
@@ -109,14 +118,14 @@ impl ServerBuilder {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(self) -> Server {
-        let Self { config, broker, authenticator, authorizer } = self;
+        let Self { config, broker, authenticator, authorizer, hooks } = self;
         let (broker, events) = broker.unwrap_or_else(|| {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
         });
         let (hub, driver) = Hub::new(broker, events, config.hub.clone());
         let driver = Task(tokio::spawn(driver.run()));
-        let state = State::new(config, hub, driver, authenticator, authorizer);
+        let state = State::new(config, hub, driver, authenticator, authorizer, hooks);
         Server { state: Arc::new(state) }
     }
 }

@@ -2,6 +2,7 @@
 //! for the application. None of these functions knows a connection, or who may call it.
 
 pub(crate) mod history;
+pub(crate) mod hooks;
 pub(crate) mod members;
 pub(crate) mod rules;
 pub(crate) mod sanctions;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
+use crate::hooks::Hooks;
 use crate::host::Hosts;
 use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
@@ -40,6 +41,7 @@ pub(crate) struct State {
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
+    pub(crate) hooks: Option<Arc<dyn Hooks>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
@@ -58,11 +60,11 @@ pub(crate) struct State {
     _reporter: Task,
 }
 
-/// A background task, aborted when the server is dropped. It ends when the broker is closed.
+/// A task that is aborted when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Task(pub(crate) JoinHandle<()>);
+pub(crate) struct Task<T = ()>(pub(crate) JoinHandle<T>);
 
-impl Drop for Task {
+impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -76,6 +78,7 @@ impl State {
         driver: Task,
         authenticator: Option<Arc<dyn Authenticator>>,
         authorizer: Option<Arc<dyn Authorizer>>,
+        hooks: Option<Arc<dyn Hooks>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
         let metrics = Metrics::default();
@@ -102,6 +105,7 @@ impl State {
             hub,
             authenticator,
             authorizer,
+            hooks,
             moderation,
             resume: Resume::default(),
             node: random_id(10),

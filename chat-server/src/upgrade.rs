@@ -1,6 +1,7 @@
 //! The WebSocket handshake: from an HTTP request to a session.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -67,7 +68,8 @@ impl Upgrade {
             return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message));
         };
         let (parts, _) = request.into_parts();
-        let permit = admit(state, &parts)?;
+        params.address = state.config.client_address(&parts.headers, &parts.extensions);
+        let permit = admit(state, params.address)?;
         params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
         let in_url = params.token.as_ref().map(Secret::reveal);
         (params.access, params.handshake) = access(state, &parts, in_url).await?;
@@ -102,8 +104,7 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
     response
 }
 
-fn admit(state: &State, parts: &Parts) -> Result<ConnectionPermit, Refusal> {
-    let address = state.config.client_address(&parts.headers, &parts.extensions);
+fn admit(state: &State, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
     state.limits.admit(address).map_err(|reached| {
         state.metrics.limited(match reached {
             LimitReached::Full => "connections",

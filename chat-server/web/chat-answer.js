@@ -4,7 +4,16 @@
 const RETRY_MS = 1_000;
 
 /** Errors after which a retry may succeed. */
-const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
+const PASSING = new Set([
+  "broker_unavailable",
+  "rate_limited",
+  "hook_unavailable",
+  "internal",
+  "timeout",
+]);
+
+/** Passing errors with which the server says that it has not carried out the request. */
+const CERTAIN = new Set(["rate_limited", "hook_unavailable"]);
 
 /** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
@@ -24,6 +33,11 @@ export class ChatError extends Error {
 /** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
   return retryAfterMs !== undefined || PASSING.has(code);
+}
+
+/** Whether the server has certainly not carried out the request. */
+export function isCertain({ code }) {
+  return CERTAIN.has(code);
 }
 
 /** The pause before a retry: random, so that clients do not retry at the same time. */

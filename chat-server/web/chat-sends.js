@@ -2,7 +2,7 @@
 // message that has to be sent again is never overtaken, and each under a key, so that it is
 // taken once however often it is sent.
 
-import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, isCertain, isPassing, pauseAfter } from "./chat-answer.js";
 import { bytesOf } from "./chat-limits.js";
 import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
 
@@ -147,8 +147,7 @@ export class Sends {
         if (queue.sends[0] === send) this.#fail(queue, 1, () => error);
         return;
       }
-      // Only of this one the server says that the message was not taken.
-      if (error.code !== "rate_limited") send.unknown ??= attempt;
+      if (!isCertain(error)) send.unknown ??= attempt;
       setTimeout(() => isWanted() && this.#attempt(queue, send), pauseAfter(error));
       const { room, key } = send.frame;
       this.#onDelay({ room, key, error });

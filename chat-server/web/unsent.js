@@ -8,7 +8,7 @@ const PREFIX = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.t
 let lastKey = 0;
 
 /** Errors that the same text would have again. */
-const ERRORS_OF_THE_TEXT = new Set(["message_too_long", "too_large", "bad_field"]);
+const ERRORS_OF_THE_TEXT = new Set(["message_too_long", "too_large", "bad_field", "rejected"]);
 
 export class Unsent {
   #client;

@@ -14,6 +14,7 @@ const NOT_SENT = {
   too_large: "That is too large to be sent.",
   queue_full: "Too many messages wait to be sent. Try again in a moment.",
   rate_limited: "That was too fast.",
+  hook_unavailable: "It could not be checked.",
   room_name_invalid: "This is no name for a room: it is too long, or has characters that a name cannot have.",
 };
 

@@ -271,6 +271,10 @@ async fn axum_server() {
     assert_eq!(client.recv_json().await["limits"]["message_bytes"], 4096);
     client.send(r#"{"type":"join","room":"order-7"}"#).await;
     next_of("joined", &mut client).await;
+    customer.send(r#"{"type":"send","room":"order-7","message":"try my casino"}"#).await;
+    assert_eq!(next_of("error", &mut customer).await["message"], "No advertising here.");
+    customer.send(r#"{"type":"send","room":"order-7","message":"1234 5678 1234 5678"}"#).await;
+    assert_eq!(next_of("message", &mut customer).await["message"], "(a card number)");
     for _ in 0..2 {
         assert!(request(&server.1, "POST", "/orders/order-7/paid").contains(" 200 "));
     }
@@ -343,7 +347,7 @@ async fn support_desk() {
         serde_json::from_str(page.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     let texts: Vec<_> =
         page["messages"].as_array().unwrap().iter().map(|one| &one["message"]).collect();
-    assert_eq!(texts, ["Hello Ann", "Your order is paid."]);
+    assert_eq!(texts, ["Hello Ann", "(a card number)", "Your order is paid."]);
     assert_eq!(page["members"].as_array().unwrap().len(), 2);
 
     let logout = request_with(&server.1, "POST", "/logout", &format!("Cookie: {ann}\r\n"));

@@ -124,12 +124,21 @@ impl Rejection {
         self.code == code.as_str()
     }
 
+    /// Whether it is certain that the request was not carried out, though it may be tried again.
+    pub(super) fn is_certain(&self) -> bool {
+        self.is(ErrorCode::RateLimited) || self.is(ErrorCode::HookUnavailable)
+    }
+
     /// How long to wait before the same is tried again, if that may help: as a span that
     /// jitter is added to.
     pub(super) fn retry(&self) -> Option<Duration> {
-        let passes = [ErrorCode::BrokerUnavailable, ErrorCode::RateLimited, ErrorCode::Internal]
-            .into_iter()
-            .any(|code| self.is(code));
+        let passes = [
+            ErrorCode::BrokerUnavailable,
+            ErrorCode::RateLimited,
+            ErrorCode::HookUnavailable,
+            ErrorCode::Internal,
+        ];
+        let passes = passes.into_iter().any(|code| self.is(code));
         self.retry_after.or(passes.then_some(RETRY_AFTER))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backoff::at_least;
 use crate::wire::{self, PageFrame, PresenceEvent, ServerFrame};
-use crate::{Epoch, ErrorCode, Step};
+use crate::{Epoch, Step};
 
 use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Members, Message};
@@ -279,7 +279,7 @@ fn rejected(
         },
         Request::Send(room) => match retry {
             Some(pause) => {
-                let uncertain = !rejection.is(ErrorCode::RateLimited);
+                let uncertain = !rejection.is_certain();
                 let until = now.saturating_add(at_least(pause, session.rng.next()));
                 session.sends.pause(room.as_str(), id, until, uncertain);
             }

@@ -109,6 +109,10 @@ impl<'a> Action<'a> {
         Self::InRoom(Capability::Join, room)
     }
 
+    pub(crate) fn send(room: &'a RoomId) -> Self {
+        Self::InRoom(Capability::Send, room)
+    }
+
     pub(crate) fn direct(user: &'a UserId) -> Self {
         Self::Direct(user)
     }

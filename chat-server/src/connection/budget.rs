@@ -3,7 +3,7 @@
 use chat_core::{Command, ErrorCode, Rejection, Request, RoomId};
 use chat_transport::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::sleep;
 
 use super::Connection;
 use crate::limits::{Charge, Cost, RateLimited, Resource, Wait};
@@ -71,29 +71,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.state.metrics.limited(wait.limit());
-        session.drive(self.pause(wait.time)).await;
-    }
-
-    /// Waits for `time`. Answers are sent, and sanctions and the end of the token are enforced, but
-    /// no frame is read.
-    async fn pause(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        let member = self.member.clone();
-        loop {
-            // A wait may outlast the token: a throttled client must not stay connected beyond it.
-            let deadline = self.deadline.at().filter(|deadline| *deadline < until);
-            tokio::select! {
-                () = sleep_until(deadline.unwrap_or(until)) => match deadline {
-                    Some(_) => self.on_deadline(),
-                    None => return,
-                },
-                () = self.answer(), if !self.in_flight.is_empty() => {}
-                is_notified = member.interrupted() => match is_notified {
-                    true => self.check_sanctions(),
-                    false => return,
-                },
-            }
-        }
+        session.drive(self.wait_for(sleep(wait.time))).await;
     }
 
     /// The answer to a frame whose wait would exceed `max_wait`.
@@ -170,7 +148,7 @@ impl Connection {
     /// The room of a message, and its bytes in the history.
     fn message_bytes<'a>(&'a self, command: &'a Command<'_>) -> Option<(&'a RoomId, usize)> {
         let Command::Send { room, content, .. } = command else { return None };
-        let room = room.as_ref().or(self.current.as_ref())?;
+        let room = room.as_ref().or(self.current())?;
         let data = content.data.map_or(0, |data| data.get().len());
         let bytes = content.message.len() + data;
         let user = &self.member.user;

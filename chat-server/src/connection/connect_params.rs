@@ -1,5 +1,7 @@
 //! The parameters of a client in its handshake.
 
+use std::net::IpAddr;
+
 use chat_core::{Dialect, RoomId, User, UserId, UserName};
 
 use crate::auth::{Access, Handshake};
@@ -23,6 +25,8 @@ pub(crate) struct ConnectParams {
     pub(crate) token: Option<Secret>,
     /// What the client may do.
     pub(crate) access: Access,
+    /// The IP address of the client, if the listener provides it.
+    pub(crate) address: Option<IpAddr>,
     /// What renews that when it expires, if the client has no token.
     pub(crate) handshake: Option<Box<Handshake>>,
 }

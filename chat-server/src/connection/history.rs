@@ -1,7 +1,7 @@
 //! Paging through a room's history.
 
 use chat_core::wire::{self, PageFrame, ServerFrame};
-use chat_core::{HistoryRange, Rejection, RoomId};
+use chat_core::{Event, HistoryRange, Position, Rejection, RoomId, UserId, envelope};
 use serde_json::value::RawValue;
 
 use super::Connection;
@@ -28,6 +28,29 @@ impl Connection {
         let bytes = self.send_page(id, room, &page);
         self.charge_answer(factor * bytes);
         Ok(())
+    }
+
+    /// The position of a user's message with this key, if it is among the latest ones of the room.
+    pub(super) async fn find_published(
+        &mut self,
+        room: &RoomId,
+        user: &UserId,
+        key: &str,
+    ) -> Result<Option<Position>, Rejection> {
+        if self.state.hub.retention(room).is_none() {
+            return Ok(None);
+        }
+        let page = history::page(&self.state, room, HistoryRange::Latest, MAX_PAGE).await?;
+        if page.is_from_broker {
+            let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
+            self.charge_answer(READ_COST_FACTOR * bytes);
+        }
+        let found = page.entries.iter().rev().find(|entry| {
+            matches!(envelope::decode(&entry.payload), Ok(Event::Message(message))
+                if message.user.id == user.as_str() && message.key == Some(key))
+        });
+        let epoch = page.position.epoch;
+        Ok(found.map(|entry| Position { epoch, offset: entry.offset }))
     }
 
     /// Returns the bytes of the frame.

@@ -34,7 +34,7 @@ impl Connection {
 
     /// Whether a command is permitted; `None` if the authorizer decides.
     pub(super) fn permit(&self, command: &Command<'_>) -> Option<Result<(), Rejection>> {
-        match requirement(command, self.current.as_ref()) {
+        match requirement(command, self.current()) {
             Requirement::Nothing => Some(Ok(())),
             Requirement::Identity if self.access.is_pending() => Some(Err(unauthorized())),
             Requirement::Identity => Some(Ok(())),
@@ -54,7 +54,7 @@ impl Connection {
         &self,
         command: &Command<'_>,
     ) -> Result<(), Rejection> {
-        let Requirement::Capability(action) = requirement(command, self.current.as_ref()) else {
+        let Requirement::Capability(action) = requirement(command, self.current()) else {
             return Ok(());
         };
         self.access.authorize(self.state.authorizer.as_deref(), action).await.check()?;
@@ -68,12 +68,16 @@ impl Connection {
     }
 
     pub(super) fn not_banned(&self, action: Action<'_>) -> Result<(), Rejection> {
+        self.not_banned_as(&self.member.user.id, action)
+    }
+
+    pub(super) fn not_banned_as(&self, user: &UserId, action: Action<'_>) -> Result<(), Rejection> {
         let Action::InRoom(capability @ (Capability::Join | Capability::Send), room) = action
         else {
             return Ok(());
         };
         let moderation = &self.state.moderation;
-        match moderation.ban(SanctionScope::Room(room), &self.member.user.id) {
+        match moderation.ban(SanctionScope::Room(room), user) {
             // A join has waited for the bans (`until_bans_are_loaded`); a send must not wait.
             None if capability == Capability::Send && !moderation.is_loaded() => {
                 Err(unavailable(&BrokerError::unavailable("the bans are not loaded yet")))

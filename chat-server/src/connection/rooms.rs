@@ -33,6 +33,8 @@ pub(super) struct JoinedRoom {
     pub(super) sees_presence: bool,
     /// Whether members that speak the `rooms` dialect receive the join of the client.
     pub(super) announced: bool,
+    /// Whether it is the current room of a `rooms` client, which is in one at a time.
+    exclusive: bool,
     /// The moderation clock when the client joined. Only later kicks from the room apply.
     pub(super) since: u32,
     /// The most that the room's history keeps, in bytes; 0 without history.
@@ -60,13 +62,18 @@ impl Connection {
         self.rooms.iter().find(|joined| joined.room == *room)
     }
 
+    /// The room of a `rooms` client, whose frames name none.
+    pub(super) fn current(&self) -> Option<&RoomId> {
+        self.rooms.iter().find(|joined| joined.exclusive).map(|joined| &joined.room)
+    }
+
     /// Leaves a room, and answers.
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
         room: Option<RoomId>,
     ) -> Result<(), Rejection> {
-        let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
+        let room = room.or_else(|| self.current().cloned()).ok_or_else(not_in_a_room)?;
         self.leave_room(&room).await?;
         self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
@@ -95,8 +102,10 @@ impl Connection {
             Box::pin(self.leave_current(&join)).await;
         }
         self.join_room(id, &join).await?;
-        if join.exclusive {
-            self.current = Some(join.room);
+        if join.exclusive
+            && let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == join.room)
+        {
+            joined.exclusive = true;
         }
         Ok(())
     }
@@ -109,7 +118,8 @@ impl Connection {
         let name = join.name.clone().filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
-        if let Some(left) = self.current.take_if(|current| *current != join.room || renamed) {
+        let current = self.current().filter(|current| **current != join.room || renamed);
+        if let Some(left) = current.cloned() {
             // Cannot fail: the client is in its current room.
             let _ = self.leave_room(&left).await;
         }
@@ -150,6 +160,9 @@ impl Connection {
             Box::pin(self.until_bans_are_loaded()).await?;
         }
         self.not_banned(Action::join(room))?;
+        if self.joined_room(room).is_none() {
+            Box::pin(self.ask_before_join(room)).await?;
+        }
         if self.member.has_unsent() {
             Box::pin(self.member.drained(self.time_limit(), &mut self.deadline)).await;
         }
@@ -225,6 +238,7 @@ impl Connection {
             room: join.room.clone(),
             sees_presence,
             announced: join.announced,
+            exclusive: false,
             since,
             room_bytes,
             may_be_new,

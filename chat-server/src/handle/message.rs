@@ -4,7 +4,7 @@ use chat_core::{Content, ErrorCode, Rejection, User};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::service::rules::check_nesting;
+use crate::service::rules::check_content;
 
 /// A message of the application to a room or a user. A text is one, too.
 ///
@@ -81,15 +81,12 @@ impl OutgoingMessage {
     pub(super) fn content(&self, max_nesting: usize) -> Result<Content<'_>, Rejection> {
         let mut content = Content::from(&*self.text);
         if let Some(data) = &self.data {
-            let data = data.as_ref().map_err(Rejection::clone)?;
-            // The frame around the data is one level.
-            check_nesting(data.get(), max_nesting.saturating_sub(1))?;
-            content = content.data(data);
+            content = content.data(data.as_ref().map_err(Rejection::clone)?);
         }
         if let Some(key) = &self.key {
             content = content.key(&**key);
         }
-        content.check()?;
+        check_content(&content, max_nesting)?;
         Ok(content)
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use chat_broker::Published;
-use chat_core::{Content, ErrorCode, Rejection, UserId};
-use serde::Serialize;
+use chat_core::{ErrorCode, UserId};
 
 use super::ban::BanOptions;
 use super::message::OutgoingMessage;
@@ -30,14 +29,6 @@ use crate::state::State;
 pub struct UserHandle {
     state: Arc<State>,
     user: UserId,
-}
-
-/// The frame of a direct message, as a client of the `direct` dialect sends and receives it.
-#[derive(Serialize)]
-struct DirectFrame<'a> {
-    to: &'a UserId,
-    #[serde(flatten)]
-    content: &'a Content<'a>,
 }
 
 impl UserHandle {
@@ -77,8 +68,7 @@ impl UserHandle {
         let (message, limits) = (message.into(), &self.state.config.limits);
         rules::check_name(ErrorCode::BadField, self.user.as_str(), limits.name_bytes)?;
         let content = message.content(limits.json_depth)?;
-        let frame = serde_json::to_string(&DirectFrame { to: &self.user, content: &content })
-            .map_err(|error| Rejection::new(ErrorCode::BadField, error.to_string()))?;
+        let frame = send::direct_frame(&self.user, &content);
         let sender = message.sender().unwrap_or(&self.state.backend).as_sender();
         let to = self.user.clone();
         let outgoing = Outgoing::to_user(&self.state, to, sender, &content, &frame, None)?;

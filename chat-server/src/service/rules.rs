@@ -1,6 +1,6 @@
 //! Limits on names and on the nesting of JSON.
 
-use chat_core::{ErrorCode, Rejection, json};
+use chat_core::{Content, ErrorCode, Rejection, json};
 
 /// Rejects a name that is longer than the server allows.
 pub(crate) fn check_name(code: ErrorCode, name: &str, max: usize) -> Result<(), Rejection> {
@@ -9,6 +9,15 @@ pub(crate) fn check_name(code: ErrorCode, name: &str, max: usize) -> Result<(), 
         return Ok(());
     }
     Err(Rejection::new(code, format!("A name has at most {max} bytes, not {length}.")))
+}
+
+/// Rejects the content of a message that no frame of a client could have.
+pub(crate) fn check_content(content: &Content<'_>, max_nesting: usize) -> Result<(), Rejection> {
+    if let Some(data) = content.data {
+        // The frame around the data is one level.
+        check_nesting(data.get(), max_nesting.saturating_sub(1))?;
+    }
+    content.check()
 }
 
 /// Rejects JSON that could break the parser of another client.

@@ -8,6 +8,7 @@ use chat_core::{
     Content, Direct, ErrorCode, Event, Rejection, RequestRef, RoomId, Sender, Topic, UserId,
     envelope,
 };
+use serde::Serialize;
 
 use crate::state::State;
 
@@ -53,7 +54,8 @@ impl Outgoing {
     }
 }
 
-fn check_size(state: &State, content: &Content<'_>) -> Result<(), Rejection> {
+/// Whether the sizes of a message are within the limits.
+pub(crate) fn check_size(state: &State, content: &Content<'_>) -> Result<(), Rejection> {
     let limit = state.config.max_message_bytes;
     let data = content.data.map_or(0, |data| data.get().len());
     if content.message.len() > limit || data > limit {
@@ -62,6 +64,18 @@ fn check_size(state: &State, content: &Content<'_>) -> Result<(), Rejection> {
         return Err(Rejection::new(ErrorCode::MessageTooLong, message));
     }
     Ok(())
+}
+
+/// The frame of a direct message, as a client of the `direct` dialect sends and receives it.
+pub(crate) fn direct_frame(to: &UserId, content: &Content<'_>) -> String {
+    #[derive(Serialize)]
+    struct DirectFrame<'a> {
+        to: &'a UserId,
+        #[serde(flatten)]
+        content: &'a Content<'a>,
+    }
+    // Cannot fail: there is no map, and `data` is JSON.
+    serde_json::to_string(&DirectFrame { to, content }).unwrap_or_default()
 }
 
 /// Hands a message to the broker. The receipt has the outcome.

@@ -6,6 +6,7 @@ mod direct;
 mod embedded;
 mod handles;
 mod history;
+mod hooks;
 mod hosts;
 mod http;
 mod limits;
