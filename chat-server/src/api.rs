@@ -1,58 +1,110 @@
-//! `/api`: moderation by backends, which authenticate with the API key.
+//! `/api`: what backends may do, each with a key.
+//!
+//! Each call is one line of [`calls`]: its name, method, path, scope and handler. A call is answered
+//! with the fields of the frames of `docs/protocol.md`, and refused with their error codes.
+
+mod body;
+pub(crate) mod keys;
+mod moderation;
+mod names;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{FromRequest, Path, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
-use bytes::Bytes;
-use chat_broker::BrokerError;
-use chat_core::{RoomId, Sanction, UserId, json};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-use subtle::ConstantTimeEq;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{Extension, Router};
 
 use crate::auth::bearer;
-use crate::moderation::{
-    self, Actor, LONGEST_BAN, SanctionKind, SanctionScope, UNSUPPORTED, ZERO_BAN,
-};
 use crate::refusal::Refusal;
+use crate::routes::{check_body, wrong_method};
 use crate::state::State;
 
-/// The routes below `/api`; none without an API key.
-pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
-    if state.config.api_key.is_none() {
-        return Router::new();
-    }
-    Router::new()
-        .route("/api/users/{user}/disconnect", post(disconnect))
-        .route("/api/users/{user}/unban", post(unban))
-        .route("/api/rooms/{room}/kick", post(kick))
-        .route("/api/rooms/{room}/ban", post(ban_from_room))
-        .route("/api/rooms/{room}/unban", post(unban_from_room))
-        .layer(from_fn_with_state(Arc::clone(state), only_with_key))
+use keys::{ActiveKey, ApiScope};
+
+/// The largest body of a call, in bytes, unless a message may be larger.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// A call that a key may make.
+struct Call {
+    /// The name in metrics and in the OpenAPI document.
+    name: &'static str,
+    method: Method,
+    /// The path below `/api`.
+    path: &'static str,
+    /// The scope that the key needs; `None`: any.
+    scope: Option<ApiScope>,
+    handler: MethodRouter<Arc<State>>,
 }
 
-async fn only_with_key(
+fn calls() -> Vec<Call> {
+    use ApiScope::Moderate;
+    vec![
+        Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
+        Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban),
+        Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban),
+        Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect),
+        Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
+    ]
+}
+
+impl Call {
+    fn post<H: Handler<T, Arc<State>>, T: 'static>(
+        name: &'static str,
+        path: &'static str,
+        scope: ApiScope,
+        handler: H,
+    ) -> Self {
+        let handler = on(MethodFilter::POST, handler);
+        Self { name, method: Method::POST, path, scope: Some(scope), handler }
+    }
+
+    fn add_to(self, router: Router<Arc<State>>, state: &Arc<State>) -> Router<Arc<State>> {
+        let Self { name, path, scope, handler, .. } = self;
+        let admission = Admission { name, scope, state: Arc::clone(state) };
+        router.route(
+            &format!("/api{path}"),
+            handler.route_layer(from_fn_with_state(admission, admit)),
+        )
+    }
+}
+
+/// The routes below `/api`. Without a key they are not found.
+pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
+    let largest = MAX_BODY.max(state.config.transport.frame_limit());
+    calls()
+        .into_iter()
+        .fold(Router::new(), |router, call| call.add_to(router, state))
+        .route_layer(from_fn_with_state(Arc::clone(state), authenticate))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(largest))
+        .layer(from_fn_with_state(largest, check_body))
+}
+
+/// Lets a request with a valid key pass, with the key as an extension.
+async fn authenticate(
     Shared(state): Shared<Arc<State>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let is_known = state.config.api_key.as_ref().is_some_and(|key| {
-        given_key(request.headers()).is_some_and(|given| is_same(given, key.reveal()))
-    });
-    if is_known {
-        return next.run(request).await;
+    if state.api_keys.is_empty() {
+        return Refusal::not_found().into_response();
     }
-    state.metrics.limited("api_key");
-    let message = "A valid API key is required: Authorization: Bearer …";
-    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
+    let refused = |message: String| {
+        state.metrics.limited("api_key");
+        Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
+    };
+    match given_key(request.headers()).and_then(|given| state.api_keys.find(given)) {
+        Some(key) if key.has_ended() => refused(format!("The key \"{}\" has ended.", key.name())),
+        Some(key) => {
+            request.extensions_mut().insert(key);
+            next.run(request).await
+        }
+        None => refused("A valid API key is required: Authorization: Bearer …".to_owned()),
+    }
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&str> {
@@ -62,193 +114,32 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
     bearer(headers)
 }
 
-/// Compares in a time that depends on the length of the given key alone.
-fn is_same(given: &str, key: &str) -> bool {
-    given.as_bytes().ct_eq(key.as_bytes()).into()
+/// What decides whether a key may make a call.
+#[derive(Clone)]
+struct Admission {
+    name: &'static str,
+    scope: Option<ApiScope>,
+    state: Arc<State>,
 }
 
-/// The body of a request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModerationRequest {
-    user: Option<String>,
-    reason: Option<String>,
-    /// The end of a ban, in milliseconds since 1970.
-    #[serde(default, deserialize_with = "integer")]
-    until: Option<u64>,
-    /// The time of a ban, in seconds.
-    #[serde(default, deserialize_with = "integer")]
-    seconds: Option<u64>,
+impl Admission {
+    fn check(&self, key: &ActiveKey) -> Result<(), Refusal> {
+        key.take_call()?;
+        self.scope.map_or(Ok(()), |scope| key.check_scope(scope))
+    }
 }
 
-/// An integer in any form: some languages write `3600.0`.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(number) = Option::<Box<RawValue>>::deserialize(deserializer)? else { return Ok(None) };
-    let value = json::integer(number.get()).and_then(|value| u64::try_from(value).ok());
-    value.map(Some).ok_or_else(|| D::Error::custom("not an integer that is 0 or more"))
-}
-
-type Body = Result<Json<ModerationRequest>, JsonRejection>;
-type Name = Result<Path<String>, PathRejection>;
-type Answer = Result<Json<serde_json::Value>, Refusal>;
-
-/// `POST /api/users/{id}/disconnect`: ends all connections of a user; with a time, bans the user from
-/// the server.
-async fn disconnect(
-    Shared(state): Shared<Arc<State>>,
-    user: Name,
-    OptionalBody(request): OptionalBody,
-) -> Answer {
-    let user = user_id(&name(user)?)?;
-    let reason = request.reason()?;
-    let (kind, time) = match request.time()? {
-        Some(time) => (SanctionKind::Ban, time),
-        None => (SanctionKind::Kick, Duration::ZERO),
+/// Checks the rate and the scope of the key, and counts the answer.
+async fn admit(
+    Shared(admission): Shared<Admission>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = match admission.check(&key) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
     };
-    state.sanction(kind, SanctionScope::Server, &user, time, reason).await
-}
-
-/// `POST /api/users/{id}/unban`
-async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
-    state.unban(SanctionScope::Server, &user_id(&name(user)?)?).await
-}
-
-/// `POST /api/rooms/{room}/kick`
-async fn kick(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason()?);
-    state
-        .sanction(SanctionKind::Kick, SanctionScope::Room(&room), &user, Duration::ZERO, reason)
-        .await
-}
-
-/// `POST /api/rooms/{room}/ban`
-async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason()?);
-    let time = request.time()?.unwrap_or(LONGEST_BAN);
-    state.sanction(SanctionKind::Ban, SanctionScope::Room(&room), &user, time, reason).await
-}
-
-/// `POST /api/rooms/{room}/unban`
-async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    state.unban(SanctionScope::Room(&room), &request.user()?).await
-}
-
-impl State {
-    async fn sanction(
-        &self,
-        kind: SanctionKind,
-        scope: SanctionScope<'_>,
-        user: &UserId,
-        time: Duration,
-        reason: Option<&str>,
-    ) -> Answer {
-        let (broker, by) = (&**self.hub.broker(), Actor::Backend);
-        let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
-        if done.is_ok() {
-            self.until_evicted(scope, user).await;
-        }
-        answer(done)
-    }
-
-    async fn unban(&self, scope: SanctionScope<'_>, user: &UserId) -> Answer {
-        answer(moderation::unban(&**self.hub.broker(), Actor::Backend, scope, user).await)
-    }
-}
-
-fn answer(done: Result<(), BrokerError>) -> Answer {
-    match done {
-        Ok(()) => Ok(Json(serde_json::json!({"ok": true}))),
-        Err(error) => {
-            tracing::debug!(%error, "sanction not stored");
-            Err(match error {
-                BrokerError::Refused(_) => {
-                    let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
-                    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
-                }
-                BrokerError::Unsupported(_) => {
-                    Refusal::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
-                }
-                _ => Refusal::unavailable("The message bus does not answer. Try again."),
-            })
-        }
-    }
-}
-
-/// The user or the room in the path.
-fn name(path: Name) -> Result<String, Refusal> {
-    let Path(name) = path?;
-    Ok(name)
-}
-
-fn user_id(name: &str) -> Result<UserId, Refusal> {
-    UserId::new(name).map_err(|why| Refusal::name("user", why))
-}
-
-fn room_id(name: &str) -> Result<RoomId, Refusal> {
-    RoomId::new(name).map_err(|why| Refusal::name("room", why))
-}
-
-impl ModerationRequest {
-    fn user(&self) -> Result<UserId, Refusal> {
-        let user = self.user.as_deref();
-        user_id(user.ok_or_else(|| bad("missing_field", "The body lacks the field \"user\"."))?)
-    }
-
-    fn reason(&self) -> Result<Option<&str>, Refusal> {
-        match self.reason.as_deref() {
-            Some(reason) if reason.len() > Sanction::MAX_REASON_BYTES => {
-                let max = Sanction::MAX_REASON_BYTES;
-                Err(bad("bad_field", format!("\"reason\" has at most {max} bytes.")))
-            }
-            Some(reason) if reason.contains('\0') => Err(bad(
-                "bad_field",
-                "\"reason\" contains a NUL character, which some clients cannot read.",
-            )),
-            reason => Ok(reason),
-        }
-    }
-
-    /// The time of a ban from now on; `None` if the body has none.
-    fn time(&self) -> Result<Option<Duration>, Refusal> {
-        match (self.until, self.seconds) {
-            (Some(_), Some(_)) => Err(bad(
-                "bad_field",
-                "The body has both \"until\" and \"seconds\". Send one of them.",
-            )),
-            (None, Some(0)) => Err(bad("bad_field", ZERO_BAN)),
-            (None, seconds) => Ok(seconds.map(Duration::from_secs)),
-            (Some(until), None) => {
-                let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
-                let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok());
-                left.map(Some).ok_or_else(|| {
-                    bad("bad_field", "\"until\" is in the past. It is in milliseconds since 1970.")
-                })
-            }
-        }
-    }
-}
-
-fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, code, message)
-}
-
-/// A body that may be empty.
-struct OptionalBody(ModerationRequest);
-
-impl<S: Send + Sync> FromRequest<S> for OptionalBody {
-    type Rejection = Refusal;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let (parts, body) = request.into_parts();
-        let bytes = Bytes::from_request(Request::new(body), state).await?;
-        if bytes.is_empty() {
-            return Ok(Self(ModerationRequest::default()));
-        }
-        let request = Request::from_parts(parts, bytes.into());
-        let Json(request) = Json::from_request(request, state).await?;
-        Ok(Self(request))
-    }
+    admission.state.metrics.api_request(key.name(), admission.name, response.status());
+    response
 }

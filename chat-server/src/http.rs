@@ -7,7 +7,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Shared};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::connection::ConnectParams;
 use crate::identity::random_id;
 use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
-use crate::routes::{allowing, mount, readable, wrong_method};
+use crate::routes::{allowing, check_body, mount, readable, wrong_method};
 use crate::state::State;
 use crate::upgrade::{self, Upgrade};
 use crate::{api, host_check, operator, web};
@@ -28,6 +28,7 @@ const ALL_METHODS: &str = "GET,HEAD,POST,OPTIONS";
 
 pub(crate) fn router(state: Arc<State>) -> Router {
     let metrics = if state.config.serve_metrics { operator::metrics() } else { Router::new() };
+    let api = if state.config.serve_api { api::router(&state) } else { Router::new() };
     let create_room = post(create_room).options(may_create_room);
     Router::new()
         .route("/", readable(get(root)))
@@ -39,11 +40,11 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/join-room/{room}/", readable(get(join_room)))
         .merge(metrics)
         .merge(web::router())
-        .merge(api::router(&state))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(check_body))
+        .layer(from_fn_with_state(MAX_BODY, check_body))
+        .merge(api)
         .layer(from_fn_with_state(Arc::clone(&state), host_check::check))
         // Balancers use any name for the server in health checks.
         .merge(operator::health(&state))
@@ -56,16 +57,6 @@ async fn no_route(method: Method, uri: Uri) -> Response {
         return allowing(ALL_METHODS);
     }
     Refusal::not_found().into_response()
-}
-
-/// Rejects a body whose announced length is too large, on any path.
-async fn check_body(request: Request, next: Next) -> Response {
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BODY as u64) {
-        return Refusal::body_too_large().into_response();
-    }
-    next.run(request).await
 }
 
 /// `GET /`: a connection, or the page for people.

@@ -39,6 +39,7 @@ mod web;
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 
+pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]
 pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims};

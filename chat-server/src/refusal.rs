@@ -82,7 +82,7 @@ impl Refusal {
     }
 
     pub(crate) fn body_too_large() -> Self {
-        let message = format!("The body of a request has at most {MAX_BODY} bytes.");
+        let message = "The body of the request is too large.";
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 

@@ -7,12 +7,13 @@ use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::api::keys::ApiKey;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, accept};
 use crate::state::{State, Task};
-use crate::{http, operator};
+use crate::{api, http, operator};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -137,7 +138,14 @@ impl Server {
         http::router(Arc::clone(&self.state))
     }
 
-    /// The routes `/healthz`, `/readyz` and `/metrics`, for an address that only operators reach.
+    /// The routes below `/api`, for an address that only backends reach. [`router`](Self::router) has
+    /// them as well, unless [`serve_api`](ServerConfig::serve_api) is off.
+    pub fn api_router(&self) -> Router {
+        api::router(&self.state).with_state(Arc::clone(&self.state))
+    }
+
+    /// The routes `/healthz`, `/readyz`, `/metrics` and those below `/api`, for an address that only
+    /// operators and backends reach.
     pub fn operator_router(&self) -> Router {
         operator::router(Arc::clone(&self.state))
     }
@@ -193,6 +201,25 @@ impl Server {
     pub async fn shutdown(&self) {
         self.state.drain().await;
         self.state.hub.broker().close().await;
+    }
+
+    /// Replaces all keys of `/api`, [`ServerConfig::api_key`] included, at once: a call that has begun
+    /// ends as it would have. The rates of the new keys are unused.
+    ///
+    /// ```
+    /// use chat_server::{ApiKey, ApiScope, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), chat_server::InvalidApiKey> {
+    /// let server = Server::builder().start();
+    /// let (key, secret) = ApiKey::generate("shop")?;
+    /// server.set_api_keys(vec![key.scopes([ApiScope::Send])]);
+    /// # let _ = secret;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_api_keys(&self, keys: Vec<ApiKey>) {
+        self.state.api_keys.replace(keys);
     }
 
     /// Whether the broker answers and the server is not shutting down, as in `/readyz`.

@@ -10,6 +10,7 @@ use chat_transport::OutboxStats;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::api::keys::ApiKeys;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::host::Hosts;
@@ -41,6 +42,8 @@ pub(crate) struct State {
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
+    /// The keys of backends.
+    pub(crate) api_keys: ApiKeys,
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
@@ -111,6 +114,7 @@ impl State {
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
+            api_keys: ApiKeys::new(config.all_api_keys()),
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
