@@ -108,10 +108,7 @@ impl<'a> Fields<'a> {
     /// A text that has to be visible: the frame has nothing else to show.
     pub(crate) fn message(&self) -> Field<Cow<'a, str>> {
         let message = self.text()?;
-        if is_invisible(&message) {
-            let why = "The \"message\" holds no visible character, and there is no \"data\".";
-            return Err(Rejection::new(ErrorCode::BadField, why));
-        }
+        check_visible(&message)?;
         Ok(message)
     }
 
@@ -120,9 +117,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn content(&self) -> Field<Content<'a>> {
-        if let Some(data) = self.data {
-            json::check_portable(data.get()).map_err(|why| unportable("field \"data\"", why))?;
-        }
+        check_data(self.data)?;
         self.checked_content()
     }
 
@@ -196,6 +191,50 @@ impl<'a> Fields<'a> {
     pub(crate) fn seconds(&self) -> Field<Option<u64>> {
         optional("seconds", self.seconds, integer)
     }
+}
+
+impl Content<'_> {
+    /// Checks a message that was not decoded from a frame by the rules for frames: every client can
+    /// show it.
+    ///
+    /// ```
+    /// use chat_core::{Content, ErrorCode};
+    ///
+    /// assert!(Content::from("hello").check().is_ok());
+    /// let blank = Content::from(" ").check();
+    /// assert_eq!(blank.map_err(|rejection| rejection.code), Err(ErrorCode::BadField));
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadField`] if the text has no visible character and there is no data, if text or
+    /// key has a NUL character, if the key has more than 128 bytes, and if the data is not
+    /// [portable](json::check_portable).
+    pub fn check(&self) -> Result<(), Rejection> {
+        let key = self.key.as_deref().unwrap_or_default();
+        if self.data.is_none() {
+            check_visible(&self.message)?;
+        }
+        if self.message.contains('\0') {
+            return Err(bad("message"));
+        }
+        if key.len() > MAX_TAG_BYTES || key.contains('\0') {
+            return Err(bad("key"));
+        }
+        check_data(self.data)
+    }
+}
+
+fn check_visible(message: &str) -> Field<()> {
+    if is_invisible(message) {
+        let why = "The \"message\" holds no visible character, and there is no \"data\".";
+        return Err(Rejection::new(ErrorCode::BadField, why));
+    }
+    Ok(())
+}
+
+fn check_data(data: Option<&RawValue>) -> Field<()> {
+    let Some(data) = data else { return Ok(()) };
+    json::check_portable(data.get()).map_err(|why| unportable("field \"data\"", why))
 }
 
 fn required<'a, T>(

@@ -7,6 +7,7 @@ mod body;
 pub(crate) mod keys;
 mod moderation;
 mod names;
+mod query;
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@ mod connect_params;
 mod hello;
 mod history;
 mod join_request;
-mod members;
 mod permit;
 mod rooms;
 mod sanctions;
@@ -18,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::{BrokerError, Membership, Receipt};
+use chat_broker::{Membership, Receipt};
 use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
     CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, RoomId, Topic, User,
@@ -32,9 +31,9 @@ use tokio::time::Instant;
 use crate::auth::Access;
 use crate::deadline::Deadline;
 use crate::drain;
+use crate::error::unavailable;
 use crate::limits::{ConnectionPermit, RateLimiter};
 use crate::member::Member;
-use crate::moderation::UNSUPPORTED;
 use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
@@ -388,22 +387,4 @@ impl Drop for Connection {
         self.leave_all();
         self.state.sessions.remove(self.id);
     }
-}
-
-/// When a client should retry a request that the broker did not accept.
-const RETRY_AFTER_MS: u64 = 1000;
-
-fn unavailable(error: &BrokerError) -> Rejection {
-    tracing::debug!(%error, "broker rejected a request");
-    if let BrokerError::Unsupported(_) = error {
-        return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
-    }
-    let message = match error {
-        BrokerError::Refused(_) => "The message bus rejected this request. Try again later.",
-        BrokerError::Damaged { .. } => {
-            "The history of this room is damaged in the message bus. Its operator can repair it."
-        }
-        _ => "The message bus does not answer. It is unknown whether the request was carried out.",
-    };
-    Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
 }

@@ -7,6 +7,8 @@ mod config;
 mod connection;
 mod deadline;
 mod drain;
+mod error;
+mod handle;
 mod header_list;
 mod host;
 mod host_check;
@@ -28,6 +30,7 @@ mod routes;
 mod scrape;
 mod secret;
 mod server;
+mod service;
 mod sessions;
 mod setters;
 mod state;
@@ -44,9 +47,13 @@ pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identi
 #[cfg(feature = "jwt")]
 pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims};
 pub use config::{InvalidConfig, ServerConfig};
+pub use error::Error;
+pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};
 /// A network such as `10.0.0.0/8`: [`IpNet`](https://docs.rs/ipnet/2) of `ipnet` 2.
 pub use ipnet::IpNet;
 pub use limits::{InvalidRate, LimitsConfig, Rate, Rates};
+pub use member::Member;
+pub use moderation::Ban;
 pub use peer::ForwardedHeader;
 pub use secret::Secret;
 pub use server::{Server, ServerBuilder};

@@ -11,10 +11,11 @@ use tokio::time::{Instant, timeout};
 use crate::deadline::{Deadline, MAX_TIMER_DELAY};
 use crate::undelivered::DropReporter;
 
-/// A handle on a connection: its user, its dialect and its outbox. The hub keeps it by value, so that
-/// the fan-out follows as few pointers as possible.
+/// A connection of a client, as the [hub](crate::Server::hub) of a server delivers to it.
+// Its user, its dialect and its outbox. The hub keeps it by value, so that the fan-out follows as few
+// pointers as possible.
 #[derive(Debug, Clone)]
-pub(crate) struct Member {
+pub struct Member {
     /// The user of the connection.
     pub(crate) user: Arc<User>,
     /// The dialect of the client.
@@ -26,6 +27,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// The user of the connection.
+    #[must_use]
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
     pub(crate) fn new(
         user: Arc<User>,
         dialect: Dialect,

@@ -18,11 +18,11 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+pub use sanction::Ban;
 pub(crate) use sanction::{
-    Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, ZERO_BAN, impose,
-    unban,
+    Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, impose, unban,
 };
-use sanction::{SanctionRecord, key, target_of};
+use sanction::{SanctionRecord, banned, key, target_of};
 
 use crate::member::Member;
 use crate::sessions::Sessions;
@@ -42,7 +42,7 @@ pub(crate) struct Moderation {
     summary: AtomicU8,
     /// Counts changes of `sanctions`, so that a kick applies only to clients that joined before it.
     clock: AtomicU32,
-    /// Whether the sanctions have been read once.
+    /// Whether the sanctions have been read once. Sent each time that they are read.
     loaded: watch::Sender<bool>,
 }
 
@@ -102,6 +102,35 @@ impl Moderation {
         let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
+    /// Waits until this server has applied the sanction that [`impose`] has stored as `id`.
+    ///
+    /// # Cancel safety
+    /// Dropping the call changes nothing.
+    pub(crate) async fn until_applied(
+        &self,
+        kind: SanctionKind,
+        scope: SanctionScope<'_>,
+        user: &UserId,
+        id: &str,
+    ) {
+        let key = key(kind, scope, user);
+        self.until(|sanctions| sanctions.get(&key).is_some_and(|known| known.id == id)).await;
+    }
+
+    /// Waits until `user` is not banned as far as this server knows.
+    ///
+    /// # Cancel safety
+    /// Dropping the call changes nothing.
+    pub(crate) async fn until_unbanned(&self, scope: SanctionScope<'_>, user: &UserId) {
+        let key = key(SanctionKind::Ban, scope, user);
+        self.until(|sanctions| !sanctions.contains_key(&key)).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&HashMap<String, ActiveSanction>) -> bool) {
+        // Cannot fail: `self` owns the sender.
+        let _ = self.loaded.subscribe().wait_for(|_| is_so(&self.sanctions.read())).await;
+    }
+
     pub(crate) fn is_loaded(&self) -> bool {
         self.summary.load(Ordering::Acquire) != UNKNOWN
     }
@@ -135,6 +164,22 @@ impl Moderation {
     pub(crate) fn is_nearly_full(&self) -> bool {
         let sanctions = self.sanctions.read();
         sanctions.len() >= Records::MAX / 10 * 9
+    }
+
+    /// The active bans whose user and room are wanted, in the order of users and of rooms.
+    pub(crate) fn bans(&self, is_wanted: impl Fn(&UserId, Option<&RoomId>) -> bool) -> Vec<Ban> {
+        let now = Instant::now();
+        let sanctions = self.sanctions.read();
+        let bans = sanctions.iter().filter_map(|(key, sanction)| {
+            let (user, room) = banned(key)?;
+            let expires_in = sanction.until.saturating_duration_since(now);
+            let reason = sanction.reason.as_deref().map(str::to_owned);
+            let is_active = !expires_in.is_zero() && is_wanted(&user, room.as_ref());
+            is_active.then_some(Ban { user, room, reason, expires_in })
+        });
+        let mut bans: Vec<_> = bans.collect();
+        bans.sort_unstable_by(|one, other| (&one.user, &one.room).cmp(&(&other.user, &other.room)));
+        bans
     }
 
     /// An active sanction, and the clock when this server applied it.

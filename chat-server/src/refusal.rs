@@ -5,10 +5,12 @@ use std::time::Duration;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chat_core::InvalidName;
+use chat_broker::BrokerError;
+use chat_core::{ErrorCode, InvalidName};
 use serde::Serialize;
 
 use crate::auth::AuthError;
+use crate::error::{Error, unavailable};
 use crate::limits::LimitReached;
 
 /// The largest body of a request, in bytes.
@@ -102,6 +104,32 @@ impl From<AuthError> for Refusal {
         match error {
             AuthError::Unavailable(_) => Self::unavailable(message),
             _ => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message),
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let error = match error {
+            Error::Rejected(rejection) => {
+                let status = match rejection.code {
+                    ErrorCode::HistoryDisabled => StatusCode::CONFLICT,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                return Self::new(status, rejection.code.as_str(), rejection.message);
+            }
+            Error::Broker(error) => error,
+        };
+        match error {
+            BrokerError::Refused(_) => {
+                let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
+            }
+            BrokerError::Unsupported(part) => {
+                let message = format!("This server cannot do this: its broker has no {part}.");
+                Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message)
+            }
+            error => Self::unavailable(unavailable(&error).message),
         }
     }
 }

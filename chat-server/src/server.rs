@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker};
+use chat_core::{RoomId, UserId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api::keys::ApiKey;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
+use crate::handle::{RoomHandle, UserHandle};
 use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, accept};
+use crate::member::Member;
+use crate::moderation::Ban;
 use crate::state::{State, Task};
 use crate::{api, http, operator};
 
@@ -228,25 +232,67 @@ impl Server {
         self.state.is_ready()
     }
 
-    /// The broker, with which the application can publish to rooms and read their members.
+    /// A room, to send messages, read its history and its members, and moderate it.
     ///
     /// ```
-    /// use chat_core::{Content, RoomId, Topic, User, UserId};
-    /// use chat_server::{Server, ServerConfig};
+    /// use chat_core::RoomId;
+    /// use chat_server::Server;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let config = ServerConfig::default();
-    /// let history = config.hub.history.clone();
-    /// let server = Server::builder().config(config).start();
-    ///
-    /// let (room, bot) = (RoomId::new("orders")?, User::new(UserId::new("bot")?, None));
-    /// let (payload, options) = history.prepare(&room, bot.as_sender(), &Content::from("Paid."));
-    /// let publishing = server.broker().publish(&Topic::Room(room), payload, options).await?;
-    /// assert!(publishing.await?.position.is_some());
+    /// let server = Server::builder().start();
+    /// server.room(&RoomId::new("orders")?).send("Paid.").await?;
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use]
+    pub fn room(&self, room: &RoomId) -> RoomHandle {
+        RoomHandle::new(Arc::clone(&self.state), room.clone())
+    }
+
+    /// A user, to send direct messages, disconnect and ban.
+    ///
+    /// ```
+    /// # async fn example(server: chat_server::Server) -> Result<(), Box<dyn std::error::Error>> {
+    /// server.user(&"ann".parse()?).disconnect(Some("logged out")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn user(&self, user: &UserId) -> UserHandle {
+        UserHandle::new(Arc::clone(&self.state), user.clone())
+    }
+
+    /// The active bans from rooms and from all servers, as this server knows them, in the order of
+    /// their users and rooms. A ban or unban by this server is included as soon as its call has
+    /// returned; one by another server some milliseconds later, or after an outage of the broker.
+    ///
+    /// ```
+    /// # fn example(server: &chat_server::Server) {
+    /// for ban in server.bans().iter().filter(|ban| ban.room.is_none()) {
+    ///     println!("{} for {:?}: {:?}", ban.user, ban.expires_in, ban.reason);
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bans(&self) -> Vec<Ban> {
+        self.state.moderation.bans(|_, _| true)
+    }
+
+    /// The hub, which has the members of rooms on this server.
+    ///
+    /// ```
+    /// # fn example(server: &chat_server::Server) {
+    /// println!("{} rooms have members on this server", server.hub().rooms());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn hub(&self) -> &Hub<Member> {
+        &self.state.hub
+    }
+
+    /// The broker, with which the application can publish what is no message of a chat, and read what
+    /// is behind the rooms.
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         self.state.hub.broker()

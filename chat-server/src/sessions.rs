@@ -48,6 +48,14 @@ impl Sessions {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
+    /// The number of connections of a user.
+    pub(crate) fn of_user(&self, user: &UserId) -> usize {
+        let of_shard = |shard: &Mutex<HashMap<ConnectionId, Member>>| {
+            shard.lock().values().filter(|member| member.user.id == *user).count()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
     /// Makes the connections of these users check their sanctions.
     pub(crate) fn notify_users<'a>(&self, users: impl Iterator<Item = &'a UserId>) {
         let users: HashSet<&UserId> = users.collect();

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chat_broker::{Hub, Status};
-use chat_core::{ConnectionId, Topic, UserId};
+use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::api::keys::ApiKeys;
 use crate::auth::{Authenticator, Authorizer};
@@ -18,7 +17,7 @@ use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
 use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::moderation::{Moderation, SanctionScope};
+use crate::moderation::Moderation;
 use crate::origin::Origins;
 use crate::public_url::PublicUrl;
 use crate::sessions::Sessions;
@@ -49,6 +48,8 @@ pub(crate) struct State {
     pub(crate) resume: Resume,
     /// The random id of this server process.
     pub(crate) node: String,
+    /// The sender of messages of the application that names no other.
+    pub(crate) backend: User,
     pub(crate) sessions: Arc<Sessions>,
     /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
@@ -71,24 +72,6 @@ impl Drop for Task {
 }
 
 impl State {
-    /// Waits until the member lists of this server do not show a kicked or banned user. Returns at once
-    /// while the broker is unavailable, which cannot confirm it.
-    pub(crate) async fn until_evicted(&self, scope: SanctionScope<'_>, user: &UserId) {
-        if self.hub.broker().status() != Status::Ready {
-            return;
-        }
-        let absent = async {
-            match scope {
-                SanctionScope::Room(room) => {
-                    self.hub.absent(&Topic::Room(room.clone()), user).await
-                }
-                SanctionScope::Server => self.hub.absent_everywhere(user).await,
-            }
-        };
-        // A user that joins again at once is still listed, so this ends at the timeout.
-        let _ = timeout(LIST_TIMEOUT, absent).await;
-    }
-
     /// Also starts the background tasks.
     pub(crate) fn new(
         config: ServerConfig,
@@ -126,6 +109,7 @@ impl State {
             moderation,
             resume: Resume::default(),
             node: random_id(10),
+            backend: backend(),
             sessions,
             outboxes: OutboxStats::new(),
             metrics,
@@ -164,4 +148,11 @@ impl State {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
+}
+
+/// The user that a message of the application is of. No client can be a user whose id begins with `@`.
+#[allow(clippy::expect_used, reason = "constants")]
+fn backend() -> User {
+    let id = UserId::new("@server").expect("an id");
+    User::new(id, Some(UserName::new("Server").expect("a name")))
 }

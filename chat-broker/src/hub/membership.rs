@@ -61,10 +61,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// # }
     /// ```
     pub fn with_snapshot(&self, read: impl FnOnce(Snapshot<'_, M>)) {
-        self.shared.registry.update(&self.topic, |room| {
-            room.state.sequence.expire(Instant::now());
-            room.state.snapshot(&self.topic, room.members()).map(read);
-        });
+        self.shared.with_snapshot(&self.topic, read);
     }
 
     /// Whether the member receives nothing more, though its membership lasts until this is dropped: it
@@ -84,11 +81,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// # Cancel safety
     /// Safe: nothing is taken.
     pub async fn position_changed(&self, from: Option<Position>) {
-        let moved =
-            self.shared.registry.update(&self.topic, |room| room.state.position_changed(from));
-        if let Some(moved) = moved.flatten() {
-            moved.await;
-        }
+        self.shared.position_changed(&self.topic, from).await;
     }
 
     /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under

@@ -47,11 +47,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{
-    ConnectionId, Deliver, History, Members, Registry, Retention, RoomId, Topic, UserId,
+    ConnectionId, Deliver, History, Members, Position, Registry, Retention, RoomId, Topic, UserId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -244,6 +245,36 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     pub fn members(&self, topic: &Topic) -> Members<MemberSlot<M>> {
         self.shared.registry.members(topic)
     }
+
+    /// What `read` returns for the state of `topic`, as [`Membership::with_snapshot`] for a caller
+    /// that is no member; `None` if the topic has no members on this server, or is not live. The
+    /// topic's lock is held: `read` must not block or call the hub.
+    ///
+    /// ```
+    /// # fn example<M: chat_core::Deliver + Clone + 'static>(
+    /// #     hub: chat_broker::Hub<M>, lobby: chat_core::Topic,
+    /// # ) {
+    /// let count = hub.with_snapshot(&lobby, |snapshot| snapshot.roster.map(|roster| roster.count()));
+    /// println!("{:?} users on all servers", count.flatten());
+    /// # }
+    /// ```
+    pub fn with_snapshot<R>(
+        &self,
+        topic: &Topic,
+        read: impl FnOnce(Snapshot<'_, M>) -> R,
+    ) -> Option<R> {
+        self.shared.with_snapshot(topic, read)
+    }
+
+    /// Waits until the position of `topic` differs from `from`, as
+    /// [`Membership::position_changed`] does. Returns at once if the topic has no members on this
+    /// server.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
+        self.shared.position_changed(topic, from).await;
+    }
 }
 
 impl<M> Hub<M> {
@@ -347,6 +378,27 @@ impl<M> Shared<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
+    /// What `read` returns for the state of a topic, if the topic is live.
+    fn with_snapshot<R>(
+        &self,
+        topic: &Topic,
+        read: impl FnOnce(Snapshot<'_, M>) -> R,
+    ) -> Option<R> {
+        let read = self.registry.update(topic, |room| {
+            room.state.sequence.expire(Instant::now());
+            room.state.snapshot(topic, room.members()).map(read)
+        });
+        read.flatten()
+    }
+
+    /// Waits for the next cut of a topic with a position, if its cut is at `from`.
+    async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
+        let moved = self.registry.update(topic, |room| room.state.position_changed(from));
+        if let Some(moved) = moved.flatten() {
+            moved.await;
+        }
+    }
+
     /// Waits until the roster of a topic meets a condition, if this server has the topic.
     async fn wait_until(&self, topic: &Topic, awaited: RosterCondition) {
         let shown = self.registry.update(topic, |room| room.state.sequence.wait_until(awaited));

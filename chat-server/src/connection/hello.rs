@@ -9,9 +9,10 @@ use chat_core::wire::{ServerFrame, Welcome};
 use chat_core::{Capability, ErrorCode, Hello, Rejection, RoomId, User, UserId};
 use serde_json::value::RawValue;
 
+use super::Connection;
 use super::sanctions::EvictionReason;
-use super::{Connection, unavailable};
 use crate::auth::{self, Access, AuthError, Authenticator, Credentials, Identity};
+use crate::error::unavailable;
 
 impl Connection {
     pub(super) async fn hello(

@@ -10,9 +10,9 @@ use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
 use chat_core::{DeliveryOutcome, RoomId};
 use serde_json::value::RawValue;
 
-use super::members::{self, Requester};
 use crate::deadline::Deadline;
 use crate::member::Member;
+use crate::service::members::{self, Requester};
 
 /// A join that is under way.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Joiner<Member> for JoinRequest {
     fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         if member.sees_presence() {
             let requester = Requester { user: &member.user, is_joining: self.is_joining };
-            members::list(snapshot, requester, self.max_listed, |members, count| {
+            members::list(snapshot, Some(requester), self.max_listed, |members, count| {
                 self.reply(member, snapshot, members, count);
             });
         } else {

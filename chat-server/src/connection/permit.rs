@@ -1,13 +1,13 @@
 //! Whether a command is permitted: by the token of the client, and by active bans.
 
 use chat_broker::BrokerError;
-use chat_core::{
-    Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName, json,
-};
+use chat_core::{Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName};
 
-use super::{Connection, unavailable};
+use super::Connection;
 use crate::auth::{Action, unauthorized};
+use crate::error::unavailable;
 use crate::moderation::SanctionScope;
+use crate::service::rules::{check_name, check_nesting};
 
 /// What a client needs to send a command.
 enum Requirement<'a> {
@@ -23,21 +23,13 @@ impl Connection {
     /// Decodes a frame, and checks its nesting and its names.
     pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
         let limits = self.state.limits.config();
-        if json::is_nested_deeper(text, limits.json_depth) {
-            let message =
-                format!("The JSON of a frame is nested at most {} levels deep.", limits.json_depth);
-            return Err(Rejection::new(ErrorCode::BadJson, message));
-        }
+        check_nesting(text, limits.json_depth)?;
         let request = self.member.dialect.decode(text)?;
-        let (max, id) = (limits.name_bytes, request.id);
-        let too_long = names(&request.command).find(|(_, name)| name.len() > max);
-        match too_long.map(|(code, name)| (code, name.len())) {
-            None => Ok(request),
-            Some((code, length)) => {
-                let message = format!("A name has at most {max} bytes, not {length}.");
-                Err(Rejection::new(code, message).to_request(id))
-            }
+        for (code, name) in names(&request.command) {
+            check_name(code, name, limits.name_bytes)
+                .map_err(|rejection| rejection.to_request(request.id))?;
         }
+        Ok(request)
     }
 
     /// Whether a command is permitted; `None` if the authorizer decides.

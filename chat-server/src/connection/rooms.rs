@@ -15,13 +15,14 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use super::Connection;
 use super::join_request::JoinRequest;
-use super::members::{self, Requester};
 use super::send::not_in_a_room;
-use super::{Connection, unavailable};
 use crate::auth::Action;
+use crate::error::unavailable;
 use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
+use crate::service::members::{self, Requester};
 use crate::state::LIST_TIMEOUT;
 
 /// A room that the client is in.
@@ -338,7 +339,7 @@ impl Connection {
         let mut bytes = 0;
         joined.membership.with_snapshot(|snapshot| {
             let requester = Requester { user: &self.member.user, is_joining: false };
-            members::list(&snapshot, requester, max, |members, count| {
+            members::list(&snapshot, Some(requester), max, |members, count| {
                 let members = Members::new(room, members, count);
                 bytes = self.member.reply(&ServerFrame::Members(members).to_request(id));
             });

@@ -4,16 +4,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use chat_broker::BrokerError;
 use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
-use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
+use chat_core::{CloseReason, Deliver, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
+use super::Connection;
 use super::rooms::JoinedRoom;
-use super::{Connection, unavailable};
-use crate::moderation::{
-    self, Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, ZERO_BAN,
-};
+use crate::error::Error;
+use crate::moderation::{Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope};
+use crate::service::sanctions;
 
 impl Connection {
     pub(super) async fn kick(
@@ -21,7 +20,10 @@ impl Connection {
         id: Option<&RawValue>,
         sanction: &Sanction<'_>,
     ) -> Result<(), Rejection> {
-        Box::pin(self.sanction(id, SanctionKind::Kick, sanction, Duration::ZERO)).await
+        let Sanction { room, user, reason, .. } = sanction;
+        let (by, scope) = (self.as_moderator(), SanctionScope::Room(room));
+        let done = sanctions::kick(&self.state, by, scope, user, reason.as_deref()).await;
+        self.acknowledge(id, done)
     }
 
     pub(super) async fn ban(
@@ -30,11 +32,11 @@ impl Connection {
         sanction: &Sanction<'_>,
         seconds: Option<u64>,
     ) -> Result<(), Rejection> {
-        if seconds == Some(0) {
-            return Err(Rejection::new(ErrorCode::BadField, ZERO_BAN));
-        }
+        let Sanction { room, user, reason, .. } = sanction;
+        let (by, scope) = (self.as_moderator(), SanctionScope::Room(room));
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
-        Box::pin(self.sanction(id, SanctionKind::Ban, sanction, time)).await
+        let done = sanctions::ban(&self.state, by, scope, user, time, reason.as_deref()).await;
+        self.acknowledge(id, done)
     }
 
     pub(super) async fn unban(
@@ -43,38 +45,17 @@ impl Connection {
         room: &RoomId,
         user: &UserId,
     ) -> Result<(), Rejection> {
-        let (broker, by) = (&**self.state.hub.broker(), Actor::Moderator(&self.member.user.id));
-        self.acknowledge(id, moderation::unban(broker, by, SanctionScope::Room(room), user).await)
-    }
-
-    async fn sanction(
-        &self,
-        id: Option<&RawValue>,
-        kind: SanctionKind,
-        sanction: &Sanction<'_>,
-        time: Duration,
-    ) -> Result<(), Rejection> {
-        if self.state.moderation.is_nearly_full() {
-            self.state.metrics.limited("sanctions");
-            let message = "There are too many active bans. Unban users, or wait until bans expire.";
-            return Err(Rejection::new(ErrorCode::TooManyBans, message));
-        }
-        let Sanction { room, user, reason, .. } = sanction;
-        let (broker, scope) = (&**self.state.hub.broker(), SanctionScope::Room(room));
-        let (by, reason) = (Actor::Moderator(&self.member.user.id), reason.as_deref());
-        let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
-        if done.is_ok() {
-            self.state.until_evicted(scope, user).await;
-        }
+        let scope = SanctionScope::Room(room);
+        let done = sanctions::unban(&self.state, self.as_moderator(), scope, user).await;
         self.acknowledge(id, done)
     }
 
-    fn acknowledge(
-        &self,
-        id: Option<&RawValue>,
-        done: Result<(), BrokerError>,
-    ) -> Result<(), Rejection> {
-        done.map_err(|error| unavailable(&error))?;
+    fn as_moderator(&self) -> Actor<'_> {
+        Actor::Moderator(&self.member.user.id)
+    }
+
+    fn acknowledge(&self, id: Option<&RawValue>, done: Result<(), Error>) -> Result<(), Rejection> {
+        done?;
         self.member.reply(&ServerFrame::Ok(Accepted::new(None)).to_request(id));
         Ok(())
     }

@@ -17,9 +17,6 @@ const KICK_LIFETIME: Duration = Duration::from_secs(60);
 /// The longest ban, and that of a ban without a time.
 pub(crate) const LONGEST_BAN: Duration = Record::MAX_LIFETIME;
 
-/// The error of a ban for 0 s.
-pub(crate) const ZERO_BAN: &str = "A ban lasts at least 1 second.";
-
 /// The answer to kicks and bans on a broker without a shared table.
 pub(crate) const UNSUPPORTED: &str =
     "This server cannot kick or ban users: its broker has no shared table.";
@@ -34,7 +31,10 @@ pub(crate) enum SanctionScope<'a> {
 /// Who imposes a sanction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Actor<'a> {
+    /// The application.
     Backend,
+    /// A backend, by the name of its key.
+    Key(&'a str),
     Moderator(&'a UserId),
 }
 
@@ -54,6 +54,20 @@ pub(crate) struct SanctionNotice {
     pub(crate) reason: Option<Arc<str>>,
 }
 
+/// An active ban.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ban {
+    /// The banned user.
+    pub user: UserId,
+    /// The room that the user is banned from; `None`: from all servers.
+    pub room: Option<RoomId>,
+    /// The reason, which the user receives.
+    pub reason: Option<String>,
+    /// The time until the ban ends.
+    pub expires_in: Duration,
+}
+
 /// The value of a record.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SanctionRecord {
@@ -62,7 +76,8 @@ pub(super) struct SanctionRecord {
     pub(super) reason: Option<String>,
 }
 
-/// Stores a sanction against `user`, a ban for `time`. Returns, and logs the actor, when it is stored.
+/// Stores a sanction against `user`, a ban for `time`. Returns its id, and logs the actor, when it is
+/// stored.
 pub(crate) async fn impose(
     broker: &dyn Broker,
     by: Actor<'_>,
@@ -71,7 +86,7 @@ pub(crate) async fn impose(
     user: &UserId,
     time: Duration,
     reason: Option<&str>,
-) -> Result<(), BrokerError> {
+) -> Result<String, BrokerError> {
     let table = table_of(broker)?;
     let stored = SanctionRecord { id: random_id(12), reason: reason.map(str::to_owned) };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
@@ -93,7 +108,7 @@ pub(crate) async fn impose(
     let done = done.await;
     let user = user.escaped();
     tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "user sanctioned");
-    done
+    done.map(|()| stored.id)
 }
 
 /// Ends a ban. Returns and logs when that is stored.
@@ -125,6 +140,11 @@ pub(super) fn key(kind: SanctionKind, scope: SanctionScope<'_>, user: &UserId) -
     }
 }
 
+/// The target of a record that is a ban.
+pub(super) fn banned(key: &str) -> Option<(UserId, Option<RoomId>)> {
+    key.strip_prefix("ban\n").and_then(|_| target_of(key))
+}
+
 /// The user of a record, and the room; `None` for the server.
 pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
     let mut parts = key.split('\n').skip(1);
@@ -136,7 +156,8 @@ pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
 impl fmt::Display for Actor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backend => f.write_str("a backend"),
+            Self::Backend => f.write_str("the application"),
+            Self::Key(name) => write!(f, "the key {name}"),
             Self::Moderator(user) => write!(f, "moderator {}", user.escaped()),
         }
     }

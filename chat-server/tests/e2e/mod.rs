@@ -4,6 +4,7 @@ mod auth;
 mod client;
 mod direct;
 mod embedded;
+mod handles;
 mod history;
 mod hosts;
 mod http;

@@ -1,0 +1,78 @@
+//! Why a request to the server was not carried out.
+
+use chat_broker::BrokerError;
+use chat_core::{ErrorCode, Rejection};
+
+use crate::moderation::UNSUPPORTED;
+
+/// When a client should retry a request that the broker did not accept.
+const RETRY_AFTER_MS: u64 = 1000;
+
+/// Why a call of a [`RoomHandle`](crate::RoomHandle) or a [`UserHandle`](crate::UserHandle) failed.
+///
+/// ```
+/// use chat_core::ErrorCode;
+///
+/// # async fn example(room: chat_server::RoomHandle, text: &str) -> Result<(), chat_server::Error> {
+/// match room.send(text).await {
+///     Err(error) if error.code() == ErrorCode::MessageTooLong => println!("shorten it: {error}"),
+///     sent => println!("sent at {:?}", sent?.position),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The call breaks a rule of the server, which the code names: it was not carried out.
+    #[error("{}", .0.message)]
+    Rejected(Rejection),
+    /// The broker failed. After [`BrokerError::Unavailable`] it is unknown whether the call was
+    /// carried out.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+impl Error {
+    /// The stable code: the one that a client receives for the same request.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Rejected(rejection) => rejection.code,
+            Self::Broker(BrokerError::Unsupported(_)) => ErrorCode::Unsupported,
+            Self::Broker(_) => ErrorCode::BrokerUnavailable,
+        }
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// What a client receives: not the broker's own words, which may name its address.
+impl From<Error> for Rejection {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Rejected(rejection) => rejection,
+            Error::Broker(error) => unavailable(&error),
+        }
+    }
+}
+
+/// What a client receives for an error of the broker.
+pub(crate) fn unavailable(error: &BrokerError) -> Rejection {
+    tracing::debug!(%error, "broker rejected a request");
+    if let BrokerError::Unsupported(_) = error {
+        return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
+    }
+    let message = match error {
+        BrokerError::Refused(_) => "The message bus rejected this request. Try again later.",
+        BrokerError::Damaged { .. } => {
+            "The history of this room is damaged in the message bus. Its operator can repair it."
+        }
+        _ => "The message bus does not answer. It is unknown whether the request was carried out.",
+    };
+    Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
+}

@@ -1,0 +1,11 @@
+//! The application's handles on rooms and users.
+
+mod ban;
+mod message;
+mod room;
+mod user;
+
+pub use ban::BanOptions;
+pub use message::OutgoingMessage;
+pub use room::{HistoryPage, RoomHandle, RoomMembers};
+pub use user::UserHandle;
