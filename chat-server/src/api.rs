@@ -3,20 +3,28 @@
 //! Each call is one line of [`calls`]: its name, method, path, scope and handler. A call is answered
 //! with the fields of the frames of `docs/protocol.md`, and refused with their error codes.
 
+mod batch;
 mod body;
+mod export;
 pub(crate) mod keys;
+mod messages;
 mod moderation;
 mod names;
+#[cfg(test)]
+mod openapi;
 mod query;
+mod rooms;
+#[cfg(feature = "jwt")]
+mod tokens;
 
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 
 use crate::auth::bearer;
@@ -31,8 +39,9 @@ const MAX_BODY: usize = 1024 * 1024;
 
 /// A call that a key may make.
 struct Call {
-    /// The name in metrics and in the OpenAPI document.
+    /// The name in metrics, and the operation's in the OpenAPI document.
     name: &'static str,
+    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the document"))]
     method: Method,
     /// The path below `/api`.
     path: &'static str,
@@ -41,44 +50,102 @@ struct Call {
     handler: MethodRouter<Arc<State>>,
 }
 
+/// The calls that a batch may have.
 fn calls() -> Vec<Call> {
-    use ApiScope::Moderate;
-    vec![
+    use ApiScope::{Moderate, Read, Send};
+    let mut calls = vec![
+        Call::post("send", "/rooms/{room}/messages", Send, messages::send),
+        Call::post("broadcast", "/broadcast", Send, messages::broadcast),
+        Call::post("direct", "/users/{user}/messages", Send, messages::direct),
+        Call::get("history", "/rooms/{room}/messages", Read, rooms::history),
+        Call::get("room", "/rooms/{room}", Read, rooms::room),
+        Call::get("members", "/rooms/{room}/members", Read, rooms::members),
         Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
         Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban),
         Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban),
         Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect),
         Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
+        Call::get("bans", "/bans", Moderate, moderation::bans),
+    ];
+    #[cfg(feature = "jwt")]
+    calls.push(Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue));
+    calls
+}
+
+/// The calls that a batch may not have. `batched` has the routes of the others.
+fn calls_alone(batched: Router) -> Vec<Call> {
+    let batch = move |key, body| batch::batch(batched.clone(), key, body);
+    vec![
+        Call::new("batch", Method::POST, "/batch", None, batch),
+        Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
+        Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
     ]
 }
 
+/// `GET /openapi.json`: what a test has made from the code.
+async fn openapi_document() -> impl IntoResponse {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, JSON)], include_str!("api/openapi.json"))
+}
+
 impl Call {
-    fn post<H: Handler<T, Arc<State>>, T: 'static>(
+    fn post<H, T>(name: &'static str, path: &'static str, scope: ApiScope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        Self::new(name, Method::POST, path, Some(scope), handler)
+    }
+
+    fn get<H, T>(name: &'static str, path: &'static str, scope: ApiScope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        Self::new(name, Method::GET, path, Some(scope), handler)
+    }
+
+    fn new<H, T>(
         name: &'static str,
+        method: Method,
         path: &'static str,
-        scope: ApiScope,
+        scope: Option<ApiScope>,
         handler: H,
-    ) -> Self {
-        let handler = on(MethodFilter::POST, handler);
-        Self { name, method: Method::POST, path, scope: Some(scope), handler }
+    ) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        let handler = match method {
+            Method::GET => get(handler),
+            _ => post(handler),
+        };
+        Self { name, method, path, scope, handler }
     }
 
     fn add_to(self, router: Router<Arc<State>>, state: &Arc<State>) -> Router<Arc<State>> {
         let Self { name, path, scope, handler, .. } = self;
         let admission = Admission { name, scope, state: Arc::clone(state) };
-        router.route(
-            &format!("/api{path}"),
-            handler.route_layer(from_fn_with_state(admission, admit)),
-        )
+        let handler = handler.route_layer(from_fn_with_state(admission, admit));
+        router.route(&format!("/api{path}"), handler)
     }
 }
 
 /// The routes below `/api`. Without a key they are not found.
 pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
     let largest = MAX_BODY.max(state.config.transport.frame_limit());
-    calls()
+    let add = |router, call: Call| call.add_to(router, state);
+    let batched = calls().into_iter().fold(Router::new(), add);
+    let alone = calls_alone(
+        batched
+            .clone()
+            .fallback(async || Refusal::not_found())
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(Arc::clone(state)),
+    );
+    alone
         .into_iter()
-        .fold(Router::new(), |router, call| call.add_to(router, state))
+        .fold(batched, add)
         .route_layer(from_fn_with_state(Arc::clone(state), authenticate))
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(largest))

@@ -45,7 +45,7 @@ pub mod guide {}
 pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]
-pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims};
+pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims, TokenIssuer};
 pub use config::{InvalidConfig, ServerConfig};
 pub use error::Error;
 pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};

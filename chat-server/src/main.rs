@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "jwt")]
+use chat_server::Secret;
 use chat_server::{Server, ServerBuilder, ServerConfig};
 use log::Log;
 use settings::{Exit, Settings, Sources, Task, TokenKey};
@@ -134,6 +136,10 @@ fn with_tokens(
         info!("no jwt-secret and no jwt-public-key: every client has access under any name");
         return Ok(builder);
     };
+    let builder = match &key {
+        TokenKey::Secret(secret) => with_issuer(builder, secret, settings)?,
+        TokenKey::Public(_) => builder,
+    };
     let authenticator = match key {
         TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.reveal().as_bytes())
             .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
@@ -153,6 +159,25 @@ fn with_tokens(
         authenticator = authenticator.issuer(tokens.issuer());
     }
     Ok(builder.authenticator(authenticator))
+}
+
+/// Who knows the secret of tokens can sign them: for backends, that is the server.
+#[cfg(feature = "jwt")]
+fn with_issuer(
+    builder: ServerBuilder,
+    secret: &Secret,
+    settings: &Settings,
+) -> Result<ServerBuilder, Exit> {
+    use chat_server::{JwtSigner, TokenIssuer};
+    use settings::Invalid;
+
+    let signer = JwtSigner::with_secret(secret.reveal().as_bytes())
+        .map_err(|error| Invalid::hidden("jwt-secret", error.to_string()))?;
+    let tokens = &settings.tokens;
+    let issuer = TokenIssuer::new(signer)
+        .audience(tokens.audience().into_iter().next())
+        .issuer(tokens.issuer().into_iter().next());
+    Ok(builder.token_issuer(issuer))
 }
 
 #[cfg(not(feature = "jwt"))]

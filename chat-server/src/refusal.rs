@@ -27,10 +27,15 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    code: &'a str,
-    message: &'a str,
+/// The body of a refusal.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(crate) struct ErrorBody {
+    /// The code, for programs.
+    #[cfg_attr(test, schema(value_type = String))]
+    code: &'static str,
+    /// The sentence, for people: it may change.
+    message: String,
 }
 
 impl Refusal {
@@ -48,6 +53,10 @@ impl Refusal {
     pub(crate) fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
         self
+    }
+
+    pub(crate) fn into_body(self) -> ErrorBody {
+        ErrorBody { code: self.code, message: self.message }
     }
 
     pub(crate) fn name(field: &str, why: InvalidName) -> Self {
@@ -187,12 +196,12 @@ impl From<JsonRejection> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = axum::Json(Body { code: self.code, message: &self.message });
-        let mut response = (self.status, body).into_response();
-        if let Some(time) = self.retry_after {
+        let (status, retry_after) = (self.status, self.retry_after);
+        let mut response = (status, axum::Json(self.into_body())).into_response();
+        if let Some(time) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, time.as_secs().into());
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }

@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api::keys::ApiKey;
+#[cfg(feature = "jwt")]
+use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::handle::{RoomHandle, UserHandle};
@@ -67,6 +69,8 @@ pub struct ServerBuilder {
     broker: Option<(Arc<dyn Broker>, BrokerEvents)>,
     authenticator: Option<Arc<dyn Authenticator>>,
     authorizer: Option<Arc<dyn Authorizer>>,
+    #[cfg(feature = "jwt")]
+    token_issuer: Option<TokenIssuer>,
 }
 
 impl ServerBuilder {
@@ -103,6 +107,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what signs the tokens that backends ask for (`POST /api/tokens`). Default: nothing, and
+    /// the call is answered with 501.
+    #[cfg(feature = "jwt")]
+    #[must_use]
+    pub fn token_issuer(mut self, issuer: TokenIssuer) -> Self {
+        self.token_issuer = Some(issuer);
+        self
+    }
+
     /// Starts the server: spawns its background tasks on the current runtime. It accepts no connections
     /// by itself; see [`Server::serve`] and [`Server::router`].
     ///
@@ -110,14 +123,19 @@ impl ServerBuilder {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(self) -> Server {
-        let Self { config, broker, authenticator, authorizer } = self;
+        let Self { config, broker, authenticator, authorizer, .. } = self;
         let (broker, events) = broker.unwrap_or_else(|| {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
         });
         let (hub, driver) = Hub::new(broker, events, config.hub.clone());
         let driver = Task(tokio::spawn(driver.run()));
-        let state = State::new(config, hub, driver, authenticator, authorizer);
+        #[cfg_attr(not(feature = "jwt"), allow(unused_mut, reason = "only tokens have an issuer"))]
+        let mut state = State::new(config, hub, driver, authenticator, authorizer);
+        #[cfg(feature = "jwt")]
+        {
+            state.token_issuer = self.token_issuer;
+        }
         Server { state: Arc::new(state) }
     }
 }

@@ -7,9 +7,12 @@ use std::time::Duration;
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::api::keys::ApiKeys;
+#[cfg(feature = "jwt")]
+use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::host::Hosts;
@@ -26,6 +29,9 @@ use crate::undelivered::{self, DropReporter};
 /// How long an answer to a leave, kick or ban waits until the member lists of this server show it.
 pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The most exports of histories at a time.
+pub(crate) const MAX_EXPORTS: usize = 2;
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
@@ -41,6 +47,11 @@ pub(crate) struct State {
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
+    /// What signs the tokens that backends ask for.
+    #[cfg(feature = "jwt")]
+    pub(crate) token_issuer: Option<TokenIssuer>,
+    /// Permits for exports.
+    pub(crate) exports: Arc<Semaphore>,
     /// The keys of backends.
     pub(crate) api_keys: ApiKeys,
     pub(crate) limits: Arc<Limits>,
@@ -97,6 +108,9 @@ impl State {
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
+            #[cfg(feature = "jwt")]
+            token_issuer: None,
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
             api_keys: ApiKeys::new(config.all_api_keys()),
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),

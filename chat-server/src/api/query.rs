@@ -2,7 +2,6 @@
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::bad_field;
@@ -21,11 +20,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         }
     }
 }
-
-/// A call without query parameters.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NoParams {}
 
 /// The number of entries that a page has at most: `given`, from 1 to `max`.
 pub(super) fn limit(given: Option<u32>, default: u32, max: u32) -> Result<u32, Refusal> {
