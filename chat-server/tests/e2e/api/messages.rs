@@ -4,9 +4,9 @@ use chat_broker::testing::RedisServer;
 use serde_json::{Value, json};
 
 use super::{
-    KEY, SHOP, call, call_with, get, member, pair, post, refused, server, server_with_key,
+    KEY, SHOP, call, call_with, get, member, pair, post, refused, server, server_with_key, user,
 };
-use crate::support::next_of;
+use crate::support::{ask, next_of};
 
 #[tokio::test]
 async fn message_reaches_members_on_all_servers() {
@@ -130,7 +130,10 @@ async fn broadcast_has_an_outcome_for_each_room() {
 async fn direct_message_reaches_the_user_on_all_servers() {
     let redis = RedisServer::start();
     let (first, second) = pair(&redis).await;
-    let (mut here, mut there) = (member(&first, "ann").await, member(&second, "ann").await);
+    let (mut here, mut there) = (user(&first, "ann").await, user(&second, "ann").await);
+    for client in [&mut here, &mut there] {
+        ask(client, "welcome", json!({"type": "hello"})).await;
+    }
     let sent = post(&first, "/users/ann/messages", json!({"message": "Shipped."})).await;
     assert_eq!(sent, json!({"delivered": 2}));
     for client in [&mut here, &mut there] {
