@@ -1,80 +1,23 @@
 //! The bus alone: events between processes, without rooms, members or chat messages. A subscriber
-//! stops, and after a restart it reads what it missed, from the position that it saved.
+//! stops, and after a restart it receives what it missed, from the position that it saved.
 
-use chat_broker::{
-    Broker, BrokerError, BrokerEvent, BrokerEvents, HistoryRead, MemoryBroker, MemoryBus,
-    PublishOptions,
-};
-use chat_core::{HistoryRange, Position, Retention, RoomId, Step, Topic};
+use std::sync::Arc;
 
-/// Receives what is published to a topic, once and in order.
-struct Subscriber {
-    broker: MemoryBroker,
-    events: BrokerEvents,
-    topic: Topic,
-    /// The position of the latest event that was handled: what to save.
-    seen: Position,
-}
+use chat_broker::{Broker, Follow, Followed, Follower, MemoryBus, PublishOptions};
+use chat_core::{Position, Retention, RoomId, Topic};
 
-impl Subscriber {
-    /// Subscribes before it reads the history, so that no event falls between the two.
-    async fn start(bus: &MemoryBus, topic: &Topic, seen: Position) -> Result<Self, BrokerError> {
-        let (broker, events) = bus.connect();
-        let mut this = Self { broker, events, topic: topic.clone(), seen };
-        this.broker.subscribe(std::slice::from_ref(topic)).await?;
-        this.catch_up().await?;
-        Ok(this)
-    }
-
-    async fn catch_up(&mut self) -> Result<(), BrokerError> {
-        loop {
-            let read =
-                HistoryRead::new(self.topic.clone(), HistoryRange::After(self.seen.offset), 100);
-            let history = self.broker.history(&[read]).await?.remove(0);
-            if !history.follows(self.seen) {
-                println!("some events are no longer in the history");
+/// Handles the next items of the stream; returns the position to save.
+async fn handle(follow: &mut Follow, items: usize) -> Option<Position> {
+    for _ in 0..items {
+        match follow.recv().await? {
+            Followed::Publication { payload, .. } => {
+                println!("received: {}", String::from_utf8_lossy(&payload));
             }
-            let is_new_epoch = history.position.epoch != self.seen.epoch;
-            if is_new_epoch && self.seen.offset > 0 {
-                // The backend has lost the sequence, and offsets begin with 1 again.
-                self.seen = Position { offset: 0, ..history.position };
-                continue;
-            }
-            for entry in &history.entries {
-                self.handle(Position { offset: entry.offset, ..history.position }, &entry.payload);
-            }
-            if self.seen.offset >= history.position.offset || history.entries.is_empty() {
-                self.seen = history.position;
-                return Ok(());
-            }
+            Followed::Gap { .. } => println!("some events are no longer in the history"),
+            _ => {}
         }
     }
-
-    /// Handles events until the one with this offset.
-    async fn follow(&mut self, last: u64) -> Result<(), BrokerError> {
-        let mut batch = Vec::new();
-        while self.seen.offset < last && self.events.recv(&mut batch).await {
-            for event in batch.drain(..) {
-                match event {
-                    BrokerEvent::Publication { payload, position: Some(position), .. } => {
-                        match self.seen.step_to(position) {
-                            Step::Next => self.handle(position, &payload),
-                            Step::Repeat => {}
-                            Step::Gap => self.catch_up().await?,
-                        }
-                    }
-                    BrokerEvent::Lagged(_) | BrokerEvent::Interrupted => self.catch_up().await?,
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn handle(&mut self, position: Position, payload: &[u8]) {
-        println!("{}: {}", position.offset, String::from_utf8_lossy(payload));
-        self.seen = position;
-    }
+    follow.position()
 }
 
 #[tokio::main]
@@ -90,20 +33,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         shop.publish(&topic, format!("order {n} is paid").into(), options).await?.await
     };
 
-    let mut mailer = Subscriber::start(&bus, &topic, Position::default()).await?;
+    let (broker, events) = bus.connect();
+    let mailer = Follower::new(Arc::new(broker), events);
+    let mut follow = mailer.follow(&topic, Some(Position::default()));
     for n in [1, 2] {
         publish(n).await?;
     }
-    mailer.follow(2).await?;
-    let saved = mailer.seen;
-    drop(mailer);
+    let saved = handle(&mut follow, 2).await;
+    drop(follow);
 
     for n in [3, 4, 4] {
         let published = publish(n).await?;
         println!("published {n}, a repeat: {}", published.repeated);
     }
-    let mut mailer = Subscriber::start(&bus, &topic, saved).await?;
+    let mut follow = mailer.follow(&topic, saved);
     publish(5).await?;
-    mailer.follow(5).await?;
+    handle(&mut follow, 3).await;
     Ok(())
 }

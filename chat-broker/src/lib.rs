@@ -32,8 +32,8 @@ pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, MemberSlot, Membership,
-    Snapshot, unix_millis,
+    Follow, Followed, Follower, HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions,
+    Joiner, MemberSlot, Membership, Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use presence::{Departure, DepartureSender, PresenceTracker};

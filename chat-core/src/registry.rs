@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::id::ConnectionId;
 use crate::members::Members;
@@ -18,8 +18,8 @@ const SHARDS: usize = 64;
 /// A concurrent table of topics and their members.
 ///
 /// `M` is the handle on a member; it is cloned into snapshots, so make it cheap (an
-/// [`Arc`]). `S` is state of the caller's own that each topic has while it has members,
-/// guarded by the topic's lock: a change of the members and of `S` is one step.
+/// [`Arc`]). `S` is state of the caller's own that each topic has while it has members or is
+/// [held](Registry::hold_with), guarded by the topic's lock: a change of the members and of `S` is one step.
 ///
 /// [`Registry::join`] and [`Registry::leave`] report the first and the last member of a topic, at
 /// which a server subscribes and unsubscribes.
@@ -57,6 +57,8 @@ pub struct RegistryEntry<M, S> {
     /// Set when the last member left: the entry is removed from the table, and a thread that has
     /// found it before must look again.
     retired: bool,
+    /// How often the topic is [held](Registry::hold_with) without a member.
+    holds: u32,
 }
 
 impl<M, S> RegistryEntry<M, S> {
@@ -81,13 +83,17 @@ impl<M, S> RegistryEntry<M, S> {
             self.members.insert(id, member);
         }
     }
+
+    fn is_unused(&self) -> bool {
+        self.members.is_empty() && self.holds == 0
+    }
 }
 
 /// What [`Registry::join`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JoinOutcome {
-    /// This is the first member on this server: subscribe.
+    /// This is the first member on this server, and the topic was not held: subscribe.
     pub first: bool,
     /// The connection was a member before; its handle was replaced.
     pub again: bool,
@@ -99,7 +105,8 @@ pub struct JoinOutcome {
 pub struct LeaveOutcome<S = ()> {
     /// The connection was a member.
     pub was_member: bool,
-    /// It was the last one on this server: unsubscribe. The topic's state is handed over.
+    /// It was the last one on this server, and the topic is not held: unsubscribe. The topic's state
+    /// is handed over.
     pub last: Option<S>,
 }
 
@@ -129,16 +136,58 @@ impl<M: Clone, S: Default> Registry<M, S> {
         member: M,
         then: impl FnOnce(&mut RegistryEntry<M, S>, JoinOutcome) -> R,
     ) -> R {
+        self.enter(topic, |room| {
+            let first = room.is_unused();
+            let again = room.members.insert(id, member).is_some();
+            then(room, JoinOutcome { first, again })
+        })
+    }
+
+    /// Keeps a topic and its state without a member, until it is [released](Self::release) as often
+    /// as it was held. In the same step it runs `then` under the topic's lock; the flag is whether
+    /// the topic had neither a member nor a hold before.
+    ///
+    /// ```
+    /// use chat_core::{ConnectionId, Registry, RoomId, Topic};
+    ///
+    /// let registry = Registry::<(), u32>::new();
+    /// let topic = Topic::from(RoomId::new("general")?);
+    /// assert!(registry.hold_with(&topic, |_, first| first));
+    /// assert!(!registry.join(&topic, ConnectionId::new(1), ()).first);
+    /// assert_eq!(registry.leave(&topic, ConnectionId::new(1)).last, None);
+    /// assert_eq!(registry.release(&topic), Some(0));
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
+    pub fn hold_with<R>(
+        &self,
+        topic: &Topic,
+        then: impl FnOnce(&mut RegistryEntry<M, S>, bool) -> R,
+    ) -> R {
+        self.enter(topic, |room| {
+            let first = room.is_unused();
+            room.holds += 1;
+            then(room, first)
+        })
+    }
+
+    /// Ends one [hold](Self::hold_with) of a topic. The last one of a topic without members takes
+    /// the topic's state with it. A topic without a hold is left as it is.
+    pub fn release(&self, topic: &Topic) -> Option<S> {
+        let room = self.room(topic)?;
+        let mut room = room.lock();
+        room.holds = room.holds.checked_sub(1)?;
+        self.retire(topic, room)
+    }
+
+    /// Runs `f` under the topic's lock, in an entry that was not retired.
+    fn enter<R>(&self, topic: &Topic, f: impl FnOnce(&mut RegistryEntry<M, S>) -> R) -> R {
         loop {
             let room = Arc::clone(self.shard(topic).lock().entry(topic.clone()).or_default());
             let mut room = room.lock();
-            // The last member left between the two locks.
-            if room.retired {
-                continue;
+            // The last member may have left between the two locks.
+            if !room.retired {
+                return f(&mut room);
             }
-            let first = room.members.is_empty();
-            let again = room.members.insert(id, member).is_some();
-            return then(&mut room, JoinOutcome { first, again });
         }
     }
 
@@ -149,17 +198,23 @@ impl<M: Clone, S: Default> Registry<M, S> {
         };
         let mut room = room.lock();
         let was_member = room.members.remove(id).is_some();
-        if !was_member || !room.members.is_empty() {
-            return LeaveOutcome { was_member, last: None };
+        let last = if was_member { self.retire(topic, room) } else { None };
+        LeaveOutcome { was_member, last }
+    }
+
+    /// Removes the topic if it has neither a member nor a hold left; returns its state.
+    fn retire(&self, topic: &Topic, mut room: MutexGuard<'_, RegistryEntry<M, S>>) -> Option<S> {
+        if !room.is_unused() {
+            return None;
         }
         room.retired = true;
         let state = std::mem::take(&mut room.state);
         drop(room);
         self.remove_retired(topic);
-        LeaveOutcome { was_member, last: Some(state) }
+        Some(state)
     }
 
-    /// Runs `f` under the topic's lock, if the topic has members.
+    /// Runs `f` under the topic's lock, if the topic has members or is held.
     pub fn update<R>(
         &self,
         topic: &Topic,
@@ -176,13 +231,13 @@ impl<M: Clone, S: Default> Registry<M, S> {
         self.update(topic, |room| room.members.clone()).unwrap_or_default()
     }
 
-    /// Whether the topic has members.
+    /// Whether the topic has members or is held.
     #[must_use]
     pub fn contains(&self, topic: &Topic) -> bool {
         self.shard(topic).lock().contains_key(topic)
     }
 
-    /// All topics that have members.
+    /// All topics that have members or are held.
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
         self.shards
@@ -191,13 +246,13 @@ impl<M: Clone, S: Default> Registry<M, S> {
             .collect()
     }
 
-    /// How many topics have members.
+    /// How many topics have members or are held.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Whether no topic has members.
+    /// Whether no topic has members or is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -223,7 +278,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
 
 impl<M, S: Default> Default for RegistryEntry<M, S> {
     fn default() -> Self {
-        Self { members: Members::default(), state: S::default(), retired: false }
+        Self { members: Members::default(), state: S::default(), retired: false, holds: 0 }
     }
 }
 
@@ -324,26 +379,40 @@ mod tests {
     proptest! {
         #[test]
         fn like_a_plain_map(
-            changes in prop::collection::vec((any::<bool>(), 0u8..6, 0u64..8), 0..400),
+            changes in prop::collection::vec((any::<bool>(), 0u8..6, 0u64..9), 0..400),
         ) {
             let registry = Registry::<_>::new();
-            let mut model: BTreeMap<Topic, BTreeSet<ConnectionId>> = BTreeMap::new();
+            let mut model: BTreeMap<Topic, (BTreeSet<ConnectionId>, u32)> = BTreeMap::new();
             for (join, n, id) in changes {
-                let (topic, id) = (room(n), ConnectionId::new(id));
-                let members = model.entry(topic.clone()).or_default();
-                if join {
-                    let first = members.is_empty();
-                    let again = !members.insert(id);
-                    prop_assert_eq!(registry.join(&topic, id, ()), JoinOutcome { first, again });
-                } else {
-                    let was_member = members.remove(&id);
-                    let last = (was_member && members.is_empty()).then_some(());
-                    prop_assert_eq!(registry.leave(&topic, id), LeaveOutcome { was_member, last });
+                let (topic, is_hold, id) = (room(n), id == 8, ConnectionId::new(id));
+                let (members, holds) = model.entry(topic.clone()).or_default();
+                let unused = |members: &BTreeSet<_>, holds: u32| members.is_empty() && holds == 0;
+                let first = unused(members, *holds);
+                match (is_hold, join) {
+                    (true, true) => {
+                        *holds += 1;
+                        prop_assert_eq!(registry.hold_with(&topic, |_, first| first), first);
+                    }
+                    (true, false) => {
+                        let was_held = *holds > 0;
+                        *holds = holds.saturating_sub(1);
+                        let last = (was_held && unused(members, *holds)).then_some(());
+                        prop_assert_eq!(registry.release(&topic), last);
+                    }
+                    (false, true) => {
+                        let again = !members.insert(id);
+                        prop_assert_eq!(registry.join(&topic, id, ()), JoinOutcome { first, again });
+                    }
+                    (false, false) => {
+                        let was_member = members.remove(&id);
+                        let last = (was_member && unused(members, *holds)).then_some(());
+                        prop_assert_eq!(registry.leave(&topic, id), LeaveOutcome { was_member, last });
+                    }
                 }
-                model.retain(|_, members| !members.is_empty());
+                model.retain(|_, (members, holds)| !unused(members, *holds));
                 prop_assert_eq!(registry.len(), model.len());
             }
-            for (topic, members) in model {
+            for (topic, (members, _)) in model {
                 let ids: BTreeSet<_> = registry.members(&topic).iter().map(|m| m.0).collect();
                 prop_assert_eq!(ids, members);
             }

@@ -23,16 +23,12 @@ use chat_core::{
 };
 use tokio::time::timeout;
 
-use super::joiner::{JoinState, Joiner, Snapshot, envelopes};
+use super::joiner::{JoinState, Joiner, Snapshot};
 use super::membership::Membership;
+use super::pages::{PAGE, PAGE_BYTES, Reader, missed};
 use super::{Counters, Shared};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
-
-/// Maximum messages in one page, and bytes of their payload: the limits of a batch of the fan-out,
-/// and of a read of the broker.
-const PAGE: u32 = 256;
-const PAGE_BYTES: usize = HistoryRead::MAX_BYTES;
 
 /// How many of the latest messages a member gets that could not recover and did not ask for a
 /// number.
@@ -193,7 +189,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     async fn follow(
         &mut self,
         membership: &mut Membership<M>,
-        mut here: Position,
+        here: Position,
     ) -> Result<(), BrokerError> {
         // Mostly nothing was published during the first read. Then the member is attached at once,
         // even if its outbox still holds the page: it needs no room for another one.
@@ -207,6 +203,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         if state == JoinState::Live {
             return Ok(());
         }
+        let mut reader = Reader::new(here);
         loop {
             if !self.joiner.drained(&self.member).await {
                 return Err(interrupted());
@@ -214,7 +211,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             let (member, mut room) = (self.member.clone(), None);
             let rest = |snapshot: &Snapshot<'_, M>| {
                 room = snapshot.position;
-                rest(snapshot, here)
+                reader.rest(snapshot)
             };
             let state = membership.attach(member, rest, |_, rest| {
                 self.deliver(rest);
@@ -223,11 +220,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             if state == JoinState::Live || self.is_closed {
                 return Ok(());
             }
-            if !is_behind(room, here) {
-                let history = self.read(HistoryRange::After(here.offset), PAGE).await?;
-                let next = self.deliver_page(here, &history);
-                if next != here {
-                    here = next;
+            if !reader.is_ahead_of(room) {
+                let history = self.read(reader.range(), PAGE).await?;
+                let before = reader;
+                self.deliver(reader.take(&history));
+                if reader != before {
                     continue;
                 }
             }
@@ -249,29 +246,6 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             }
             () = self.joiner.interrupted(&self.member) => Err(interrupted()),
         }
-    }
-
-    /// Delivers a page that was read after `here`: its messages, after a gap if they do not follow.
-    /// Returns the member's new position.
-    fn deliver_page(&mut self, here: Position, history: &History) -> Position {
-        let is_same = here.epoch == history.position.epoch || here == Position::default();
-        if !is_same {
-            // The next page is read from the beginning of the new sequence.
-            let begins = Position { offset: 0, ..history.position };
-            self.deliver(vec![Item::Gap(Some(begins))]);
-            return begins;
-        }
-        let mut items = Vec::with_capacity(history.entries.len() + 1);
-        let first = history.entries.first().map_or(history.position.offset + 1, |e| e.offset);
-        if first > here.offset + 1 {
-            let before = Position { offset: first - 1, ..history.position };
-            items.push(Item::Gap(Some(before)));
-        }
-        items.extend(envelopes(history.position, history.entries.iter()));
-        self.deliver(items);
-        let offset = last_offset(history).max(here.offset);
-        // An empty room has no epoch that the position could be of.
-        if offset == 0 { here } else { Position { offset, ..history.position } }
     }
 
     fn deliver(&mut self, items: Vec<Item>) {
@@ -331,32 +305,6 @@ impl Wanted {
 /// The error of a member that its owner has stopped, and that may have to join again.
 fn interrupted() -> BrokerError {
     BrokerError::unavailable("the member was interrupted")
-}
-
-/// Whether a room is behind a member in the same epoch: then there is nothing to read.
-fn is_behind(room: Option<Position>, member: Position) -> bool {
-    room.is_some_and(|room| room.epoch == member.epoch && room.offset < member.offset)
-}
-
-/// The items between a member at `here` and the room's position; `None` if not all are in memory.
-fn rest<M>(snapshot: &Snapshot<'_, M>, here: Position) -> Option<Vec<Item>> {
-    let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
-        return Some(Vec::new());
-    };
-    let missed = missed(recent, here, position)?;
-    Some(envelopes(position, missed.into_iter()).collect())
-}
-
-/// The messages between two positions; `None` if not all are in memory, or if they exceed a page.
-fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&HistoryEntry>> {
-    // The default position is before the first message of any epoch.
-    let is_same = since.epoch == upto.epoch || since == Position::default();
-    if !is_same || since.offset > upto.offset {
-        return None;
-    }
-    let missed: Vec<_> = recent.between(since.offset, upto)?.collect();
-    let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
-    (bytes <= PAGE_BYTES).then_some(missed)
 }
 
 /// The offset at which a page ends.

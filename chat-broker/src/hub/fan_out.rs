@@ -241,12 +241,15 @@ impl<M: Deliver + Clone> Shared<M> {
                 return None;
             }
             let items = room.state.cut();
+            let full = room.state.feed_followers(&items);
+            Counters::add(&self.counters.slow_followers, full);
             self.fan_out.recount(&mut room.state.backlog);
             let since = room.state.backlog.take_since();
             Some((items, room.members().clone(), since))
         });
         let (items, members, since) = cut.flatten()?;
-        let groups_left = AtomicUsize::new(members.groups().len());
+        // A room with followers alone has no group: its one turn finishes the batch.
+        let groups_left = AtomicUsize::new(members.groups().len().max(1));
         let batch = Batch::new(topic, items);
         let cost = batch.payload_len().max(LEAST_COST);
         Some(Job { serial, batch, members, groups_left, cost, since })

@@ -65,12 +65,12 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// Rooms with a history compare their positions with the broker's, many in one call. A room
-    /// without one cannot know what it missed: its members get a gap.
+    /// Rooms with a history compare their positions with the broker's, many in one call. A topic
+    /// without one cannot know what it missed: the members of a room, and the followers of any topic,
+    /// get a gap.
     fn interrupted(&self) {
         for topic in self.registry.topics() {
-            let Some(room) = topic.as_room() else { continue };
-            if self.config.history.of(room).is_some() {
+            if topic.as_room().is_some_and(|room| self.config.history.of(room).is_some()) {
                 self.dirty_topics.needs_check(topic.clone());
             }
             self.take_in(&topic, RoomState::interrupt);

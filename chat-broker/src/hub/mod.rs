@@ -11,7 +11,7 @@
 //!  │    Interest ── subscribe, positions ───────────▶   Ingest
 //!  │        │ the room goes live              │             │ publications
 //!  │        └───────────▶ pending items ◀─────────────────--┘
-//!  │                          │ cut: one Batch, one snapshot of the members
+//!  │                          │ cut: one Batch, one snapshot of the members ──▶ queue of each Follow
 //!  │                          ▼
 //!  │                       FanOut ── deliver(batch) ──▶ each member
 //!  └──────────────────────────────────────────┘
@@ -28,6 +28,7 @@ mod catch_up;
 mod config;
 mod dirty_topics;
 mod fan_out;
+mod follow;
 mod ingest;
 mod interest;
 mod join;
@@ -35,6 +36,7 @@ mod joiner;
 mod log_budget;
 mod member_slot;
 mod membership;
+mod pages;
 mod presence;
 mod publish;
 mod room;
@@ -67,6 +69,7 @@ use sequence::RoomSequence;
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
+pub use follow::{Follow, Followed, Follower};
 pub use join::JoinOptions;
 pub use joiner::{Joiner, Snapshot};
 pub use member_slot::MemberSlot;
@@ -92,10 +95,13 @@ struct Shared<M> {
     dirty_topics: DirtyTopics,
     fan_out: FanOut<M>,
     presence: Presence,
+    /// Rooms have a roster. `false` for a hub of followers alone, who do not read it, and on a broker
+    /// without presence.
+    has_rosters: bool,
     counters: Counters,
     /// The broker's records have changed, or may have.
     records_changed: Notify,
-    /// Rooms with members.
+    /// Rooms with members or followers.
     rooms: AtomicUsize,
     /// Payload that all rooms hold for joins, in bytes.
     recent_bytes: AtomicUsize,
@@ -144,6 +150,16 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                  only the member that asks for it"
             );
         }
+        let has_rosters = broker.presence().is_some();
+        Self::with_rosters(broker, events, config, has_rosters)
+    }
+
+    fn with_rosters(
+        broker: Arc<dyn Broker>,
+        events: BrokerEvents,
+        config: HubConfig,
+        has_rosters: bool,
+    ) -> (Self, HubDriver<M>) {
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
@@ -151,6 +167,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             fan_out: FanOut::new(config.workers),
             config,
             presence: Presence::default(),
+            has_rosters,
             counters: Counters::default(),
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
@@ -345,13 +362,13 @@ impl<M: Deliver + Clone> Hub<M> {
         }
     }
 
-    /// How many topics have members on this server.
+    /// How many topics have members or followers on this server.
     #[must_use]
     pub fn topics(&self) -> usize {
         self.shared.registry.len()
     }
 
-    /// How many rooms have members on this server.
+    /// How many rooms have members or followers on this server.
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.shared.rooms.load(Ordering::Relaxed)
@@ -420,11 +437,12 @@ impl<M: Deliver + Clone> Shared<M> {
         waiting.await.unwrap_or(Err(BrokerError::Closed))
     }
 
-    /// Fails all waiting joins: the driver has ended, with the events or by a panic.
+    /// Fails all waiting joins, and ends all followers: the driver has ended, with the events or by a
+    /// panic.
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         for topic in self.registry.topics() {
-            self.registry.update(&topic, |room| room.state.drop_waiters());
+            self.registry.update(&topic, |room| room.state.end());
         }
     }
 
@@ -432,20 +450,24 @@ impl<M: Deliver + Clone> Shared<M> {
         if topic.as_room().is_some() {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
-        let has_presence = self.broker.presence().is_some();
         room.backlog.serial = self.fan_out.next_room();
-        room.sequence = RoomSequence::new(topic, &self.config, has_presence);
+        room.sequence = RoomSequence::new(topic, &self.config, self.has_rosters);
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {
         if let Some(room) = self.registry.leave(topic, id).last {
-            if topic.as_room().is_some() {
-                self.rooms.fetch_sub(1, Ordering::Relaxed);
-            }
-            self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
-            self.fan_out.forget(room.backlog);
-            self.dirty_topics.membership_changed(topic.clone());
+            self.retire(topic, room);
         }
+    }
+
+    /// The last member or follower has left.
+    fn retire(&self, topic: &Topic, room: RoomState<M>) {
+        if topic.as_room().is_some() {
+            self.rooms.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
+        self.fan_out.forget(room.backlog);
+        self.dirty_topics.membership_changed(topic.clone());
     }
 
     /// Changes a room that has members, queues it for fan-out if something is pending, and accounts

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::backlog::RoomBacklog;
+use super::follow::FollowQueue;
 use super::joiner::Snapshot;
 use super::member_slot::MemberSlot;
 use super::sequence::{Ingested, RoomSequence};
@@ -19,8 +20,16 @@ pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     pub(super) sequence: RoomSequence,
     pub(super) backlog: RoomBacklog,
+    /// `None` in most rooms, and in users' own topics.
+    observers: Option<Box<Observers>>,
+}
+
+/// What receives a room's batches, or waits for one, and is no member.
+#[derive(Default)]
+struct Observers {
     /// Wakes the tasks that wait for the next cut, if there are any.
     cut_notify: Option<Arc<Notify>>,
+    followers: Vec<Arc<FollowQueue>>,
 }
 
 pub(super) enum Phase<M> {
@@ -93,14 +102,47 @@ impl<M> RoomState<M> {
 
     /// Publications may have been missed.
     pub(super) fn mark_stale(&mut self) -> Ingested {
+        self.report_loss();
         let is_live = !self.is_waiting();
         self.sequence.mark_stale(is_live, &mut self.backlog.pending)
     }
 
     /// The connection to the broker was lost and is back.
     pub(super) fn interrupt(&mut self) -> Ingested {
+        self.report_loss();
         let is_live = !self.is_waiting();
         self.sequence.interrupt(is_live, &mut self.backlog.pending)
+    }
+
+    /// The followers of a topic without history get a gap: also those of a user's topic, of whose
+    /// losses the members are not informed.
+    fn report_loss(&self) {
+        if self.sequence.recent().is_none() {
+            self.followers().iter().for_each(|follower| follower.report_loss());
+        }
+    }
+
+    /// Adds a follower, which is attached when the room goes live.
+    pub(super) fn follow(&mut self, follower: Arc<FollowQueue>) {
+        if let Phase::Live { cut } = self.phase {
+            follower.go_live(cut);
+        }
+        self.observers.get_or_insert_default().followers.push(follower);
+    }
+
+    pub(super) fn unfollow(&mut self, follower: &Arc<FollowQueue>) {
+        if let Some(observers) = &mut self.observers {
+            observers.followers.retain(|other| !Arc::ptr_eq(other, follower));
+        }
+    }
+
+    pub(super) fn followers(&self) -> &[Arc<FollowQueue>] {
+        self.observers.as_deref().map_or(&[], |observers| &observers.followers)
+    }
+
+    /// Queues the items of a batch for the followers. Returns how many had no room for all of them.
+    pub(super) fn feed_followers(&self, items: &[Item]) -> u64 {
+        self.followers().iter().map(|follower| u64::from(!follower.push(items))).sum()
     }
 
     /// Accepts the result of a read. The first makes the room live.
@@ -128,6 +170,7 @@ impl<M> RoomState<M> {
     ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
+        self.followers().iter().for_each(|follower| follower.go_live(cut));
         // The phase is live by now, so the snapshot of each waiter is that of a join to a live
         // room.
         for waiter in waiters {
@@ -149,7 +192,9 @@ impl<M> RoomState<M> {
         let last = items.iter().rev().find_map(Item::position);
         if last.is_some() {
             *cut = last;
-            if let Some(notify) = self.cut_notify.take() {
+            if let Some(observers) = &mut self.observers
+                && let Some(notify) = observers.cut_notify.take()
+            {
                 notify.notify_waiters();
             }
         }
@@ -159,14 +204,19 @@ impl<M> RoomState<M> {
     /// Waits for the next cut with a position, if the cut is at `from`.
     pub(super) fn position_changed(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
         let is_there = matches!(self.phase, Phase::Live { cut } if cut == from);
-        is_there.then(|| Arc::clone(self.cut_notify.get_or_insert_default()).notified_owned())
+        is_there.then(|| {
+            let observers = self.observers.get_or_insert_default();
+            Arc::clone(observers.cut_notify.get_or_insert_default()).notified_owned()
+        })
     }
 
-    /// The driver has ended, so the room never goes live: drops the waiters, whose joins then fail.
-    pub(super) fn drop_waiters(&mut self) {
+    /// The driver has ended, so the room receives nothing more: drops the waiters, whose joins then
+    /// fail, and ends the followers.
+    pub(super) fn end(&mut self) {
         if let Phase::Waiting(waiters) = &mut self.phase {
             waiters.clear();
         }
+        self.followers().iter().for_each(|follower| follower.end());
     }
 }
 
@@ -176,7 +226,7 @@ impl<M> Default for RoomState<M> {
             phase: Phase::Waiting(Vec::new()),
             sequence: RoomSequence::default(),
             backlog: RoomBacklog::default(),
-            cut_notify: None,
+            observers: None,
         }
     }
 }

@@ -20,6 +20,9 @@ pub struct HubStats {
     /// Batches that members dropped because their outbox was full:
     /// [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
     pub dropped: u64,
+    /// How often the queue of a [`Follow`](super::Follow) was full, so that it continued from the
+    /// history.
+    pub slow_followers: u64,
     /// Messages that this server missed and read from the history, so no member missed them.
     pub repaired: u64,
     /// The longest time from the detection of missing messages in a room until the room had them.
@@ -41,6 +44,7 @@ pub(super) struct Counters {
     pub(super) deliveries: AtomicU64,
     pub(super) slow_consumers: AtomicU64,
     pub(super) dropped: AtomicU64,
+    pub(super) slow_followers: AtomicU64,
     repaired: AtomicU64,
     longest_repair_us: AtomicU64,
     gaps: AtomicU64,
@@ -76,6 +80,7 @@ impl<M> Shared<M> {
             deliveries: get(&counters.deliveries),
             slow_consumers: get(&counters.slow_consumers),
             dropped: get(&counters.dropped),
+            slow_followers: get(&counters.slow_followers),
             repaired: get(&counters.repaired),
             longest_repair: Duration::from_micros(get(&counters.longest_repair_us)),
             gaps: get(&counters.gaps),

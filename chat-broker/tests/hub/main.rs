@@ -4,6 +4,7 @@
 
 mod catch_up;
 mod fan_out;
+mod follow;
 mod joining;
 mod parts;
 mod presence;

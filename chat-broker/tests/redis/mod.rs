@@ -6,6 +6,7 @@ mod conformance;
 mod damage;
 mod ends;
 mod epochs;
+mod follow;
 mod full;
 mod healing;
 mod history;

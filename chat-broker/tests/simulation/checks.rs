@@ -215,7 +215,7 @@ async fn check_that_nothing_is_left(world: &mut World) {
     let subscribers =
         |world: &World, room: &str| world.redis.subscribers(&format!("chat:{{r.{room}}}"));
     for (nth, room) in ROOMS.iter().enumerate() {
-        let nodes: BTreeSet<usize> = world.members(nth).map(|(slot, _)| slot.0).collect();
+        let nodes: BTreeSet<usize> = world.listening(nth).collect();
         assert_eq!(subscribers(world, room), nodes.len(), "nodes that are subscribed to {room}");
     }
     world.leave_all();

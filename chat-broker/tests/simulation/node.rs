@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::{
-    Broker, BrokerError, HistoryRules, Hub, HubConfig, JoinOptions, Membership, PresenceTracker,
-    PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
+    Broker, BrokerError, Followed, HistoryRules, Hub, HubConfig, JoinOptions, Membership,
+    PresenceTracker, PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome as Delivered, Event, Message,
@@ -15,6 +15,7 @@ use chat_core::{
     envelope,
 };
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 use crate::simulation::network::Network;
 
@@ -73,6 +74,40 @@ impl Node {
             let joining =
                 hub.join_with(&topic, ConnectionId::new(id), member.clone(), options, on_snapshot);
             Ok((joining.await?, member))
+        }
+    }
+
+    /// Follows a room, and keeps what follows on `since` in the log; the log is empty until the room
+    /// is subscribed.
+    pub(crate) fn follow(
+        &self,
+        room: &str,
+        since: Option<Position>,
+        log: Arc<Mutex<Vec<Entry>>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let mut follow = self.hub.follow(&topic(room), since);
+        async move {
+            if follow.subscribed().await.is_err() {
+                return;
+            }
+            let position = since.or(follow.position());
+            log.lock().unwrap().push(Entry::Welcome(position, Vec::new()));
+            while let Some(item) = follow.recv().await {
+                log.lock().unwrap().push(match item {
+                    Followed::Publication { payload, position, .. } => {
+                        match envelope::decode(&payload) {
+                            Ok(Event::Message(message)) => {
+                                Entry::Message(position, message.text.to_owned())
+                            }
+                            other => panic!("nothing else is published: {other:?}"),
+                        }
+                    }
+                    Followed::Gap { to, .. } => Entry::Gap(to),
+                    other => panic!("{other:?}"),
+                });
+                // Some are slower than the room.
+                sleep(Duration::from_millis(3)).await;
+            }
         }
     }
 

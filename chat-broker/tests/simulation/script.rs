@@ -17,6 +17,8 @@ pub(crate) struct Script {
     pub(crate) delay: Duration,
     /// Publications that wait in a hub at most.
     pub(crate) event_queue: usize,
+    /// Each node follows each room.
+    pub(crate) has_followers: bool,
     pub(crate) steps: Vec<(Duration, Step)>,
 }
 
@@ -101,7 +103,8 @@ impl Script {
                 if rng.chance(faults) { fault(&mut rng, nodes) } else { call(&mut rng, nodes) };
             steps.push((Duration::from_millis(pause), step));
         }
-        Self { nodes, delay, event_queue, steps }
+        let has_followers = rng.chance(30);
+        Self { nodes, delay, event_queue, has_followers, steps }
     }
 
     /// Whether Redis loses what it has acknowledged.

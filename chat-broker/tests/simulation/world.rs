@@ -23,6 +23,7 @@ pub(crate) struct World {
     rng: Rng,
     delay: Duration,
     event_queue: usize,
+    has_followers: bool,
     nodes: Vec<Option<Alive>>,
     /// When nodes that were killed begin again, and Redis.
     due: BTreeMap<Due, Instant>,
@@ -48,6 +49,7 @@ enum Due {
 struct Alive {
     node: Node,
     members: BTreeMap<Slot, Joining>,
+    followers: Vec<Follower>,
     publishing: Vec<AbortHandle>,
 }
 
@@ -58,6 +60,24 @@ enum Joining {
     /// known.
     UnderWay(JoinHandle<(Joined, Duration)>, Option<Instant>),
     Joined(Membership<Member>),
+}
+
+/// The user of followers, who is in no room.
+const FOLLOWER: usize = USERS.len();
+
+struct Follower {
+    room: usize,
+    task: AbortHandle,
+    log: Arc<Mutex<Vec<Entry>>>,
+    /// Since when it has to receive what is published; from its subscription if that is not known.
+    since: Option<Instant>,
+    is_listed: bool,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A publication, and what became of it.
@@ -77,7 +97,7 @@ impl Publication {
     }
 }
 
-/// What one member has received, from when it had joined.
+/// What one member or follower has received, from when it had joined.
 pub(crate) struct Listener {
     pub(crate) slot: Slot,
     pub(crate) log: Arc<Mutex<Vec<Entry>>>,
@@ -108,6 +128,7 @@ impl World {
             rng: Rng::new(!seed),
             delay: script.delay,
             event_queue: script.event_queue,
+            has_followers: script.has_followers,
             nodes: (0..script.nodes).map(|_| None).collect(),
             due: BTreeMap::new(),
             saved,
@@ -175,6 +196,12 @@ impl World {
         })
     }
 
+    /// The nodes with members or followers of a room.
+    pub(crate) fn listening(&self, room: usize) -> impl Iterator<Item = usize> {
+        let is_of_it = move |listener: &&Listener| listener.is_member && listener.slot.2 == room;
+        self.listeners.iter().filter(is_of_it).map(|listener| listener.slot.0)
+    }
+
     /// Calls that have not returned.
     pub(crate) fn under_way(&self) -> usize {
         let is_open = |alive: &Alive| {
@@ -221,6 +248,7 @@ impl World {
     pub(crate) fn leave_all(&mut self) {
         for alive in self.nodes.iter_mut().flatten() {
             alive.members.clear();
+            alive.followers.clear();
         }
         self.listeners.iter_mut().for_each(|listener| listener.is_member = false);
     }
@@ -248,7 +276,19 @@ impl World {
         let network = Network::new(&self.redis, Rng::new(self.rng.bits()));
         network.set_delay(self.delay);
         let node = Node::start(network, self.event_queue).await;
-        self.nodes[nth] = Some(Alive { node, members: BTreeMap::new(), publishing: Vec::new() });
+        let rooms = if self.has_followers { 0..ROOMS.len() } else { 0..0 };
+        let followers = rooms.map(|room| self.follow(&node, room)).collect();
+        let (members, publishing) = (BTreeMap::new(), Vec::new());
+        self.nodes[nth] = Some(Alive { node, members, followers, publishing });
+    }
+
+    /// Follows a room from where a follower ended that was killed.
+    fn follow(&self, node: &Node, room: usize) -> Follower {
+        let seen = self.seen.get(&(FOLLOWER, room));
+        let log = Arc::default();
+        let following = node.follow(ROOMS[room], seen.map(|seen| seen.0), Arc::clone(&log));
+        let (task, since) = (tokio::spawn(following).abort_handle(), seen.map(|seen| seen.1));
+        Follower { room, task, log, since, is_listed: false }
     }
 
     fn take(&mut self, step: Step) {
@@ -382,9 +422,19 @@ impl World {
         self.is_due(Due::Redis, down);
     }
 
-    /// Takes note of calls that have joined.
+    /// Takes note of calls that have joined, and of followers that have begun.
     async fn note_joined(&mut self) {
-        for alive in self.nodes.iter_mut().flatten() {
+        for (nth, alive) in self.nodes.iter_mut().enumerate() {
+            let Some(alive) = alive else { continue };
+            for follower in alive.followers.iter_mut().filter(|follower| !follower.is_listed) {
+                if follower.log.lock().unwrap().is_empty() {
+                    continue;
+                }
+                follower.is_listed = true;
+                let (slot, log) = ((nth, FOLLOWER, follower.room), Arc::clone(&follower.log));
+                let joined = follower.since.unwrap_or_else(Instant::now);
+                self.listeners.push(Listener { slot, log, joined, is_member: true });
+            }
             let slots: Vec<Slot> = alive.members.keys().copied().collect();
             for slot in slots {
                 let Some(Joining::UnderWay(call, since)) = alive.members.get_mut(&slot) else {

@@ -167,9 +167,13 @@ impl<M: Deliver + Clone> Shared<M> {
     /// then removes its own member. The hub does not, by the id of the connection: a later join of
     /// the same connection may have that id by now, and would be removed with a topic that works.
     fn reject_joins(&self, topic: &Topic, error: &BrokerError) {
-        let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
-            Phase::Waiting(waiters) => std::mem::take(waiters),
-            Phase::Live { .. } => Vec::new(),
+        let waiters = self.registry.update(topic, |room| {
+            // Followers stay, and wait for the retry.
+            room.state.followers().iter().for_each(|follower| follower.fail(error));
+            match &mut room.state.phase {
+                Phase::Waiting(waiters) => std::mem::take(waiters),
+                Phase::Live { .. } => Vec::new(),
+            }
         });
         for waiter in waiters.unwrap_or_default() {
             waiter(Err(error.clone()));
