@@ -149,6 +149,14 @@ fn complete(
         told.map_or(needs.clone(), |told| format!("{told}\n\n{needs}")).into(),
     );
     let has_body = operation.contains_key("requestBody");
+    if let Some(schema) = operation
+        .get_mut("requestBody")
+        .map(|body| &mut body["content"]["application/json"]["schema"])
+        && let Some(object) = schema["oneOf"].as_array().and_then(|kinds| kinds.last()).cloned()
+    {
+        // A body that is absent is not null.
+        *schema = object;
+    }
     for (status, _) in REFUSALS {
         if has_body || !["413", "415", "422"].contains(&status) {
             let link = json!({"$ref": format!("#/components/responses/{}", name(status))});
