@@ -1,37 +1,19 @@
 //! The chat server inside an axum application: its routes under `/chat`, beside those of the
-//! application, one of which publishes to a room; a shutdown sends a `goodbye` to the clients.
-
-use std::sync::Arc;
+//! application, one of which sends a message to a room; a shutdown sends a `goodbye` to the clients.
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::routing::{get, post};
-use chat_broker::{Broker, HistoryRules, MemoryBroker};
-use chat_core::{Content, RoomId, Topic, User, UserId};
-use chat_server::{Server, ServerConfig};
+use chat_broker::MemoryBroker;
+use chat_core::RoomId;
+use chat_server::{Error, OutgoingMessage, Server, ServerConfig};
 
-/// A part of the application that publishes to the rooms of the chat.
-#[derive(Clone)]
-struct Orders {
-    broker: Arc<dyn Broker>,
-    /// Those of the server: how long each room keeps its messages.
-    history: HistoryRules,
-    shop: User,
-}
-
-/// Publishes to the order's room: all members receive it, on every server.
-async fn paid(State(orders): State<Orders>, Path(id): Path<u64>) -> StatusCode {
-    let Ok(room) = RoomId::new(format!("order-{id}")) else { return StatusCode::BAD_REQUEST };
+/// Sends a message to the order's room: all members receive it, on every server.
+async fn paid(State(chat): State<Server>, Path(order): Path<RoomId>) -> Result<(), Error> {
     // With a key, a request that is repeated within five minutes is published once.
-    let content = Content::from("Your order is paid.").key("paid");
-    let (payload, options) = orders.history.prepare(&room, orders.shop.as_sender(), &content);
-    let topic = Topic::Room(room);
-    let publishing = async { orders.broker.publish(&topic, payload, options).await?.await };
-    match publishing.await {
-        Ok(_) => StatusCode::NO_CONTENT,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    let message = OutgoingMessage::new("Your order is paid.").key("paid");
+    chat.room(&order).send(message).await?;
+    Ok(())
 }
 
 #[tokio::main]
@@ -42,18 +24,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .max_message_bytes(4096)
         // The name that browsers know this application by.
         .allow_host(vec!["chat.example".to_owned()]);
-    let history = config.hub.history.clone();
     let chat = Server::builder().broker(broker, events).config(config).start();
 
-    let orders = Orders {
-        broker: Arc::clone(chat.broker()),
-        history,
-        shop: User::new(UserId::new("shop")?, None),
-    };
     let routes = Router::new()
         .route("/", get(|| async { "an application of your own\n" }))
-        .route("/orders/{id}/paid", post(paid))
-        .with_state(orders)
+        .route("/orders/{order}/paid", post(paid))
+        .with_state(chat.clone())
         .nest_service("/chat", chat.router());
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

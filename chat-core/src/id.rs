@@ -182,6 +182,21 @@ name_type! {
     UserName, without_bidi_controls
 }
 
+impl UserId {
+    /// Whether the id begins with `@`: it names a part of the application, such as a bot or a shop,
+    /// and no client. A server authenticates no client as such a user.
+    ///
+    /// ```
+    /// # use chat_core::UserId;
+    /// assert!(UserId::new("@shop")?.is_backend() && !UserId::new("ann@shop")?.is_backend());
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn is_backend(&self) -> bool {
+        self.as_str().starts_with('@')
+    }
+}
+
 /// The id of a connection, unique within the process.
 ///
 /// ```

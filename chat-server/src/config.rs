@@ -85,7 +85,7 @@ pub struct ServerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// The header that these proxies write. Default `X-Forwarded-For`.
     pub forwarded_header: ForwardedHeader,
-    /// Whether the routes include `/metrics`. Default true. See
+    /// Whether [`Server::serve`](crate::Server::serve) serves `/metrics` to clients. Default true. See
     /// [`Server::operator_router`](crate::Server::operator_router) for serving it elsewhere.
     pub serve_metrics: bool,
     /// The part before `/join-room/…` of the link that `POST /create-room` returns, such as

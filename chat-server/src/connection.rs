@@ -38,6 +38,7 @@ use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
 use send::Permitted;
+use timer::Renewal;
 
 /// Serves a client until one side ends the connection. The caller spawns the returned future.
 ///
@@ -54,6 +55,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut connection = Connection::open(state, &session, &params, permit);
+    connection.set_renewal(params.handshake);
     // Boxed, since few URLs name a room: the task of every connection has this variable.
     let url_room = params.room.map(|room| Box::new((room, params.history)));
     async move {
@@ -98,6 +100,8 @@ struct Connection {
     access: Access,
     /// When the connection ends unless the client authenticates before.
     deadline: Deadline,
+    /// What renews the identity before. Boxed: few clients have an identity that expires and no token.
+    renewal: Option<Box<Renewal>>,
     limiter: RateLimiter,
     /// The moderation clock when the connection opened. Only later kicks from the server apply.
     since: u32,
@@ -139,6 +143,7 @@ impl Connection {
         let mut connection = Self {
             access: params.access.clone(),
             deadline: Deadline::default(),
+            renewal: None,
             limiter: RateLimiter::new(permit),
             since,
             state,
@@ -210,12 +215,15 @@ impl Connection {
                 Box::pin(session.drive(self.answer())).await;
                 continue;
             }
-            timer::set(&mut timer, self.deadline.at());
+            timer::set(&mut timer, self.wake_at());
             tokio::select! {
                 // The deadline first: a client that sends without a pause must not outlive its token.
                 // Answers before frames, so that `in_flight` drains while frames keep arriving.
                 biased;
-                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
+                () = timer::elapsed(&mut timer), if timer.is_some() => match self.due_renewal() {
+                    Some(renewal) => session.drive(Box::pin(self.renew(renewal))).await,
+                    None => self.on_deadline(),
+                },
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: the future is large and short-lived, the task is neither.

@@ -10,6 +10,9 @@ const RETRY_AFTER_MS: u64 = 1000;
 
 /// Why a call of a [`RoomHandle`](crate::RoomHandle) or a [`UserHandle`](crate::UserHandle) failed.
 ///
+/// A handler of axum may return it: the response has a status, the [code](Self::code) and a sentence,
+/// as those of the server's own routes.
+///
 /// ```
 /// use chat_core::ErrorCode;
 ///

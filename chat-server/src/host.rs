@@ -73,7 +73,8 @@ impl Hosts {
             tracing::warn!(
                 host,
                 "request for an unknown host rejected: if it is a host of this server, add it to \
-                 --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)"
+                 allow_host (--allow-host, CHAT_ALLOW_HOST), or set public_url (--public-url, \
+                 CHAT_PUBLIC_URL)"
             );
         }
     }

@@ -26,29 +26,56 @@ use crate::{api, host_check, operator, web};
 /// The methods of any path, as `Allow` lists them.
 const ALL_METHODS: &str = "GET,HEAD,POST,OPTIONS";
 
-pub(crate) fn router(state: Arc<State>) -> Router {
+/// The routes of clients.
+pub(crate) fn router(state: &Arc<State>) -> Router {
+    guarded(state, clients()).with_state(Arc::clone(state))
+}
+
+/// The routes of clients, with those of operators as far as the settings say, for the server's own
+/// listeners.
+pub(crate) fn router_with_operators(state: &Arc<State>) -> Router {
     let metrics = if state.config.serve_metrics { operator::metrics() } else { Router::new() };
-    let api = if state.config.serve_api { api::router(&state) } else { Router::new() };
+    guarded(state, clients().merge(metrics))
+        // Balancers use any name for the server in health checks.
+        .merge(operator::health(state))
+        .with_state(Arc::clone(state))
+}
+
+/// The WebSocket alone, without a fallback: it is merged with the routes of an application.
+pub(crate) fn websocket(state: &Arc<State>) -> Router {
+    sockets()
+        .route_layer(from_fn_with_state(MAX_BODY, check_body))
+        .route_layer(from_fn_with_state(Arc::clone(state), host_check::check))
+        .with_state(Arc::clone(state))
+}
+
+fn sockets() -> Router<Arc<State>> {
+    Router::new().route("/ws", readable(get(socket))).route("/ws/", readable(get(socket)))
+}
+
+fn clients() -> Router<Arc<State>> {
     let create_room = post(create_room).options(may_create_room);
-    Router::new()
+    sockets()
         .route("/", readable(get(root)))
-        .route("/ws", readable(get(socket)))
-        .route("/ws/", readable(get(socket)))
         .route("/create-room", create_room.clone())
         .route("/create-room/", create_room)
         .route("/join-room/{room}", readable(get(join_room)))
         .route("/join-room/{room}/", readable(get(join_room)))
-        .merge(metrics)
         .merge(web::router())
+}
+
+/// The routes, and `/api` unless it has another address, with the answers to requests that match none
+/// and the checks of all requests.
+fn guarded(state: &Arc<State>, routes: Router<Arc<State>>) -> Router<Arc<State>> {
+    let api = if state.config.serve_api { api::router(state) } else { Router::new() };
+    routes
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(MAX_BODY, check_body))
+        // Its bodies have a limit of their own.
         .merge(api)
-        .layer(from_fn_with_state(Arc::clone(&state), host_check::check))
-        // Balancers use any name for the server in health checks.
-        .merge(operator::health(&state))
-        .with_state(state)
+        .layer(from_fn_with_state(Arc::clone(state), host_check::check))
 }
 
 /// Answers requests that match no route. `OPTIONS *` is about the server as a whole (RFC 9110, section 9.3.7).
@@ -161,7 +188,7 @@ async fn may_create(
     body?;
     state.origins.check(&parts.headers)?;
     let query = ClientQuery::parse(&parts.uri)?;
-    let access = upgrade::access(state, parts, query.token()).await?;
+    let (access, _) = upgrade::access(state, parts, query.token()).await?;
     if access.is_pending() {
         return Err(crate::auth::AuthError::Missing.into());
     }

@@ -42,6 +42,10 @@ mod web;
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 
+/// The crates of the types in this crate's signatures, of the version that fits: a dependency on them is
+/// not needed.
+pub use {chat_broker, chat_core, chat_transport};
+
 pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]

@@ -74,7 +74,7 @@ impl Origins {
                 ?origin,
                 host,
                 "request of an unknown origin rejected: if its pages may use this server, add it to \
-                 --allow-origin (CHAT_ALLOW_ORIGIN)"
+                 allow_origin (--allow-origin, CHAT_ALLOW_ORIGIN)"
             );
         }
     }

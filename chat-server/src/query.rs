@@ -72,10 +72,14 @@ impl ClientQuery {
             check_length("userId, user or username", name, max_name_bytes)?;
         }
         let user_id = self.user_id.map(UserId::new).transpose();
+        let user_id = user_id.map_err(|why| Refusal::name("userId", why))?;
+        if user_id.as_ref().is_some_and(UserId::is_backend) {
+            return Err(bad("The value of \"userId\" begins with @, as ids of backends do."));
+        }
         let name = self.user.or(self.username).map(UserName::new).transpose();
         let history = self.history.map(|history| history.parse()).transpose();
         Ok(ConnectParams {
-            user_id: user_id.map_err(|why| Refusal::name("userId", why))?,
+            user_id,
             name: name.map_err(|why| Refusal::name("user", why))?,
             room,
             history: history

@@ -70,13 +70,12 @@ impl Refusal {
     }
 
     pub(crate) fn origin() -> Self {
-        let message = "Pages of this origin may not use this server. Its operator can allow the origin (--allow-origin).";
+        let message = "Pages of this origin may not use this server. Its operator can add the origin to the setting allow_origin.";
         Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).because("foreign_origin")
     }
 
     pub(crate) fn host() -> Self {
-        let message =
-            "This server does not serve this host. Its operator can allow the host (--allow-host).";
+        let message = "This server does not serve this host. Its operator can add the host to the setting allow_host.";
         Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message).because("foreign_host")
     }
 
@@ -140,6 +139,12 @@ impl From<Error> for Refusal {
             }
             error => Self::unavailable(unavailable(&error).message),
         }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        Refusal::from(self).into_response()
     }
 }
 

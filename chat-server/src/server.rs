@@ -147,7 +147,8 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// The routes, for an axum application: merge them, or nest them under a path. With
+    /// The routes of clients, for an axum application: the WebSocket, the page and its files,
+    /// `POST /create-room`, and `/api` if there is a key. Merge them, or nest them under a path. With
     /// [`nest_service`](Router::nest_service) `/chat` and `/chat/` are the page, with
     /// [`nest`](Router::nest) `/chat` alone.
     ///
@@ -157,7 +158,19 @@ impl Server {
     /// Limits by address need the address of the socket: serve the application with
     /// [`into_make_service_with_connect_info::<SocketAddr>`](Router::into_make_service_with_connect_info).
     pub fn router(&self) -> Router {
-        http::router(Arc::clone(&self.state))
+        http::router(&self.state)
+    }
+
+    /// The WebSocket alone, at `/ws`, for an application that has pages of its own: without the page,
+    /// `/create-room`, `/join-room/…` and `/api`. It may be merged with any routes, or nested.
+    ///
+    /// ```
+    /// # fn example(chat: chat_server::Server) -> axum::Router {
+    /// axum::Router::new().nest("/chat", chat.websocket_router()) // ws://…/chat/ws
+    /// # }
+    /// ```
+    pub fn websocket_router(&self) -> Router {
+        http::websocket(&self.state)
     }
 
     /// The routes below `/api`, for an address that only backends reach. [`router`](Self::router) has
@@ -167,7 +180,7 @@ impl Server {
     }
 
     /// The routes `/healthz`, `/readyz`, `/metrics` and those below `/api`, for an address that only
-    /// operators and backends reach.
+    /// operators and backends reach. [`router`](Self::router) has no `/metrics` and no health checks.
     pub fn operator_router(&self) -> Router {
         operator::router(Arc::clone(&self.state))
     }
@@ -192,7 +205,8 @@ impl Server {
         accept(listener, ListenerContext { router: self.operator_router(), limits, state }).await;
     }
 
-    /// Serves clients on `listeners` until `shutdown` resolves; then drains, as
+    /// Serves clients on `listeners`, by [`router`](Self::router) and with `/healthz`, `/readyz` and,
+    /// unless [`serve_metrics`](ServerConfig::serve_metrics) is off, `/metrics`, until `shutdown` resolves; then drains, as
     /// [`shutdown`](Self::shutdown) does, and returns. During the drain new clients are answered with 503
     /// (`draining`).
     ///
@@ -206,8 +220,8 @@ impl Server {
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let (limits, state) = (Arc::clone(&self.state.limits), Arc::clone(&self.state));
-            accepting
-                .spawn(accept(listener, ListenerContext { router: self.router(), limits, state }));
+            let router = http::router_with_operators(&state);
+            accepting.spawn(accept(listener, ListenerContext { router, limits, state }));
         }
         shutdown.await;
         self.shutdown().await;

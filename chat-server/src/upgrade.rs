@@ -17,7 +17,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
 use crate::auth;
-use crate::auth::{Access, Action, AuthError, Credentials, Verdict};
+use crate::auth::{Access, Action, AuthError, Credentials, Handshake, Verdict};
 use crate::connection::{self, ConnectParams};
 use crate::limits::{ConnectionPermit, LimitReached};
 use crate::listener::HttpStream;
@@ -69,7 +69,8 @@ impl Upgrade {
         let (parts, _) = request.into_parts();
         let permit = admit(state, &parts)?;
         params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-        params.access = access(state, &parts, params.token.as_ref().map(Secret::reveal)).await?;
+        let in_url = params.token.as_ref().map(Secret::reveal);
+        (params.access, params.handshake) = access(state, &parts, in_url).await?;
         params.token = None;
         check_admission(state, &params).await?;
         let state = Arc::clone(state);
@@ -112,23 +113,27 @@ fn admit(state: &State, parts: &Parts) -> Result<ConnectionPermit, Refusal> {
     })
 }
 
-/// The access of a client by the credentials in its request.
+/// The access of a client by the credentials in its request, and what renews it.
 pub(crate) async fn access(
     state: &State,
     parts: &Parts,
     in_url: Option<&str>,
-) -> Result<Access, Refusal> {
-    let Some(authenticator) = &state.authenticator else { return Ok(Access::Open) };
+) -> Result<(Access, Option<Box<Handshake>>), Refusal> {
+    let Some(authenticator) = &state.authenticator else { return Ok((Access::Open, None)) };
     let (headers, extensions) = (&parts.headers, &parts.extensions);
     let credentials = Credentials {
         token: auth::bearer(headers).or(in_url),
         headers: Some(headers),
+        extensions: Some(extensions),
         address: state.config.client_address(headers, extensions),
     };
     let time_limit = state.config.auth_timeout;
     match auth::authenticate(&**authenticator, &credentials, time_limit).await {
-        Ok(identity) => Ok(Access::Granted(Arc::new(identity))),
-        Err(AuthError::Missing) => Ok(Access::Pending),
+        Ok(identity) => {
+            let handshake = credentials.handshake(&identity);
+            Ok((Access::Granted(Arc::new(identity)), handshake))
+        }
+        Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
             state.metrics.limited("token");
             Err(error.into())

@@ -185,9 +185,14 @@ fn get(address: &str, path: &str) -> String {
 }
 
 fn request(address: &str, method: &str, path: &str) -> String {
+    request_with(address, method, path, "")
+}
+
+/// As `request`, with a line of the head.
+fn request_with(address: &str, method: &str, path: &str, line: &str) -> String {
     let mut page = TcpStream::connect(address).unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
-    write!(page, "{head}Connection: close\r\n\r\n").unwrap();
+    write!(page, "{head}{line}Connection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     answer
@@ -198,7 +203,7 @@ async fn axum_server() {
     let mut server = Running::start("axum_server");
     assert!(get(&server.1, "/").ends_with("an application of your own\n"));
     assert!(get(&server.1, "/chat").contains("text/html"));
-    assert!(get(&server.1, "/chat/readyz").ends_with("ready\n"));
+    assert!(get(&server.1, "/chat/readyz").contains(" 404 "));
 
     let url = format!("ws://{}/chat/ws", server.1);
     let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
@@ -207,7 +212,7 @@ async fn axum_server() {
     client.send(r#"{"type":"join","room":"order-7"}"#).await;
     next_of("joined", &mut client).await;
     for _ in 0..2 {
-        assert!(request(&server.1, "POST", "/orders/7/paid").contains(" 204 "));
+        assert!(request(&server.1, "POST", "/orders/order-7/paid").contains(" 200 "));
     }
     let paid = next_of("message", &mut client).await;
     assert_eq!((&paid["message"], &paid["offset"]), (&"Your order is paid.".into(), &1.into()));
@@ -242,6 +247,50 @@ async fn authenticator() {
 
     let url = format!("ws://{}/ws?token=nobody", server.1);
     assert_eq!(WsClient::try_connect(&url, &[]).await.unwrap_err().as_u16(), 401);
+}
+
+#[tokio::test]
+async fn support_desk() {
+    let server = Running::start("support_desk");
+    let login = |user: &str| {
+        let answer = request(&server.1, "POST", &format!("/login/{user}"));
+        let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+        cookie.map(|cookie| cookie.split(';').next().unwrap().to_owned())
+    };
+    assert_eq!(login("eve"), None);
+    let (ann, sam) = (login("ann").unwrap(), login("sam").unwrap());
+    let connect = async |cookie: &str| {
+        let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
+        WsClient::try_connect(&format!("ws://{}/chat/ws", server.1), &headers).await
+    };
+    assert_eq!(connect("session=guessed").await.unwrap_err().as_u16(), 401);
+    let (mut customer, mut staff) = (connect(&ann).await.unwrap(), connect(&sam).await.unwrap());
+    customer.send(r#"{"type":"join","room":"order-8"}"#).await;
+    assert_eq!(next_of("error", &mut customer).await["code"], "forbidden");
+    for client in [&mut customer, &mut staff] {
+        client.send(r#"{"type":"join","room":"order-7"}"#).await;
+        next_of("joined", client).await;
+    }
+    staff.send(r#"{"type":"send","room":"order-7","message":"Hello Ann"}"#).await;
+    assert_eq!(next_of("message", &mut customer).await["user"]["name"], "Sam");
+    for _ in 0..2 {
+        assert!(request(&server.1, "POST", "/orders/order-7/paid").contains(" 200 "));
+    }
+    assert_eq!(next_of("message", &mut customer).await["user"]["id"], "@server");
+
+    let page = get(&server.1, "/orders/order-7");
+    let page: serde_json::Value =
+        serde_json::from_str(page.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let texts: Vec<_> =
+        page["messages"].as_array().unwrap().iter().map(|one| &one["message"]).collect();
+    assert_eq!(texts, ["Hello Ann", "Your order is paid."]);
+    assert_eq!(page["members"].as_array().unwrap().len(), 2);
+
+    let logout = request_with(&server.1, "POST", "/logout", &format!("Cookie: {ann}\r\n"));
+    assert!(logout.contains(" 200 "), "{logout}");
+    assert_eq!(next_of("goodbye", &mut customer).await["message"], "logged out");
+    assert_eq!(connect(&ann).await.unwrap_err().as_u16(), 401);
+    assert!(get(&server.1, "/chat/metrics").contains(" 404 "));
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ fn forbidden() -> Rejection {
 pub(crate) fn unauthorized() -> Rejection {
     Rejection::new(
         ErrorCode::Unauthorized,
-        "Authentication is required. Send hello with a token first.",
+        "Authentication is required: send hello with a token first, or connect with credentials.",
     )
 }
 

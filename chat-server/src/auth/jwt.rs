@@ -110,6 +110,13 @@ impl JwtAuthenticator {
     /// # Errors
     /// [`AuthError::Invalid`] names the header or the claim that is wrong.
     pub fn verify(&self, token: &str) -> Result<Identity, AuthError> {
+        self.identity(token).map_err(|error| match error {
+            AuthError::Invalid(why) => AuthError::Invalid(format!("the token is not valid: {why}")),
+            error => error,
+        })
+    }
+
+    fn identity(&self, token: &str) -> Result<Identity, AuthError> {
         // Backends print tokens with a line feed at the end.
         let token = token.trim();
         if token.len() > MAX_TOKEN_BYTES {

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use chat_core::{Capability, Grants, RoomId, UserId, UserName};
 use tokio::time::timeout;
 
@@ -49,7 +49,9 @@ pub use signer::{InvalidClaims, JwtSigner};
 /// Determines the user of a client.
 ///
 /// The server calls it at the handshake, and again for each `hello` with a token: with that token and
-/// without headers.
+/// without headers. When an identity [expires](Identity::expires) whose client had no token, such as
+/// one known by a cookie, it calls it once more with the headers and extensions of the handshake: if
+/// the session was extended, the connection stays.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -146,6 +148,9 @@ pub struct Credentials<'a> {
     pub token: Option<&'a str>,
     /// The headers of the handshake; `None` for a `hello`.
     pub headers: Option<&'a HeaderMap>,
+    /// The extensions of the request of the handshake, with what a middleware of the application has
+    /// added, such as a session; `None` for a `hello`.
+    pub extensions: Option<&'a Extensions>,
     /// The IP address of the client; `None` for a `hello`, and where the listener does not provide it.
     pub address: Option<IpAddr>,
 }
@@ -154,7 +159,20 @@ setters! {
     Credentials<'a> {
         token: Option<&'a str>,
         headers: Option<&'a HeaderMap>,
+        extensions: Option<&'a Extensions>,
         address: Option<IpAddr>,
+    }
+}
+
+impl Credentials<'_> {
+    /// A copy for the time when `identity` expires; `None` if it does not, or was proven by a token: the
+    /// client sends another in `hello`.
+    pub(crate) fn handshake(self, identity: &Identity) -> Option<Box<Handshake>> {
+        if self.token.is_some() || identity.expires.is_none() {
+            return None;
+        }
+        let (headers, extensions) = (self.headers?.clone(), self.extensions?.clone());
+        Some(Box::new(Handshake { headers, extensions, address: self.address }))
     }
 }
 
@@ -164,6 +182,27 @@ impl fmt::Debug for Credentials<'_> {
             .field("token", &self.token.map(|_| "…"))
             .field("address", &self.address)
             .finish_non_exhaustive()
+    }
+}
+
+/// What an authenticator received at a handshake, to ask it again. Its `Debug` form shows no secret.
+pub(crate) struct Handshake {
+    headers: HeaderMap,
+    extensions: Extensions,
+    address: Option<IpAddr>,
+}
+
+impl Handshake {
+    pub(crate) fn credentials(&self) -> Credentials<'_> {
+        let Self { headers, extensions, address } = self;
+        let (headers, extensions) = (Some(headers), Some(extensions));
+        Credentials { token: None, headers, extensions, address: *address }
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credentials().fmt(f)
     }
 }
 
@@ -187,7 +226,8 @@ pub struct Identity {
     /// What the user may do. Default: in every room what members do.
     pub grants: Grants,
     /// When the identity expires; `None`: never. The connection is closed
-    /// [`token_grace`](crate::ServerConfig::token_grace) later.
+    /// [`token_grace`](crate::ServerConfig::token_grace) later, unless the client or its session is
+    /// [authenticated again](Authenticator).
     pub expires: Option<SystemTime>,
     /// Multiplies the rates of [`LimitsConfig`](crate::LimitsConfig) for the user, such as a bot. 0 is
     /// taken as 1. Default 1.
@@ -215,14 +255,16 @@ setters! {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The client has sent no credentials.
-    #[error("a token is needed")]
+    /// The client has sent no credentials. At the handshake it may still send a token in `hello`: an
+    /// authenticator without tokens returns [`Invalid`](Self::Invalid) instead.
+    #[error("credentials are needed")]
     Missing,
-    /// The credentials are not valid. The client receives the text, which must hold no secret.
-    #[error("the token is not valid: {0}")]
+    /// The credentials are not valid. The client receives the text, such as "your session has
+    /// expired", which must hold no secret.
+    #[error("{0}")]
     Invalid(String),
     /// The credentials cannot be checked for now. The client receives the text.
-    #[error("tokens cannot be checked now: {0}")]
+    #[error("credentials cannot be checked now: {0}")]
     Unavailable(String),
 }
 
@@ -235,15 +277,25 @@ pub(crate) async fn authenticate(
     timeout(time_limit, authenticator.authenticate(client))
         .await
         .unwrap_or_else(|_| Err(AuthError::Unavailable("the check took too long".to_owned())))
+        .and_then(not_a_backend)
         .inspect_err(log_rejection)
 }
 
-/// Logs why a token was rejected, but not the token, which is a secret. At most ten lines a minute:
+/// Backends send by [`RoomHandle`](crate::RoomHandle). Clients could not tell a connection of the same
+/// user from them.
+fn not_a_backend(identity: Identity) -> Result<Identity, AuthError> {
+    if identity.user.is_backend() {
+        return Err(AuthError::invalid("the id of the user begins with @, as ids of backends do"));
+    }
+    Ok(identity)
+}
+
+/// Logs why a client was rejected, but not its credentials, which are secret. At most ten lines a minute:
 /// clients can cause them at any rate.
 fn log_rejection(error: &AuthError) {
     static LINES: [OncePerMinute; 10] = [const { OncePerMinute::new() }; 10];
     if *error != AuthError::Missing && LINES.iter().any(OncePerMinute::is_due) {
-        tracing::warn!(reason = ?error.reason(), "token rejected");
+        tracing::warn!(reason = ?error.to_string(), "credentials rejected");
     }
 }
 
@@ -258,13 +310,5 @@ impl AuthError {
     /// [`AuthError::Invalid`] with this reason.
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid(reason.into())
-    }
-
-    /// The reason without the prefix of the `Display` form.
-    fn reason(&self) -> &str {
-        match self {
-            Self::Missing => "a token is needed",
-            Self::Invalid(reason) | Self::Unavailable(reason) => reason,
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use chat_core::{Dialect, RoomId, User, UserId, UserName};
 
-use crate::auth::Access;
+use crate::auth::{Access, Handshake};
 use crate::secret::Secret;
 
 /// The parameters of a connection, known before its first frame.
@@ -23,6 +23,8 @@ pub(crate) struct ConnectParams {
     pub(crate) token: Option<Secret>,
     /// What the client may do.
     pub(crate) access: Access,
+    /// What renews that when it expires, if the client has no token.
+    pub(crate) handshake: Option<Box<Handshake>>,
 }
 
 impl ConnectParams {

@@ -47,10 +47,12 @@ impl Connection {
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;
-        self.on_authenticated(identity).await
+        self.on_authenticated(identity).await?;
+        self.renewal = None;
+        Ok(())
     }
 
-    async fn on_authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
+    pub(super) async fn on_authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
         self.rename(User::new(identity.user.clone(), identity.name.clone()))?;
         self.access = Access::Granted(Arc::new(identity));
         self.enforce_server_ban();
@@ -128,7 +130,9 @@ impl Connection {
     async fn resumed(&self, resume: &str) -> Result<UserId, Rejection> {
         let broker = &**self.state.hub.broker();
         let proven = self.state.resume.verify(broker, resume).await;
-        proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
+        // An earlier version of the server may have issued a secret for the id of a backend.
+        let proven = proven.map_err(|error| unavailable(&error))?;
+        proven.filter(|user| !user.is_backend()).ok_or_else(|| {
             Rejection::new(ErrorCode::Unauthorized, "The resume secret is not valid.")
         })
     }

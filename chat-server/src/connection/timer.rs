@@ -1,14 +1,24 @@
-//! Closes a connection that has not authenticated in time, or whose token has expired.
+//! Closes a connection that has not authenticated in time, or whose identity has expired and is not
+//! renewed.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::SystemTime;
 
 use chat_core::{CloseReason, Deliver};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
+use crate::auth::{self, Handshake};
 use crate::deadline::Deadline;
+
+/// When to ask the authenticator again about a client without a token: the application may extend the
+/// session of a cookie while the connection lives.
+pub(super) struct Renewal {
+    handshake: Box<Handshake>,
+    at: Instant,
+}
 
 impl Connection {
     /// Sets the deadline by the access of the connection: to authenticate, or the end of the token.
@@ -16,6 +26,40 @@ impl Connection {
         let config = &self.state.config;
         let at = self.access.deadline(config.auth_timeout, config.token_grace);
         self.deadline = Deadline::new(at);
+    }
+
+    /// Renews the identity by `handshake` when it expires.
+    pub(super) fn set_renewal(&mut self, handshake: Option<Box<Handshake>>) {
+        let at = self.access.expires_in().and_then(|time| Instant::now().checked_add(time));
+        let renewal = handshake.zip(at).map(|(handshake, at)| Box::new(Renewal { handshake, at }));
+        self.renewal = renewal;
+    }
+
+    /// When the task of the connection has to act: a renewal precedes the deadline.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        match &self.renewal {
+            Some(renewal) => Some(renewal.at),
+            None => self.deadline.at(),
+        }
+    }
+
+    pub(super) fn due_renewal(&mut self) -> Option<Box<Renewal>> {
+        self.renewal.take_if(|renewal| renewal.at <= Instant::now())
+    }
+
+    /// Asks the authenticator again. If it does not extend the identity, the deadline stays, until
+    /// which the client may send a token.
+    pub(super) async fn renew(&mut self, renewal: Box<Renewal>) {
+        let Some(authenticator) = self.state.authenticator.clone() else { return };
+        let (handshake, time_limit) = (renewal.handshake, self.state.config.auth_timeout);
+        let credentials = handshake.credentials();
+        let renewed = auth::authenticate(&*authenticator, &credentials, time_limit).await;
+        let Ok(identity) = renewed else { return };
+        let is_later = identity.expires.is_none_or(|expires| expires > SystemTime::now());
+        // An error means that the session is of another user now, which this connection cannot become.
+        if is_later && self.on_authenticated(identity).await.is_ok() {
+            self.set_renewal(Some(handshake));
+        }
     }
 
     /// Ends the connection if its deadline has passed.

@@ -24,11 +24,11 @@ use crate::state::State;
 /// ```
 /// use axum::extract::{Path, State};
 /// use chat_core::RoomId;
-/// use chat_server::Server;
+/// use chat_server::{Error, Server};
 ///
-/// async fn paid(State(chat): State<Server>, Path(order): Path<RoomId>) -> Result<String, String> {
-///     let sent = chat.room(&order).send("Your order is paid.").await;
-///     sent.map(|_| "sent".to_owned()).map_err(|error| error.to_string())
+/// async fn paid(State(chat): State<Server>, Path(order): Path<RoomId>) -> Result<(), Error> {
+///     chat.room(&order).send("Your order is paid.").await?;
+///     Ok(())
 /// }
 /// # let _: axum::Router<Server> =
 /// #     axum::Router::new().route("/orders/{order}/paid", axum::routing::post(paid));

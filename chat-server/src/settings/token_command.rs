@@ -74,6 +74,9 @@ impl TokenArgs {
         let signer = signer?;
         let user = UserId::new(&self.user)
             .map_err(|why| Invalid::new("user", &self.user, format!("it {why}")))?;
+        if user.is_backend() {
+            return Err(Invalid::new("user", &self.user, "ids of backends begin with @").into());
+        }
         if let Some(name) = &self.name {
             UserName::new(name).map_err(|why| Invalid::new("name", name, format!("it {why}")))?;
         }

@@ -167,12 +167,113 @@ async fn hosts_are_checked_below_a_path_of_an_application() {
         ("/chat", "evil.example", 403),
         ("/chat/ws", "evil.example", 403),
         ("/chat/nothing", "evil.example", 403),
-        ("/chat/healthz", "evil.example", 200),
         ("/", "evil.example", 200),
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let (answer, _, body) = exchange(port, &request).await;
         assert_eq!(answer, status, "{path} of {host}: {body}");
     }
+    serving.abort();
+}
+
+/// Sessions by cookie, each with the number of seconds until it ends: from the handshake, and from its
+/// end on.
+#[derive(Debug, Default)]
+struct Cookies(AtomicU64);
+
+#[async_trait]
+impl Authenticator for Cookies {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        let cookie = client.headers.and_then(|headers| headers.get("cookie"));
+        let user = cookie.ok_or_else(|| AuthError::invalid("log in first"))?.to_str().unwrap();
+        let is_new = self.0.fetch_add(1, Ordering::Relaxed) < 2;
+        let left = if is_new {
+            1
+        } else if user == "ann" {
+            600
+        } else {
+            0
+        };
+        let end = SystemTime::now() + Duration::from_secs(left);
+        Ok(Identity::new(UserId::new(user).unwrap()).expires(Some(end)))
+    }
+}
+
+#[tokio::test]
+async fn extended_session_of_a_cookie_keeps_its_connection() {
+    let config = ServerConfig::default().token_grace(Duration::from_secs(1));
+    let server = Server::builder().config(config).authenticator(Cookies::default()).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
+    let connect = async |cookie: &str| {
+        let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
+        WsClient::connect_with(&url, &headers).await
+    };
+    let (mut ann, mut bob) = (connect("ann").await, connect("bob").await);
+    assert_eq!(bob.recv_json().await["reason"], "token_expired");
+    assert_eq!(bob.recv_close().await.0, 4004);
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    assert!(welcome["expires_in_ms"].as_u64().unwrap() > 500_000, "{welcome}");
+    serving.abort();
+}
+
+/// What a middleware of the application knows of a client.
+#[derive(Debug, Clone)]
+struct Session(&'static str);
+
+/// Takes the session that the middleware has found.
+#[derive(Debug)]
+struct BySession;
+
+#[async_trait]
+impl Authenticator for BySession {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        let session = client.extensions.and_then(|extensions| extensions.get::<Session>());
+        let Session(user) = session.ok_or_else(|| AuthError::invalid("log in first"))?;
+        Ok(Identity::new(UserId::new(user).unwrap()))
+    }
+}
+
+/// The WebSocket below a path, and beside routes and a fallback of the application.
+#[tokio::test]
+async fn websocket_alone_is_part_of_an_application_with_sessions() {
+    let config = ServerConfig::default().allow_host(vec!["app.example".to_owned()]);
+    let chat = Server::builder().config(config).authenticator(BySession).start();
+    let with_session = axum::middleware::from_fn(
+        async |mut request: axum::extract::Request, next: axum::middleware::Next| {
+            request.extensions_mut().insert(Session("ann"));
+            next.run(request).await
+        },
+    );
+    let routes = axum::Router::new()
+        .route("/", axum::routing::get(async || "an application"))
+        .nest("/chat", chat.websocket_router().layer(with_session))
+        .merge(chat.websocket_router())
+        .fallback(async || (axum::http::StatusCode::NOT_FOUND, "its own 404"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
+
+    let native = [("Sec-WebSocket-Protocol", "chat.v1")];
+    let url = |path: &str| format!("ws://127.0.0.1:{port}{path}");
+    let mut ann = WsClient::connect_with(&url("/chat/ws"), &native).await;
+    assert_eq!(ask(&mut ann, "welcome", json!({"type": "hello"})).await["user"]["id"], "ann");
+    for (path, host, status, text) in [
+        ("/ws", "app.example", 426, "no_websocket"),
+        ("/chat/ws", "evil.example", 403, "the setting allow_host"),
+        ("/chat/metrics", "evil.example", 404, "its own 404"),
+        ("/create-room", "evil.example", 404, "its own 404"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (answer, _, body) = exchange(port, &request).await;
+        assert!(answer == status && body.contains(text), "{path} of {host}: {answer} {body}");
+    }
+    let handshake = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (status, _, body) = exchange(port, handshake).await;
+    assert_eq!(status, 401);
+    assert!(body.contains("Authentication failed: log in first."), "{body}");
     serving.abort();
 }

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::extract::{Path, State};
 use chat_broker::testing::RedisServer;
 use chat_broker::{HistoryRules, HubConfig, MemoryBus, RedisBroker, RedisConfig};
 use chat_core::{ErrorCode, HistoryRange, Retention, RoomId, User, UserId};
-use chat_server::{BanOptions, OutgoingMessage, Server, ServerConfig};
+use chat_server::{
+    AuthError, Authenticator, BanOptions, Credentials, Identity, OutgoingMessage, Server,
+    ServerConfig,
+};
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -289,4 +293,38 @@ async fn messages_that_clients_could_not_send_are_rejected() {
     let none = BanOptions::default().expires_in(Duration::ZERO);
     assert_eq!(code(room.ban(&id("ann"), none).await), ErrorCode::BadField);
     assert_eq!(server.bans(), []);
+}
+
+/// The user that the token names.
+#[derive(Debug)]
+struct Named;
+
+#[async_trait]
+impl Authenticator for Named {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        Ok(Identity::new(UserId::new(client.token.ok_or(AuthError::Missing)?).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn client_cannot_have_the_id_of_a_backend() {
+    let status = async |node: &Node, query: &str| {
+        let url = format!("ws://127.0.0.1:{}/ws?{query}", node.port);
+        WsClient::try_connect(&url, &[]).await.err().map(|status| status.as_u16())
+    };
+    let [node, _] = pair_in_memory().await;
+    assert_eq!(status(&node, "userId=%40shop").await, Some(400));
+    let mut ann = node.client("ann").await;
+    ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    let direct = json!({"type": "direct", "to": "@shop", "message": "hi", "id": 1});
+    assert_eq!(ask(&mut ann, "ok", direct).await["delivered"], 0);
+
+    let node = Node::start(Server::builder().authenticator(Named).start()).await;
+    assert_eq!(status(&node, "token=%40shop").await, Some(401));
+    let url = format!("ws://127.0.0.1:{}/ws?token=ann", node.port);
+    let mut ann = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    let hello = json!({"type": "hello", "token": "@shop"});
+    let error = ask(&mut ann, "error", hello).await;
+    assert_eq!(error["code"], "unauthorized");
+    assert!(error["message"].as_str().unwrap().contains("begins with @"), "{error}");
 }

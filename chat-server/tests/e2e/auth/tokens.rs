@@ -234,13 +234,13 @@ async fn refused_token_is_logged_with_its_reason_a_few_times_a_minute() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("the claim \"sub\" is a number, not a text"), "{message}");
     }
-    let line = server.until_logged_times("token rejected", 10);
+    let line = server.until_logged_times("credentials rejected", 10);
     assert!(
         line.contains("WARN") && line.contains("sub") && line.contains("is a number"),
         "{line}"
     );
     // A minute may end in between.
-    let lines = server.logged("token rejected");
+    let lines = server.logged("credentials rejected");
     assert!((10..=20).contains(&lines), "{lines}");
     assert_eq!(server.logged(&bad), 0);
     bad = signed(&json!({"sub": "ann", "exp": 1_795_841_234_000_u64}));

@@ -68,11 +68,13 @@ async fn everything_is_where_it_is_nested() {
         for path in ["", "/ws", "/ws/", "/join-room/r", "/join-room/r/"] {
             WsClient::connect(&format!("ws://127.0.0.1:{port}{}", at(path))).await;
         }
-        for path in ["", "/ws", "/ws/", "/create-room", "/healthz"] {
+        for path in ["", "/ws", "/ws/", "/create-room"] {
             let (status, head) = ask(port, &format!("OPTIONS {}", at(path)), "").await;
             assert_eq!(status, 204, "{path}: {head}");
         }
-        assert_eq!(fetch(port, &at("/nothing"), "localhost").await.0, 404);
+        for path in ["/nothing", "/metrics", "/healthz", "/readyz"] {
+            assert_eq!(fetch(port, &at(path), "localhost").await.0, 404, "{path}");
+        }
         assert_eq!(
             ask(port, "OPTIONS *", "").await.0,
             404,
