@@ -10,6 +10,7 @@ pub(crate) mod keys;
 mod messages;
 mod moderation;
 mod names;
+mod nodes;
 #[cfg(test)]
 mod openapi;
 mod query;
@@ -52,7 +53,7 @@ struct Call {
 
 /// The calls that a batch may have.
 fn calls() -> Vec<Call> {
-    use ApiScope::{Moderate, Read, Send};
+    use ApiScope::{Admin, Moderate, Read, Send};
     let mut calls = vec![
         Call::post("send", "/rooms/{room}/messages", Send, messages::send),
         Call::post("broadcast", "/broadcast", Send, messages::broadcast),
@@ -60,12 +61,15 @@ fn calls() -> Vec<Call> {
         Call::get("history", "/rooms/{room}/messages", Read, rooms::history),
         Call::get("room", "/rooms/{room}", Read, rooms::room),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
+        Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
+        Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
         Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
         Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban),
         Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban),
         Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect),
         Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
         Call::get("bans", "/bans", Moderate, moderation::bans),
+        Call::get("nodes", "/nodes", Admin, nodes::nodes),
     ];
     #[cfg(feature = "jwt")]
     calls.push(Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue));

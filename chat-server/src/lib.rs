@@ -8,6 +8,7 @@ mod connection;
 mod deadline;
 mod drain;
 mod error;
+mod fleet;
 mod handle;
 mod header_list;
 mod host;

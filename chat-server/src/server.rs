@@ -19,7 +19,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::state::{State, Task};
-use crate::{api, http, operator};
+use crate::{api, fleet, http, operator};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -136,7 +136,9 @@ impl ServerBuilder {
         {
             state.token_issuer = self.token_issuer;
         }
-        Server { state: Arc::new(state) }
+        let state = Arc::new(state);
+        fleet::start(&state);
+        Server { state }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What all connections of a server share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chat_broker::{Hub, Status};
@@ -67,6 +67,8 @@ pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
+    /// The task of [`fleet`](crate::fleet).
+    pub(crate) fleet: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
@@ -129,6 +131,7 @@ impl State {
             metrics,
             draining: AtomicBool::new(false),
             drop_reporter,
+            fleet: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::http::StatusCode;
 use chat_core::{Capabilities, Capability, Grants, Pattern, RoomId, User, UserId, UserName};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use parking_lot::RwLock;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use crate::identity::random_id;
 use crate::limits::{Rate, SharedBucket};
@@ -234,7 +234,9 @@ fn hash(secret: &str) -> [u8; 32] {
 
 /// The keys of a server, which may be replaced while it runs.
 #[derive(Debug)]
-pub(crate) struct ApiKeys(RwLock<Arc<[Arc<ActiveKey>]>>);
+pub(crate) struct ApiKeys(watch::Sender<ActiveKeys>);
+
+pub(crate) type ActiveKeys = Arc<[Arc<ActiveKey>]>;
 
 /// A key, and what it has used of its rate.
 #[derive(Debug)]
@@ -249,21 +251,26 @@ pub(crate) struct ActiveKey {
 
 impl ApiKeys {
     pub(crate) fn new(keys: Vec<ApiKey>) -> Self {
-        Self(RwLock::new(active(keys)))
+        Self(watch::Sender::new(active(keys)))
     }
 
     /// Replaces all keys. The rates of the new ones are unused.
     pub(crate) fn replace(&self, keys: Vec<ApiKey>) {
-        *self.0.write() = active(keys);
+        self.0.send_replace(active(keys));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.read().is_empty()
+        self.0.borrow().is_empty()
+    }
+
+    /// The keys as they change.
+    pub(crate) fn watch(&self) -> watch::Receiver<ActiveKeys> {
+        self.0.subscribe()
     }
 
     /// The key with this secret. Takes the same time for every secret of the same length.
     pub(crate) fn find(&self, secret: &str) -> Option<Arc<ActiveKey>> {
-        let keys = Arc::clone(&self.0.read());
+        let keys = Arc::clone(&self.0.borrow());
         let hash = hash(secret);
         let mut found = None;
         for active in keys.iter() {
@@ -275,7 +282,7 @@ impl ApiKeys {
     }
 }
 
-fn active(keys: Vec<ApiKey>) -> Arc<[Arc<ActiveKey>]> {
+fn active(keys: Vec<ApiKey>) -> ActiveKeys {
     keys.into_iter().map(|key| Arc::new(ActiveKey::new(key))).collect()
 }
 

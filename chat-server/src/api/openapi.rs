@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use utoipa::{OpenApi, ToSchema};
 
 use super::keys::ApiScope;
-use super::{Call, batch, calls, calls_alone, export, messages, moderation, rooms, tokens};
+use super::{Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens};
 use crate::refusal::ErrorBody;
 
 const DESCRIPTION: &str = "What a backend does in a chat. Each call needs a key, as `Authorization: \
@@ -25,6 +25,8 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         rooms::history,
         rooms::room,
         rooms::members,
+        rooms::join,
+        rooms::leave,
         export::export,
         moderation::kick,
         moderation::ban,
@@ -33,6 +35,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         moderation::unban_user,
         moderation::bans,
         tokens::issue,
+        nodes::nodes,
         batch::batch,
         document_call,
     ),
@@ -149,13 +152,13 @@ fn complete(
         told.map_or(needs.clone(), |told| format!("{told}\n\n{needs}")).into(),
     );
     let has_body = operation.contains_key("requestBody");
-    if let Some(schema) = operation
-        .get_mut("requestBody")
-        .map(|body| &mut body["content"]["application/json"]["schema"])
-        && let Some(object) = schema["oneOf"].as_array().and_then(|kinds| kinds.last()).cloned()
-    {
+    if let Some(body) = operation.get_mut("requestBody") {
+        let schema = &mut body["content"]["application/json"]["schema"];
+        let kinds = schema["oneOf"].as_array().into_iter().flatten();
         // A body that is absent is not null.
-        *schema = object;
+        if let Some(object) = kinds.filter(|kind| kind.get("$ref").is_some()).last().cloned() {
+            *schema = object;
+        }
     }
     for (status, _) in REFUSALS {
         if has_body || !["413", "415", "422"].contains(&status) {
@@ -163,12 +166,18 @@ fn complete(
             operation["responses"][status] = link;
         }
     }
-    for parameter in
-        operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten()
-    {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        let is_name = parameter["in"] == "path";
+        let schema = &mut parameter["schema"];
         // A parameter that is absent is not null.
-        if let Some([kind, _]) = parameter["schema"]["type"].as_array().map(Vec::as_slice) {
-            parameter["schema"]["type"] = kind.clone();
+        if let Some([kind, _]) = schema["type"].as_array().map(Vec::as_slice) {
+            schema["type"] = kind.clone();
+        }
+        if is_name {
+            schema["minLength"] = 1.into();
+            schema["maxLength"] = 128.into();
+            schema["pattern"] = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$".into();
         }
     }
 }

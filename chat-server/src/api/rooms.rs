@@ -9,8 +9,9 @@ use chat_core::wire::{self, PageFrame};
 use chat_core::{Epoch, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::body::bad_field;
-use super::names::RoomPath;
+use super::body::{Body, bad_field, missing};
+use super::moderation::Done;
+use super::names::{RoomPath, user_id};
 use super::query::{Params, limit};
 use crate::error::Error;
 use crate::refusal::Refusal;
@@ -151,4 +152,53 @@ pub(super) async fn members(
         members::members(&state, &room, limit as usize).await.map_err(Error::from)?;
     let members = users.iter().map(wire::User::from).collect();
     Ok(Json(MembersAnswer { members, count }).into_response())
+}
+
+/// A user to move.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct UserRequest {
+    /// The id of the user.
+    #[cfg_attr(test, schema(required, value_type = String, example = "42"))]
+    user: Option<String>,
+}
+
+/// Makes the connections of a user join a room.
+///
+/// Those that are open now and speak the native protocol, on all servers. Each receives `joined` without
+/// an `id`. Bans and limits apply, permissions do not.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/rooms/{room}/join", tag = "rooms",
+    params(("room" = String, Path, description = "The name of the room")),
+    request_body = UserRequest,
+    responses((status = 200, description = "The request is on its way.", body = Done)),
+))]
+pub(super) async fn join(
+    Shared(state): Shared<Arc<State>>,
+    RoomPath(room): RoomPath,
+    Body(UserRequest { user }): Body<UserRequest>,
+) -> Result<Json<Done>, Refusal> {
+    let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    state.request_room(user, room, true).await.map_err(Error::from)?;
+    Ok(Done::OK)
+}
+
+/// Makes the connections of a user leave a room.
+///
+/// As the call that makes them join. Each that was in the room receives `left` without an `id`.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/rooms/{room}/leave", tag = "rooms",
+    params(("room" = String, Path, description = "The name of the room")),
+    request_body = UserRequest,
+    responses((status = 200, description = "The request is on its way.", body = Done)),
+))]
+pub(super) async fn leave(
+    Shared(state): Shared<Arc<State>>,
+    RoomPath(room): RoomPath,
+    Body(UserRequest { user }): Body<UserRequest>,
+) -> Result<Json<Done>, Refusal> {
+    let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    state.request_room(user, room, false).await.map_err(Error::from)?;
+    Ok(Done::OK)
 }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod export;
+mod fleet;
 mod keys;
 mod messages;
 mod moderation;
