@@ -1,6 +1,7 @@
 //! The API for backends.
 
 mod batch;
+mod docs;
 mod export;
 mod fleet;
 mod keys;
