@@ -341,6 +341,7 @@ impl ActiveKey {
     }
 
     /// Checks that every name which matches `rule`, a pattern in a token, is one that this key is for.
+    #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
     pub(crate) fn check_rule(&self, rule: &str) -> Result<(), Refusal> {
         let covers = |pattern: &Pattern| {
             let pattern_of_users = pattern.as_str().starts_with('@');

@@ -2,11 +2,13 @@
 //! a test fails if that differs: so the server needs no library for it. To write it again:
 //! `UPDATE_DOCS=1 cargo test -p roomcast-server --lib openapi`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::path::Path;
 
 use axum::Router;
 use serde_json::{Value, json};
-use utoipa::{OpenApi, ToSchema};
+use utoipa::OpenApi;
 
 use super::keys::ApiScope;
 use super::{Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens};
@@ -50,39 +52,6 @@ struct Document;
 )]
 #[expect(dead_code, reason = "carries the description of the handler, which takes no parameters")]
 fn document_call() {}
-
-/// A message in a room, as members receive it.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "the schema of `chat_core::wire::Message`")]
-pub(super) struct Message {
-    /// `message`.
-    #[schema(rename = "type")]
-    r#type: String,
-    room: String,
-    /// The place in the room's sequence.
-    #[schema(nullable = false)]
-    offset: Option<u64>,
-    /// The epoch of the sequence, in its first message.
-    #[schema(nullable = false)]
-    epoch: Option<String>,
-    user: User,
-    message: String,
-    data: Option<Value>,
-    #[schema(nullable = false)]
-    key: Option<String>,
-    /// When the server took it, in milliseconds since 1970.
-    at: u64,
-}
-
-/// A user.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "the schema of `chat_core::wire::User`")]
-pub(super) struct User {
-    id: String,
-    name: String,
-    /// The colour of the name, `#RRGGBB`.
-    color: String,
-}
 
 /// The statuses with which calls are refused, and the codes of their bodies.
 const REFUSALS: [(&str, &str); 12] = [
@@ -154,9 +123,9 @@ fn complete(
     let has_body = operation.contains_key("requestBody");
     if let Some(body) = operation.get_mut("requestBody") {
         let schema = &mut body["content"]["application/json"]["schema"];
-        let kinds = schema["oneOf"].as_array().into_iter().flatten();
+        let mut kinds = schema["oneOf"].as_array().into_iter().flatten();
         // A body that is absent is not null.
-        if let Some(object) = kinds.filter(|kind| kind.get("$ref").is_some()).last().cloned() {
+        if let Some(object) = kinds.find(|kind| kind.get("$ref").is_some()).cloned() {
             *schema = object;
         }
     }

@@ -44,7 +44,7 @@ pub(super) struct HistoryAnswer<'a> {
     /// The offset of the room's latest message; 0 before the first message.
     offset: u64,
     /// The messages as members receive them, oldest first.
-    #[cfg_attr(test, schema(value_type = Vec<super::openapi::Message>))]
+    #[cfg_attr(test, schema(value_type = Vec<super::schemas::Message>))]
     messages: Vec<PageFrame<'a>>,
     /// Whether there are further messages in the direction asked for.
     more: bool,
@@ -81,7 +81,7 @@ pub(super) struct MembersParams {
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct MembersAnswer<'a> {
     /// The users, each once; empty if there are more than the limit.
-    #[cfg_attr(test, schema(value_type = Vec<super::openapi::User>))]
+    #[cfg_attr(test, schema(value_type = Vec<super::schemas::User>))]
     members: Vec<wire::User<'a>>,
     /// The number of all users in the room, on all servers.
     count: u32,
