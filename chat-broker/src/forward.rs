@@ -59,6 +59,10 @@ macro_rules! forward {
                 (**self).history(reads).await
             }
 
+            async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+                (**self).subscribers(topics).await
+            }
+
             fn presence(&self) -> Option<&dyn PresenceTracker> {
                 (**self).presence()
             }
@@ -103,6 +107,8 @@ mod tests {
         let position = wrapped.known_position(&topic);
         assert_eq!(position.map(|position| position.offset), Some(1));
         assert_eq!(position, broker.known_position(&topic));
+        let counts = wrapped.subscribers(std::slice::from_ref(&topic)).await;
+        assert_eq!(counts.unwrap(), [0]);
         assert!(wrapped.presence().is_some() && wrapped.table().is_some());
         assert_eq!((wrapped.status(), wrapped.stats()), (Status::Ready, broker.stats()));
         wrapped.close().await;

@@ -36,7 +36,7 @@ pub use hub::{
     Joiner, MemberSlot, Membership, Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
-pub use presence::{Departure, DepartureSender, PresenceTracker};
+pub use presence::{Departure, DepartureSender, OccupiedRoom, OccupiedRooms, PresenceTracker};
 pub use publish::{PublishOptions, Published, Receipt, ReceiptSender};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};

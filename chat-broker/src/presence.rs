@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use chat_core::{Occupancy, Occupant, Topic, UserId};
+use chat_core::{Occupancy, Occupant, RoomId, Topic, UserId};
 use tokio::sync::oneshot;
 
 use crate::error::BrokerError;
@@ -54,6 +54,87 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
         topics: &[Topic],
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError>;
+
+    /// A page of the rooms that have occupants on any node: those whose names begin with `prefix`,
+    /// after the room `after`, at most `limit` of them, which is 1 at least and
+    /// [`OccupiedRooms::MAX`] at most. A room that has occupants while all pages are read is in one of
+    /// them.
+    ///
+    /// The order is the same for all calls: that of the bytes of the names, but for characters other
+    /// than ASCII letters, digits, `-`, `.`, `_` and `~`, which may be sorted otherwise.
+    ///
+    /// ```
+    /// # use chat_broker::{BrokerError, PresenceTracker};
+    /// # async fn example(presence: &dyn PresenceTracker) -> Result<(), BrokerError> {
+    /// let mut after = None;
+    /// loop {
+    ///     let page = presence.rooms("game-", after.as_ref(), 100).await?;
+    ///     for room in page.rooms {
+    ///         println!("{}: {} users", room.room, room.count);
+    ///     }
+    ///     after = page.next;
+    ///     if after.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time;
+    /// [`BrokerError::Unsupported`], which is the default, if the broker cannot list them.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        let _ = (prefix, after, limit);
+        Err(BrokerError::Unsupported("list of rooms"))
+    }
+}
+
+/// A page of [`PresenceTracker::rooms`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct OccupiedRooms {
+    /// The rooms, in order. Fewer than the limit, or none, may have a next page.
+    pub rooms: Vec<OccupiedRoom>,
+    /// The room after which the next page begins; `None` if this page is the last.
+    pub next: Option<RoomId>,
+}
+
+impl OccupiedRooms {
+    /// Maximum rooms in a page.
+    pub const MAX: usize = 1000;
+
+    /// These rooms, and the one after which the next page begins.
+    #[must_use]
+    pub fn new(rooms: Vec<OccupiedRoom>, next: Option<RoomId>) -> Self {
+        Self { rooms, next }
+    }
+}
+
+/// A room that has occupants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OccupiedRoom {
+    /// The room.
+    pub room: RoomId,
+    /// How many users are in it, on all nodes; at least 1.
+    pub count: u32,
+}
+
+impl OccupiedRoom {
+    /// A room with this many occupants.
+    #[must_use]
+    pub fn new(room: RoomId, count: u32) -> Self {
+        Self { room, count }
+    }
 }
 
 /// The pending answer to a [`PresenceTracker::leave`]: the version of the event that announces it.

@@ -9,6 +9,7 @@ mod shard;
 mod tests;
 mod topic;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use chat_core::{History, Occupancy, Occupant, Position, RoomId, Topic, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Departure, OccupiedRoom, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Published, Receipt};
 use crate::random;
 use crate::stats::BrokerStats;
@@ -260,6 +261,11 @@ impl Broker for MemoryBroker {
         Ok(reads.iter().map(|read| self.bus.shard(&read.topic).read(read)).collect())
     }
 
+    async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        self.open()?;
+        Ok(topics.iter().map(|topic| self.bus.shard(topic).subscribers(topic)).collect())
+    }
+
     fn presence(&self) -> Option<&dyn PresenceTracker> {
         Some(self)
     }
@@ -300,6 +306,32 @@ impl PresenceTracker for MemoryBroker {
     ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
         Ok(topics.iter().map(|topic| self.bus.shard(topic).occupancy(topic, limit)).collect())
+    }
+
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        self.open()?;
+        let limit = limit.clamp(1, OccupiedRooms::MAX);
+        // The first of all shards. One more than the page shows whether another follows.
+        let mut first = BTreeMap::new();
+        for shard in &self.bus.shards {
+            for (room, count) in shard.lock().occupied() {
+                if room.as_str().starts_with(prefix) && Some(room) > after {
+                    first.insert(room.clone(), count);
+                    if first.len() > limit + 1 {
+                        first.pop_last();
+                    }
+                }
+            }
+        }
+        let has_next = first.len() > limit && first.pop_last().is_some();
+        let next = first.last_key_value().filter(|_| has_next).map(|(room, _)| room.clone());
+        let rooms = first.into_iter().map(|(room, count)| OccupiedRoom::new(room, count));
+        Ok(OccupiedRooms::new(rooms.collect(), next))
     }
 }
 

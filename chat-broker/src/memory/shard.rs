@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use chat_core::{History, Occupancy, Occupant, Position, RoomId, Topic, UserId};
 use tokio::time::Instant;
 
 use super::history::Budget;
@@ -58,13 +58,17 @@ impl Shard {
         self.hand_on(topic, payload, Some(position))
     }
 
+    pub(super) fn subscribers(&self, topic: &Topic) -> u32 {
+        let subscribers = self.topics.get(topic).map_or(0, |state| state.subscribers.len());
+        u32::try_from(subscribers).unwrap_or(u32::MAX)
+    }
+
     fn hand_on(&self, topic: &Topic, payload: Bytes, position: Option<Position>) -> Published {
         let subscribers = self.topics.get(topic).map_or(&[][..], |state| &state.subscribers);
         for (_, events) in subscribers {
             events.publication(topic.clone(), payload.clone(), position);
         }
-        let nodes = u32::try_from(subscribers.len()).unwrap_or(u32::MAX);
-        Published::new(position, nodes)
+        Published::new(position, self.subscribers(topic))
     }
 
     /// A subscriber whose queue is full, if there is one.
@@ -113,6 +117,14 @@ impl Shard {
 
     pub(super) fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {
         self.topics.get(topic).map(|state| state.occupancy(limit)).unwrap_or_default()
+    }
+
+    /// The rooms with occupants, and how many each has.
+    pub(super) fn occupied(&self) -> impl Iterator<Item = (&RoomId, u32)> {
+        self.topics.iter().filter_map(|(topic, state)| {
+            let count = state.occupants.count();
+            topic.as_room().filter(|_| count > 0).map(|room| (room, count))
+        })
     }
 
     pub(super) fn remove_node(&mut self, node: u64) {

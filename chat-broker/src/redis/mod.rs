@@ -55,7 +55,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use chat_core::{History, Occupancy, Occupant, Position, RoomId, Topic, UserId};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -70,7 +70,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Departure, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -220,6 +220,11 @@ impl Broker for RedisBroker {
         Ok(histories)
     }
 
+    async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        self.open()?;
+        self.store.subscribers(topics).await
+    }
+
     fn presence(&self) -> Option<&dyn PresenceTracker> {
         Some(self)
     }
@@ -296,6 +301,16 @@ impl PresenceTracker for RedisBroker {
     ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
         self.store.occupancy(topics, limit, self.presence.may_expire_others()).await
+    }
+
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        self.open()?;
+        self.store.rooms(prefix, after, limit).await
     }
 }
 

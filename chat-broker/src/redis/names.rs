@@ -9,6 +9,7 @@
 //! | `<channel>:members` | hash | who is there, see `scripts/change.lua` |
 //! | `<channel>:on:<node>` | set | users that a node holds there |
 //! | `<prefix>:rooms:<node>` | set | channels in which a node holds users |
+//! | `<prefix>:occupied` | sorted set | topics that have users: `r.<room>`, `u.<user>`, all with the score 0 |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
 //! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has a history, too; `rights` is what it writes and removes at once |
@@ -98,6 +99,25 @@ impl Names {
         format!("{}:rooms:{node}", self.prefix)
     }
 
+    /// The rooms that have users at any node.
+    pub(super) fn occupied(&self) -> String {
+        format!("{}:occupied", self.prefix)
+    }
+
+    /// The name of a room, or the beginning of one, as [`occupied`](Self::occupied) lists it.
+    pub(super) fn listed(room: &str) -> String {
+        format!("r.{}", percent_encode(room))
+    }
+
+    /// The room of a [listed](Self::listed) name; `None` if it is none of this form.
+    pub(super) fn of_listed(name: &str) -> Option<RoomId> {
+        decode_room(name.strip_prefix("r.")?)
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The leases of all nodes.
     pub(super) fn nodes(&self) -> String {
         format!("{}:nodes", self.prefix)
@@ -150,10 +170,9 @@ impl Address {
     pub(super) fn topic(&self) -> Option<Topic> {
         let (_, tag) = self.channel().strip_suffix('}')?.rsplit_once(":{")?;
         let (kind, name) = tag.split_once('.')?;
-        let name = percent_decode_str(name).decode_utf8().ok()?;
         match kind {
-            "r" => RoomId::new(name).ok().map(Topic::Room),
-            "u" => UserId::new(name).ok().map(Topic::User),
+            "r" => decode_room(name).map(Topic::Room),
+            "u" => UserId::new(percent_decode_str(name).decode_utf8().ok()?).ok().map(Topic::User),
             _ => None,
         }
     }
@@ -172,6 +191,10 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 fn percent_encode(name: &str) -> PercentEncode<'_> {
     utf8_percent_encode(name, RESERVED)
+}
+
+fn decode_room(name: &str) -> Option<RoomId> {
+    RoomId::new(percent_decode_str(name).decode_utf8().ok()?).ok()
 }
 
 /// A new random node name, which is never used again.

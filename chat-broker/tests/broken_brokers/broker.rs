@@ -383,6 +383,14 @@ impl Broker for Broken {
         Ok(histories)
     }
 
+    async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        let mut counts = self.inner.subscribers(topics).await?;
+        if self.has(Fault::CountsOneNode) {
+            counts.iter_mut().for_each(|count| *count = (*count).min(1));
+        }
+        Ok(counts)
+    }
+
     fn presence(&self) -> Option<&dyn PresenceTracker> {
         Some(self)
     }

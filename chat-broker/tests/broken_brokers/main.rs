@@ -85,7 +85,7 @@ faults! {
     /// Unsubscribing from a topic that is not subscribed is an error.
     refuses_unknown_topics: RefusesUnknownTopics => subscribe_and_unsubscribe_are_idempotent;
     /// Every publication is said to have reached one node.
-    counts_one_node: CountsOneNode => nodes_are_counted;
+    counts_one_node: CountsOneNode => nodes_are_counted, subscribers_are_counted;
     /// A call is for the first 1,000 topics.
     takes_1000_topics: Takes1000Topics => many_topics_in_one_call, many_histories_in_one_call;
     /// `Lagged` is lost.
@@ -153,6 +153,10 @@ faults! {
     drops_occupancy: DropsOccupancy => occupancies_are_answered_in_the_order_asked;
     /// Occupants are listed beyond the limit.
     lists_all_occupants: ListsAllOccupants => occupants_are_listed_up_to_a_limit;
+    /// A list of rooms ends with its first page.
+    lists_one_page: ListsOnePage => occupied_rooms_are_listed_in_pages;
+    /// All rooms are listed.
+    ignores_prefix: IgnoresPrefix => occupied_rooms_are_listed_in_pages;
     /// The users of an expired node stay.
     keeps_dead_nodes: KeepsDeadNodes => users_of_a_dead_node_leave_once;
     /// The users of a closed node stay.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chat_broker::{BrokerError, Departure, MemoryBroker, PresenceTracker};
-use chat_core::{Occupancy, Occupant, Topic, UserId};
+use chat_broker::{BrokerError, Departure, MemoryBroker, OccupiedRooms, PresenceTracker};
+use chat_core::{Occupancy, Occupant, RoomId, Topic, UserId};
 use tokio::time::sleep;
 
 use crate::Fault;
@@ -53,6 +53,20 @@ impl PresenceTracker for Broken {
             _ => {}
         }
         Ok(occupancies)
+    }
+
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        let prefix = if self.has(Fault::IgnoresPrefix) { "" } else { prefix };
+        let mut page = self.inner.rooms(prefix, after, limit).await?;
+        if self.has(Fault::ListsOnePage) {
+            page.next = None;
+        }
+        Ok(page)
     }
 }
 

@@ -236,7 +236,7 @@ async fn refused_change_leaves_nothing_behind_and_is_made_later() {
     const UNCHANGED: [&[&str]; 3] = [&["ann", "ben"], &["eve"], &[]];
     let commands: [(&str, [&[&str]; 3]); 9] = [
         ("hmget", UNCHANGED),
-        ("hlen", UNCHANGED),
+        ("hlen", [&["ann", "ben"], &["eve"], &["dora"]]),
         ("srem", UNCHANGED),
         ("publish", UNCHANGED),
         ("sadd", [&["ben"], &[], &[]]),
@@ -306,6 +306,9 @@ async fn assert_holds(server: &RedisServer, rooms: [&str; 3], users: [&[&str]; 3
     }
     let topics = keys.iter().find(|key| key.starts_with("chat:rooms:")).unwrap();
     assert_eq!(read("SMEMBERS", topics).await, expected.join(" "), "{what}");
+    let listed = server.command(&["ZRANGE", "chat:occupied", "0", "-1"]).await;
+    let listed: Vec<_> = listed.lines().map(|room| format!("chat:{{{room}}}")).collect();
+    assert_eq!(listed, expected, "{what}");
     let of_rooms = keys.iter().filter(|key| key.contains(":members") || key.contains(":on:"));
     assert_eq!(of_rooms.count(), 2 * expected.len(), "{what}: {keys:?}");
 }
@@ -348,7 +351,7 @@ async fn keys_of_presence_have_a_lifetime() {
         keys.retain(|key| key != "chat:nodes");
         keys
     };
-    assert_eq!(presence().await.len(), 3);
+    assert_eq!(presence().await.len(), 4);
     let all_live_for_a_day = async || {
         for key in presence().await {
             let left: i64 = server.command(&["TTL", &key]).await.parse().unwrap();
@@ -363,6 +366,32 @@ async fn keys_of_presence_have_a_lifetime() {
         server.command(&["EXPIRE", &key, "60"]).await;
     }
     eventually("another lifetime", all_live_for_a_day).await;
+}
+
+/// Of the list of rooms, the missing ones are written again, and those that nobody is in are removed when
+/// it is read.
+#[tokio::test]
+async fn list_of_rooms_is_repaired() {
+    let server = RedisServer::start();
+    let node = Node::with(config(&server)).await;
+    let listed = async || {
+        let page = node.broker.rooms("", None, 9).await.unwrap();
+        page.rooms.into_iter().map(|one| (one.room.to_string(), one.count)).collect::<Vec<_>>()
+    };
+    for (name, user) in [("a", "ann"), ("b", "ann"), ("b", "ben")] {
+        node.enter(&room(name), user);
+    }
+    let all = [("a".to_owned(), 1), ("b".to_owned(), 2)];
+    eventually("both", async || listed().await == all).await;
+    server.command(&["DEL", "chat:occupied"]).await;
+    eventually("a round", async || listed().await == all).await;
+
+    server.command(&["ZADD", "chat:occupied", "0", "r.aa", "0", "r.not%ffa%20name"]).await;
+    server.command(&["SET", "chat:{r.aa}:members", "x"]).await;
+    assert_eq!(listed().await, all);
+    server.command(&["DEL", "chat:{r.aa}:members"]).await;
+    assert_eq!(listed().await, all);
+    assert_eq!(server.command(&["ZCARD", "chat:occupied"]).await, "2");
 }
 
 /// What comparing costs a Redis while nothing happens, spread over a round of three leases.

@@ -182,8 +182,8 @@ async fn user_who_has_left_leaves_no_keys() {
         }
     }
     node.broker.enter(&Topic::User(user("anna")), Occupant::new(user("ben"), Bytes::new()));
-    // Of each topic who is there and whom the node holds; the node's topics, and the lease.
-    eventually("all", async || keys().await == 51 * 2 + 2).await;
+    // Of each topic who is there and whom the node holds; the node's topics, all rooms, and the lease.
+    eventually("all", async || keys().await == 51 * 2 + 3).await;
     for topic in &topics {
         for name in ["anna", "ben"] {
             node.leave(topic, name);

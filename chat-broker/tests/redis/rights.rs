@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, RedisConfig, Status};
+use chat_broker::{Broker, PresenceTracker, RedisConfig, Status};
 use futures_util::future::join_all;
 
-use crate::support::{DEADLINE, Node, assert_within, eventually, room};
+use crate::support::{DEADLINE, Node, assert_refused, assert_within, eventually, room};
 
 /// Two probes, and a busy machine.
 const NOTICED: Duration = Duration::from_secs(6);
 
 /// What a broker can do without, see docs/redis.md.
-const OPTIONAL: [&str; 3] = ["info", "client|id", "client|kill"];
+const OPTIONAL: [&str; 5] = ["info", "client|id", "client|kill", "pubsub|numsub", "zrangebylex"];
 
 /// The arguments of `ACL SETUSER` that docs/redis.md gives, for this database.
 pub(crate) fn documented(database: u8) -> Vec<String> {
@@ -108,10 +108,13 @@ async fn missing_optional_rights_are_counted_and_broker_is_ready() {
         node.publish(&room("r"), "").await.is_ok() && node.broker.stats().reconnects > 0
     })
     .await;
+    assert_refused("subscribers", node.broker.subscribers(&[room("r")]).await);
+    assert_refused("rooms", node.broker.rooms("", None, 9).await);
     for command in OPTIONAL {
         // It does not end a connection whose number it does not know.
         let expected = u64::from(command != "client|kill");
-        assert!(refusals(&node, &label(command), "NOPERM") >= expected, "{command}");
+        let label = if command == "zrangebylex" { "rooms.lua".to_owned() } else { label(command) };
+        assert!(refusals(&node, &label, "NOPERM") >= expected, "{command}");
     }
     // Probes write as well.
     let round_trips = || node.broker.stats().round_trips.count();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, SharedTable};
+use chat_broker::{Broker, BrokerEvent, PresenceTracker, PublishOptions, RedisConfig, SharedTable};
 use chat_core::{History, HistoryRange, Occupancy, Position, Topic, UserId};
 
 use super::rights;
@@ -73,6 +73,7 @@ async fn only_the_documented_keys_and_channels_exist() {
         keys(&server).await,
         [
             "chat:nodes",
+            "chat:occupied",
             &format!("chat:rooms:{id}"),
             "chat:secret",
             "chat:{r.a%20%7Bb%7D}",
@@ -127,6 +128,8 @@ async fn documented_permissions_are_enough() {
     node.broker.secret().await.unwrap();
     node.broker.set("a", "x".into(), lasting(DEADLINE)).await.unwrap();
     node.broker.remove("a").await.unwrap();
+    assert_eq!(node.broker.subscribers(std::slice::from_ref(&topic)).await.unwrap(), [1]);
+    assert_eq!(node.broker.rooms("", None, 9).await.unwrap().rooms, []);
     assert_ne!(node.broker.changes_since(0).await.unwrap().version, 0);
     node.broker.unsubscribe(&[room("other")]).await.unwrap();
     let is_message = |event: &BrokerEvent| matches!(event, BrokerEvent::Publication { .. });

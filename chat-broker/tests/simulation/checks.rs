@@ -224,8 +224,12 @@ async fn check_that_nothing_is_left(world: &mut World) {
         assert_eq!(subscribers(world, room), 0, "subscriptions to {room} are left");
     }
     let keys = world.redis.command(&["KEYS", "*"]);
-    let is_presence =
-        |key: &&str| key.ends_with(":members") || key.contains(":on:") || key.contains(":rooms:");
+    let is_presence = |key: &&str| {
+        key.ends_with(":members")
+            || key.contains(":on:")
+            || key.contains(":rooms:")
+            || *key == "chat:occupied"
+    };
     let left: Vec<_> = keys.lines().filter(is_presence).collect();
     assert!(left.is_empty(), "keys are left: {left:?}");
     let leases = world.redis.command(&["ZCARD", "chat:nodes"]);

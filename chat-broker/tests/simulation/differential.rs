@@ -99,6 +99,11 @@ async fn scripts_answer_as_in_redis() {
         "return #redis.call('HGETALL', 'h')",
         "redis.call('ZADD', 'z', 1, 'a', '+inf', 'b') return redis.call('ZSCORE', 'z', 'b')",
         "return redis.call('ZRANGEBYSCORE', 'z', '-inf', '+inf', 'WITHSCORES')",
+        "redis.call('ZADD', 'lex', 0, 'a', 0, 'ab', 0, 'b', 0, 'c') \
+         return redis.call('ZRANGEBYLEX', 'lex', '[a', '(b', 'LIMIT', 0, 5)",
+        "return redis.call('ZRANGEBYLEX', 'lex', '(a', '[b', 'LIMIT', 1, 1)",
+        "return redis.call('ZRANGEBYLEX', 'lex', '(ab', '(c')",
+        "return redis.pcall('ZRANGEBYLEX', 'lex', 'a', '(c')",
         "return { redis.call('RPUSH', 'l', 1, 'b', '\\0\\r\\n\\255'), redis.call('LINDEX', 'l', -1) }",
         "return { redis.call('LPOP', 'l', 2), redis.call('LPOP', 'none', 2), redis.call('LPOP', 'x') }",
         "return { redis.call('LSET', 'l', 0, 'x'), redis.call('LTRIM', 'l', 1, 0) }",

@@ -31,6 +31,9 @@ const REST: Duration = Duration::from_secs(1);
 /// Topics in one pipeline.
 const MAX_TOPICS: usize = 256;
 
+/// Channels whose subscribers one command counts.
+const MAX_CHANNELS: usize = 1000;
+
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) shared: Arc<Shared>,
@@ -66,6 +69,24 @@ impl Store {
                 );
             }
             Ok(last_seen_of)
+        };
+        self.in_time(read).await
+    }
+
+    /// See [`Broker::subscribers`](crate::Broker::subscribers).
+    pub(crate) async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        let read = async {
+            let mut counts = Vec::with_capacity(topics.len());
+            for topics in topics.chunks(MAX_CHANNELS) {
+                let mut commands = Pipeline::with_capacity(1);
+                commands.cmd("PUBSUB").arg("NUMSUB");
+                for topic in topics {
+                    commands.arg(self.shared.names.address(topic).channel());
+                }
+                let (counted,): (Vec<(String, u32)>,) = self.query(&commands).await?;
+                counts.extend(counted.into_iter().map(|(_, count)| count));
+            }
+            Ok(counts)
         };
         self.in_time(read).await
     }

@@ -23,7 +23,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Commands that the broker can do without: docs/redis.md permits to withhold these rights, so the
 /// log names a missing one once.
-const OPTIONAL: &[&str] = &["CLIENT ID", "CLIENT KILL", "INFO"];
+const OPTIONAL: &[&str] = &["CLIENT ID", "CLIENT KILL", "INFO", "PUBSUB NUMSUB"];
 
 /// The label of a connection that Redis did not accept.
 pub(crate) const CONNECT: &str = "connect";
@@ -57,6 +57,7 @@ const COMMANDS: &[&str] = &[
     "PEXPIRE",
     "PING",
     "PUBLISH",
+    "PUBSUB NUMSUB",
     "RPOP",
     "RPUSH",
     "SADD",
@@ -216,7 +217,7 @@ fn name(command: &Cmd, scripts: &Scripts) -> &'static str {
     let (first, second) = (word(0), word(1));
     match first {
         "EVAL" | "EVALSHA" => scripts.file_of(second).unwrap_or("EVAL"),
-        "CLIENT" | "SCRIPT" => label(COMMANDS, &[first, second].join(" ")),
+        "CLIENT" | "PUBSUB" | "SCRIPT" => label(COMMANDS, &[first, second].join(" ")),
         _ => label(COMMANDS, first),
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Not tried are `EVALSHA`, which the probe uses itself, `SUBSCRIBE` and `UNSUBSCRIBE`, which the
 //! [subscriber](crate::redis::subscribe) tries, and what the broker can do without: `INFO`, `CLIENT ID`,
-//! `CLIENT KILL`.
+//! `CLIENT KILL`, `PUBSUB NUMSUB` and `ZRANGEBYLEX`.
 
 use redis::Pipeline;
 
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn every_command_of_a_script_is_tried() {
         let tried = tried();
-        // What set_record.lua can do without.
-        let is_needed = |command: &&str| *command != "INFO";
+        // What set_record.lua can do without, and what only a list of rooms needs.
+        let is_needed = |command: &&str| !["INFO", "ZRANGEBYLEX"].contains(command);
         for script in Scripts::new().all() {
             let calls = ["call('", "try('"].map(|call| script.text().split(call).skip(1));
             for call in calls.into_iter().flatten() {

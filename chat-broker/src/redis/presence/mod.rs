@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chat_core::{Occupancy, Occupant, Topic, UserId};
+use chat_core::{Occupancy, Occupant, RoomId, Topic, UserId};
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use tokio::sync::Notify;
@@ -26,10 +26,11 @@ use tokio::sync::Notify;
 use super::connection::store::Store;
 use super::error::is_unknown_script;
 use super::health::damage::PRESENCE;
-use super::names::Address;
+use super::names::{Address, Names};
 use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::BrokerError;
+use crate::presence::{OccupiedRoom, OccupiedRooms};
 use outbox::{Changes, Key, Outcome, PresenceOutbox};
 
 /// Reads in one pipeline.
@@ -238,6 +239,35 @@ impl Store {
             Ok(occupancies)
         };
         self.in_time(work).await
+    }
+
+    /// See [`PresenceTracker::rooms`](crate::PresenceTracker::rooms).
+    pub(super) async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        let limit = limit.clamp(1, OccupiedRooms::MAX);
+        let (names, prefix) = (&self.shared.names, Names::listed(prefix));
+        let after = after.map(|room| Names::listed(room.as_str())).filter(|room| *room >= prefix);
+        let from = after.map_or_else(|| format!("[{prefix}"), |room| format!("({room}"));
+        // Above all bytes of an encoded name.
+        let end = format!("({prefix}\x7f");
+        let occupied = names.occupied();
+        let mut commands = Pipeline::with_capacity(1);
+        let call = self.shared.scripts.rooms.call(&mut commands, &[&occupied]);
+        call.arg(names.prefix()).arg(from).arg(end).arg(limit);
+        let work = self.query_shared(&commands, &occupied);
+        let (page,): (Vec<(String, u32)>,) = self.in_time(work).await?;
+        let next = page.last().filter(|_| page.len() == limit);
+        let next = next.and_then(|(room, _)| Names::of_listed(room));
+        let is_occupied = |(_, count): &&(String, u32)| *count > 0;
+        let rooms = page
+            .iter()
+            .filter(is_occupied)
+            .filter_map(|(room, count)| Some(OccupiedRoom::new(Names::of_listed(room)?, *count)));
+        Ok(OccupiedRooms::new(rooms.collect(), next))
     }
 }
 

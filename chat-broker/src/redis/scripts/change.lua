@@ -16,6 +16,10 @@
 local try = redis.pcall
 local topics, leases, node = KEYS[1], KEYS[2], ARGV[1]
 
+-- `<prefix>:occupied` has the rooms with occupants, see rooms.lua: `r.<room>`, the part of a channel in
+-- braces. Only the first join and the last leave of a room write it, after the change. No change fails with
+-- it: reconcile.lua adds what is missing, and rooms.lua removes what is left.
+
 local JOINED, LEFT, RENAMED = '\3', '\4', '\5'
 
 -- The error that a reply is, if it is one.
@@ -34,10 +38,12 @@ end
 -- Reads the topic whose keys are at `nth` of KEYS, and some of its users.
 local function open(nth, channel, users, first, last)
   local members = KEYS[nth]
-  local stored, count = try('HMGET', members, '', unpack(users, first, last)), try('HLEN', members)
-  local error = refusal(stored) or refusal(count)
-  if error then return nil, error end
-  if stored[1] then count = count - 1 end
+  local stored = try('HMGET', members, '', unpack(users, first, last))
+  if stored.err then return nil, stored end
+  -- Without a version the topic is empty. If Redis lost the field alone, the count is wrong in one event,
+  -- whose version is not the next: servers read the topic.
+  local fields = stored[1] and try('HLEN', members) or 1
+  if refusal(fields) then return nil, fields end
   local version = tonumber(stored[1])
   if not version then
     -- Versions rise, though an empty topic leaves nothing: the first one is the time.
@@ -53,7 +59,8 @@ local function open(nth, channel, users, first, last)
     stored = stored,
     -- The version, and the number of users, before the next event.
     version = version,
-    count = count,
+    count = fields - 1,
+    was_occupied = fields > 1,
   }
 end
 
@@ -125,6 +132,9 @@ local function settle(room, user, member, was_held, is_last)
       error = error or refusal(try('HDEL', members, user, ''))
     end
     error = error or announce(room, LEFT, version, count, user, info or '')
+    if not error and count == 0 then
+      try('ZREM', string.sub(leases, 1, -6) .. 'occupied', string.sub(room.channel, #leases - 3, -2))
+    end
   elseif info and nodes ~= before then
     error = error or refusal(try('HSET', members, user, nodes .. ':' .. info))
   end

@@ -46,6 +46,9 @@ for n = 1, ROOMS do
     answers[#answers + 1] = error or
       enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users] == '1')
   end
+  if room and room.count > 0 and not room.was_occupied then
+    try('ZADD', string.sub(leases, 1, -6) .. 'occupied', 0, string.sub(ARGV[n + 1], #leases - 3, -2))
+  end
   if error then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
 end

@@ -20,6 +20,7 @@ pub(super) struct Scripts {
     pub(super) reconcile: Script,
     pub(super) renew: Script,
     pub(super) occupancy: Script,
+    pub(super) rooms: Script,
     pub(super) secret: Script,
     pub(super) set_record: Script,
     pub(super) read_records: Script,
@@ -73,6 +74,7 @@ impl Scripts {
             ),
             renew: Script::new("renew.lua", include_str!("renew.lua")),
             occupancy: Script::new("occupancy.lua", include_str!("occupancy.lua")),
+            rooms: Script::new("rooms.lua", include_str!("rooms.lua")),
             secret: Script::new("secret.lua", include_str!("secret.lua")),
             set_record: Script::new(
                 "set_record.lua",
@@ -89,9 +91,9 @@ impl Scripts {
         }
     }
 
-    pub(super) fn all(&self) -> [&Script; 15] {
+    pub(super) fn all(&self) -> [&Script; 16] {
         let Self { publish, position, recover, history, end_epoch, .. } = self;
-        let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
+        let Self { enter, leave, reap, reconcile, renew, occupancy, rooms, .. } = self;
         let Self { secret, set_record, read_records, restore_records, .. } = self;
         [
             publish,
@@ -105,6 +107,7 @@ impl Scripts {
             reconcile,
             renew,
             occupancy,
+            rooms,
             secret,
             set_record,
             read_records,

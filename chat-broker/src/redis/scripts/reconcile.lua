@@ -23,8 +23,11 @@ for n = 4, #ARGV do
   if not is_held then unknown[#unknown + 1] = ARGV[n] end
 end
 
+local occupied = string.sub(leases, 1, -6) .. 'occupied'
+if stored[1] then try('ZADD', occupied, 0, string.sub(channel, #leases - 3, -2)) end
+
 -- Without the right to extend it, the keys stay until they are empty.
-for _, key in ipairs({ members, held, topics }) do try('EXPIRE', key, LIFETIME) end
+for _, key in ipairs({ members, held, topics, occupied }) do try('EXPIRE', key, LIFETIME) end
 
 -- One node scans the members for all: the first of those that are alive and here.
 local function is_first()

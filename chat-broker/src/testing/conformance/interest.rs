@@ -8,7 +8,8 @@ use chat_core::{Position, Topic, UserId};
 use tokio::task::yield_now;
 
 use super::node::{Node, ephemeral, named, persistent, room, step};
-use super::{Bus, assert_contiguous_from, positions_of};
+use super::{Bus, ORDERS, assert_contiguous_from, positions_of};
+use crate::error::BrokerError;
 
 /// A node receives nothing of topics that only another node is subscribed to.
 ///
@@ -170,6 +171,44 @@ pub async fn nodes_are_counted(bus: &impl Bus) {
         b.unsubscribe(topics).await;
         assert_eq!(count().await, 0, "{name}, all unsubscribed");
     }
+}
+
+/// `subscribers` counts the nodes that are subscribed to each topic, in the order asked, also of 2,000
+/// topics. A broker that cannot count them returns
+/// [`Unsupported`](crate::BrokerError::Unsupported), and passes.
+///
+/// Calls `subscribe`, `subscribers` and `unsubscribe`.
+pub async fn subscribers_are_counted(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let ann = named("ann", |name| UserId::new(name).map(Topic::User));
+    let topics = [room("one"), ann, room("both"), room("none")];
+    match a.broker.subscribers(&topics).await {
+        Err(BrokerError::Unsupported(_)) => return,
+        counts => assert_eq!(counts.expect("the number of subscribers"), [0, 0, 0, 0]),
+    }
+    let counted = async |node: &Node, order: &[usize]| {
+        let topics: Vec<Topic> = order.iter().map(|nth| topics[*nth].clone()).collect();
+        step("subscribers", node.broker.subscribers(&topics)).await
+    };
+    a.subscribe(&[topics[0].clone(), topics[2].clone()]).await;
+    b.subscribe(&topics[1..=2]).await;
+    // Subscribing again changes nothing.
+    b.subscribe(&topics[2..=2]).await;
+    let expected = [1, 1, 2, 0];
+    for node in [&a, &b] {
+        for order in ORDERS {
+            let expected: Vec<u32> = order.iter().map(|nth| expected[*nth]).collect();
+            assert_eq!(counted(node, order).await, expected);
+        }
+    }
+    b.unsubscribe(&topics[1..=2]).await;
+    assert_eq!(counted(&a, &[0, 1, 2, 3]).await, [1, 0, 1, 0]);
+    a.broker.close().await;
+    assert_eq!(counted(&b, &[0, 2]).await, [0, 0], "a node that was closed is not subscribed");
+    let many: Vec<Topic> = (0..2000).map(|n| room(&format!("many {n}"))).collect();
+    b.subscribe(&many[..1999]).await;
+    let counts = step("subscribers", b.broker.subscribers(&many)).await;
+    assert_eq!(counts, [vec![1; 1999], vec![0]].concat());
 }
 
 /// One call of `subscribe`, `unsubscribe` or `positions` takes 2,000 topics.

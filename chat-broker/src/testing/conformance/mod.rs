@@ -63,6 +63,7 @@
 //! | `subscribe`, `unsubscribe`: dropped, they leave open what is subscribed | nothing to check |
 //! | `positions`: that of the latest persistent publication, or the default; creates nothing | [`positions_create_nothing`] |
 //! | `known_position`: covers each resolved receipt | [`known_position_covers_receipts`] |
+//! | `subscribers`: the nodes of each topic, in the order asked, unless they cannot be counted | [`subscribers_are_counted`] |
 //! | `history`: as it stood at one moment | [`history_is_of_one_moment`] |
 //! | `history`: the range, up to the limit and a size | [`history_is_read_in_pages_both_ways`], [`page_has_a_bounded_size`], [`any_mix_of_calls_matches_the_model`] |
 //! | `history`: creates nothing | [`reads_create_nothing`] |
@@ -86,6 +87,7 @@
 //! | `leave`: resolves with the version of its event | [`leave_resolves_with_the_version_of_its_event`] |
 //! | `occupancy`: one answer for each topic, in the order asked; creates nothing | [`occupancies_are_answered_in_the_order_asked`] |
 //! | `occupancy`: of a topic with more than `limit` only the count | [`occupants_are_listed_up_to_a_limit`] |
+//! | `rooms`: each that has occupants once, in one order, unless they cannot be listed | [`occupied_rooms_are_listed_in_pages`] |
 //!
 //! [`SharedTable`](crate::SharedTable), part `table`:
 //!
@@ -154,7 +156,7 @@ pub use interest::{
     churn_loses_nothing_after_the_last_subscribe, many_topics_in_one_call, nodes_are_counted,
     only_subscribed_topics_arrive, publications_after_subscribe_arrive,
     publications_after_unsubscribe_do_not_arrive, publications_before_subscribe_do_not_arrive,
-    subscribe_and_unsubscribe_are_idempotent,
+    subscribe_and_unsubscribe_are_idempotent, subscribers_are_counted,
 };
 pub use keys::{concurrent_uses_of_a_key_publish_once, key_is_published_once, keys_do_not_mix};
 pub use loss::lost_publications_are_reported;
@@ -162,9 +164,9 @@ pub use model::any_mix_of_calls_matches_the_model;
 pub use presence::{
     latest_name_of_a_user_counts, leave_resolves_with_the_version_of_its_event,
     occupancies_are_answered_in_the_order_asked, occupants_are_listed_up_to_a_limit,
-    presence_ends_with_close, presence_keeps_its_order_among_publications,
-    presence_passes_unchanged, presence_versions_rise, snapshot_and_events_have_no_hole,
-    user_joins_and_leaves_once,
+    occupied_rooms_are_listed_in_pages, presence_ends_with_close,
+    presence_keeps_its_order_among_publications, presence_passes_unchanged, presence_versions_rise,
+    snapshot_and_events_have_no_hole, user_joins_and_leaves_once,
 };
 pub use records::{
     all_nodes_read_the_same_table, every_node_is_notified_of_records, expired_record_is_gone,
@@ -293,6 +295,7 @@ macro_rules! __conformance_cases {
             subscribe_and_unsubscribe_are_idempotent
             churn_loses_nothing_after_the_last_subscribe
             nodes_are_counted
+            subscribers_are_counted
             many_topics_in_one_call
             lost_publications_are_reported
             payloads_pass_unchanged
@@ -335,6 +338,7 @@ macro_rules! __conformance_cases {
             snapshot_and_events_have_no_hole
             occupancies_are_answered_in_the_order_asked
             occupants_are_listed_up_to_a_limit
+            occupied_rooms_are_listed_in_pages
             users_of_a_dead_node_leave_once
             users_of_a_closed_node_leave_once
             user_at_two_nodes_leaves_with_the_last

@@ -1,15 +1,15 @@
 //! Who is in a topic, and the events of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chat_core::{Item, Occupancy, Occupant, PresenceChange, Roster, Topic};
+use chat_core::{Item, Occupancy, Occupant, PresenceChange, RoomId, Roster, Topic, UserId};
 use futures_util::FutureExt;
 use tokio::task::yield_now;
 
 use super::content::NAMES;
-use super::node::{Change, Node, change, ephemeral, occupant, persistent, room, step, user};
+use super::node::{Change, Node, change, ephemeral, named, occupant, persistent, room, step, user};
 use super::{Bus, ORDERS, assert_joined, assert_left};
 use crate::error::BrokerError;
 use crate::events::BrokerEvent;
@@ -281,6 +281,79 @@ pub async fn occupancies_are_answered_in_the_order_asked(bus: &impl Bus) {
     let unknown: Vec<Topic> = (0..2000).map(|n| room(&format!("nobody {n}"))).collect();
     let occupancies = step("occupancy", node.presence().occupancy(&unknown, 10)).await;
     assert_eq!(occupancies, vec![Occupancy::default(); unknown.len()]);
+}
+
+/// `rooms` lists each room that has occupants at any node once, with their number, page by page, and no
+/// user's topic; and of these those whose names have the prefix. A broker that cannot list them returns
+/// [`Unsupported`](BrokerError::Unsupported), and passes.
+///
+/// Calls `enter`, `leave`, `publish` and `rooms`.
+pub async fn occupied_rooms_are_listed_in_pages(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    match a.presence().rooms("", None, 1).await {
+        Err(BrokerError::Unsupported(_)) => return,
+        page => drop(page.expect("a page of rooms")),
+    }
+    // The bus may have rooms of other cases.
+    let Topic::Room(run) = room("run") else { return };
+    let name = |name: &str| RoomId::new(format!("{run} {name}")).expect("a valid name");
+    let names = ["1", "10", "2", "A", "a", "a b", "*", "{}", "%41", "日本語", "\\", "~"].map(name);
+    for (nth, room) in names.iter().enumerate() {
+        let topic = Topic::Room(room.clone());
+        a.presence().enter(&topic, occupant("u"));
+        b.presence().enter(&topic, occupant("u"));
+        if nth % 2 == 0 {
+            b.presence().enter(&topic, occupant("v"));
+        }
+        // Joins precede what their nodes publish.
+        a.deliver(&topic, "", ephemeral()).await;
+        b.deliver(&topic, "", ephemeral()).await;
+    }
+    let own = named(run.as_str(), |name| UserId::new(name).map(Topic::User));
+    b.presence().enter(&own, occupant("u"));
+    b.deliver(&own, "", ephemeral()).await;
+    let expected: BTreeMap<RoomId, u32> = names
+        .iter()
+        .zip([2, 1].into_iter().cycle())
+        .map(|(room, count)| (room.clone(), count))
+        .collect();
+    let mut orders = Vec::new();
+    for limit in [1, 3, names.len(), usize::MAX] {
+        let listed = listed(&a, run.as_str(), limit).await;
+        let counts: BTreeMap<_, _> = listed.iter().cloned().collect();
+        assert_eq!((listed.len(), &counts), (names.len(), &expected), "pages of {limit}");
+        orders.push(listed);
+    }
+    assert!(orders.iter().all(|order| *order == orders[0]), "all pages have one order: {orders:?}");
+    let mut plain = orders.remove(0);
+    plain.retain(|(room, _)| names[..5].contains(room));
+    assert!(plain.iter().map(|(room, _)| room).eq(&names[..5]), "by the bytes of the names");
+    let ones = listed(&b, name("1").as_str(), 5).await;
+    assert!(ones.iter().map(|(room, _)| room).eq(&names[..2]), "{ones:?}");
+    let missing = listed(&b, name("missing").as_str(), 5).await;
+    assert_eq!(missing, []);
+
+    // A room is listed until its last user has left.
+    let room = Topic::Room(names[1].clone());
+    a.presence().leave(&room, &user("u"));
+    a.deliver(&room, "", ephemeral()).await;
+    assert_eq!(listed(&a, names[1].as_str(), 5).await, [(names[1].clone(), 1)]);
+    b.presence().leave(&room, &user("u")).await;
+    assert_eq!(listed(&a, names[1].as_str(), 5).await, []);
+}
+
+/// All pages, with at most `limit` rooms in each.
+async fn listed(node: &Node, prefix: &str, limit: usize) -> Vec<(RoomId, u32)> {
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = step("rooms", node.presence().rooms(prefix, after.as_ref(), limit)).await;
+        assert!(page.rooms.len() <= limit, "{} rooms in a page of {limit}", page.rooms.len());
+        listed.extend(page.rooms.into_iter().map(|one| (one.room, one.count)));
+        after = page.next;
+        if after.is_none() {
+            return listed;
+        }
+    }
 }
 
 /// A join arrives before what is published to the topic after it, and a leave after what was

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use chat_core::{History, Occupancy, Occupant, Position, RoomId, Topic, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Departure, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -86,12 +86,16 @@ pub enum Call {
     Positions,
     /// [`Broker::history`].
     History,
+    /// [`Broker::subscribers`].
+    Subscribers,
     /// [`PresenceTracker::enter`], which is counted and has no faults.
     Enter,
     /// [`PresenceTracker::leave`], which is counted and has no faults.
     Leave,
     /// [`PresenceTracker::occupancy`].
     Occupancy,
+    /// [`PresenceTracker::rooms`].
+    Rooms,
     /// [`SharedTable::secret`].
     Secret,
     /// [`SharedTable::set`].
@@ -417,6 +421,10 @@ impl Broker for FaultyBroker {
         .await
     }
 
+    async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        self.make_for_each(Call::Subscribers, topics.iter(), self.inner.subscribers(topics)).await
+    }
+
     fn presence(&self) -> Option<&dyn PresenceTracker> {
         let is_there =
             self.inner.presence().is_some() && !self.lacks_presence.load(Ordering::Relaxed);
@@ -460,6 +468,15 @@ impl PresenceTracker for FaultyBroker {
     ) -> Result<Vec<Occupancy>, BrokerError> {
         let work = self.inner_presence().occupancy(topics, limit);
         self.make_for_each(Call::Occupancy, topics.iter(), work).await
+    }
+
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        self.make(Call::Rooms, 0, self.inner_presence().rooms(prefix, after, limit)).await
     }
 }
 

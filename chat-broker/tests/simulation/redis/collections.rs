@@ -146,6 +146,24 @@ impl Keyspace {
         Ok(Reply::bulks(by_score(sorted).into_iter().map(|(_, member)| member)))
     }
 
+    /// `ZRANGEBYLEX key lowest highest [LIMIT first count]`, of members that have one score.
+    pub(super) fn zrangebylex(&mut self, arguments: Arguments<'_>) -> Outcome {
+        let (lowest, above) = lex_bound(&arguments[2])?;
+        let (highest, below) = lex_bound(&arguments[3])?;
+        let (first, count) = match &arguments[4..] {
+            [] => (0, usize::MAX),
+            [_, first, count] => (number(first)? as usize, number(count)? as usize),
+            _ => return Err(Reply::Error("ERR syntax error".to_owned())),
+        };
+        let sorted = self.get::<Sorted>(&arguments[1])?;
+        let is_in = |member: &[u8]| {
+            let is_above = if above { member > lowest } else { member >= lowest };
+            is_above && if below { member < highest } else { member <= highest }
+        };
+        let found = sorted.into_iter().flatten().map(|(member, _)| member);
+        Ok(Reply::bulks(found.filter(|member| is_in(member)).skip(first).take(count)))
+    }
+
     /// `ZRANGEBYSCORE key lowest highest [WITHSCORES] [LIMIT first count]`. Scores stand behind
     /// their members as in RESP2: only scripts ask for them.
     pub(super) fn zrangebyscore(&mut self, arguments: Arguments<'_>) -> Outcome {
@@ -195,6 +213,15 @@ fn bound(text: &[u8]) -> Result<(f64, bool), Reply> {
     match text.strip_prefix(b"(") {
         Some(text) => Ok((score(text)?, true)),
         None => Ok((score(text)?, false)),
+    }
+}
+
+/// A bound in members, and whether it is excluded.
+fn lex_bound(text: &[u8]) -> Result<(&[u8], bool), Reply> {
+    match text.split_first() {
+        Some((b'(', member)) => Ok((member, true)),
+        Some((b'[', member)) => Ok((member, false)),
+        _ => Err(Reply::Error("ERR min or max not valid string range item".to_owned())),
     }
 }
 

@@ -179,6 +179,13 @@ impl Redis {
                 let id = keyspace::number(&request[3]).unwrap_or(0);
                 Reply::Int(self.state().disconnect(id as u64).into())
             }
+            ("PUBSUB", Some(b"NUMSUB")) => {
+                let count = |channel: &Vec<u8>| self.subscribers(&String::from_utf8_lossy(channel));
+                let counts = request[2..]
+                    .iter()
+                    .flat_map(|channel| [Reply::bulk(channel), Reply::Int(count(channel) as i64)]);
+                Reply::Array(counts.collect())
+            }
             ("SUBSCRIBE" | "UNSUBSCRIBE", _) => {
                 return self.set_subscribed(client, &request[1..], name == "SUBSCRIBE");
             }

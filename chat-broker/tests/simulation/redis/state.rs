@@ -125,6 +125,7 @@ impl State {
             "ZSCORE" => keys.zscore(a(1)?, last(2)?),
             "ZREM" => keys.zrem(a(1)?, rest(2)?),
             "ZRANGE" => keys.zrange(a(1)?),
+            "ZRANGEBYLEX" => a(3).and_then(|_| keys.zrangebylex(arguments)),
             "ZRANGEBYSCORE" => a(3).and_then(|_| keys.zrangebyscore(arguments)),
             "LPUSH" => keys.push(a(1)?, rest(2)?, List::push_front),
             "RPUSH" => keys.push(a(1)?, rest(2)?, List::push_back),
