@@ -19,6 +19,7 @@ mod rooms;
 mod schemas;
 #[cfg(feature = "jwt")]
 mod tokens;
+mod users;
 
 use std::sync::Arc;
 
@@ -64,8 +65,10 @@ fn calls() -> Vec<Call> {
         Call::post("broadcast", "/broadcast", Send, messages::broadcast),
         Call::post("direct", "/users/{user}/messages", Send, messages::direct),
         Call::get("history", "/rooms/{room}/messages", Read, rooms::history),
+        Call::get("rooms", "/rooms", Read, rooms::rooms),
         Call::get("room", "/rooms/{room}", Read, rooms::room),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
+        Call::post("status", "/users/status", Read, users::status),
         Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
         Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
         Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),

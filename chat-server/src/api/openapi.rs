@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::keys::ApiScope;
-use super::{Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens};
+use super::{
+    Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens, users,
+};
 use crate::refusal::ErrorBody;
 
 const DESCRIPTION: &str = "What a backend does in a chat. Each call needs a key, as `Authorization: \
@@ -26,6 +28,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         messages::direct,
         rooms::history,
         rooms::room,
+        rooms::rooms,
         rooms::members,
         rooms::join,
         rooms::leave,
@@ -37,6 +40,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         moderation::unban_user,
         moderation::bans,
         tokens::issue,
+        users::status,
         nodes::nodes,
         batch::batch,
         document_call,

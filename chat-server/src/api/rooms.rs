@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use chat_broker::{BrokerError, OccupiedRooms};
 use chat_core::wire::{self, PageFrame};
 use chat_core::{Epoch, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
+use super::keys::ActiveKey;
 use super::moderation::Done;
-use super::names::{RoomPath, user_id};
+use super::names::{RoomPath, room_id, user_id};
 use super::query::{Params, limit};
 use crate::error::Error;
 use crate::refusal::Refusal;
 use crate::service::{history, members};
 use crate::state::State;
+
+/// The most rooms of a page: as many as a broker lists.
+const MAX_ROOMS: u32 = OccupiedRooms::MAX as u32;
 
 /// The most users that are listed.
 const MAX_LISTED: u32 = 10_000;
@@ -152,6 +157,66 @@ pub(super) async fn members(
         members::members(&state, &room, limit as usize).await.map_err(Error::from)?;
     let members = users.iter().map(wire::User::from).collect();
     Ok(Json(MembersAnswer { members, count }).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub(super) struct RoomsParams {
+    /// What the names of the rooms begin with.
+    prefix: Option<String>,
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// The most rooms of the page.
+    #[cfg_attr(test, param(minimum = 1, maximum = 1000, default = 1000))]
+    limit: Option<u32>,
+}
+
+/// A page of the rooms that have users.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct RoomsAnswer {
+    /// The rooms. Fewer than the limit, or none, may have a next page.
+    rooms: Vec<OccupiedRoom>,
+    /// The `after` of the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    next: Option<String>,
+}
+
+/// A room that has users.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+struct OccupiedRoom {
+    room: String,
+    /// The number of users in the room, on all servers.
+    count: u32,
+}
+
+/// Lists the rooms that have users, on any server.
+///
+/// A room that has users while all pages are read is in one of them.
+#[cfg_attr(test, utoipa::path(
+    get, path = "/api/rooms", tag = "rooms",
+    params(RoomsParams),
+    responses((status = 200, description = "A page of rooms.", body = RoomsAnswer)),
+))]
+pub(super) async fn rooms(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    Params(params): Params<RoomsParams>,
+) -> Result<Json<RoomsAnswer>, Refusal> {
+    let limit = limit(params.limit, MAX_ROOMS, MAX_ROOMS)?;
+    let after = params.after.as_deref().map(room_id).transpose()?;
+    let presence = state.hub.broker().presence();
+    let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
+    let prefix = params.prefix.as_deref().unwrap_or_default();
+    let page = presence.rooms(prefix, after.as_ref(), limit as usize).await.map_err(Error::from)?;
+    let seen = page.rooms.into_iter().filter(|occupied| key.is_for_room(&occupied.room));
+    let rooms = seen
+        .map(|occupied| OccupiedRoom { room: occupied.room.to_string(), count: occupied.count });
+    let next = page.next.map(|room| room.to_string());
+    Ok(Json(RoomsAnswer { rooms: rooms.collect(), next }))
 }
 
 /// A user to move.

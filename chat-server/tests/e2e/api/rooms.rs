@@ -3,7 +3,8 @@
 use chat_broker::testing::RedisServer;
 use serde_json::{Value, json};
 
-use super::{get, member, pair, post, refused, server};
+use super::{SHOP, call, get, member, pair, post, refused, server, server_with_key, user};
+use crate::support::{ask, join};
 
 #[tokio::test]
 async fn history_is_read_in_pages() {
@@ -74,4 +75,68 @@ async fn members_are_those_of_all_servers() {
         assert_eq!(few, json!({"members": [], "count": 2}));
     }
     assert_eq!(get(&first, "/rooms/empty/members").await, json!({"members": [], "count": 0}));
+}
+
+#[tokio::test]
+async fn rooms_with_users_are_listed_in_pages() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let (mut ann, mut bob) = (user(&first, "ann").await, user(&second, "bob").await);
+    for room in ["a-1", "a-2", "b-1"] {
+        join(&mut ann, room).await;
+    }
+    join(&mut bob, "a-2").await;
+    let listed = async |query: &str| {
+        let page = get(&second, &format!("/rooms?{query}")).await;
+        let rooms: Vec<_> = page["rooms"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|room| {
+                (room["room"].as_str().unwrap().to_owned(), room["count"].as_u64().unwrap())
+            })
+            .collect();
+        (rooms, page["next"].as_str().map(str::to_owned))
+    };
+    let all = [("a-1".to_owned(), 1), ("a-2".to_owned(), 2), ("b-1".to_owned(), 1)];
+    assert_eq!(listed("").await, (all.to_vec(), None));
+    assert_eq!(listed("prefix=a-").await, (all[..2].to_vec(), None));
+    let (mut paged, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let of = after.map(|after| format!("&after={after}")).unwrap_or_default();
+        let (rooms, next) = listed(&format!("limit=1{of}")).await;
+        assert!(rooms.len() <= 1);
+        paged.extend(rooms);
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, all);
+}
+
+#[tokio::test]
+async fn key_lists_its_rooms() {
+    let started = server_with_key("scopes = [\"read\"]\nrooms = [\"shop-*\"]", &[]);
+    let mut ann = user(&started.server, "ann").await;
+    for room in ["shop-1", "other"] {
+        join(&mut ann, room).await;
+    }
+    let (_, page) = call(&started.server, SHOP, "GET /rooms", None).await;
+    assert_eq!(page, json!({"rooms": [{"room": "shop-1", "count": 1}]}));
+}
+
+#[tokio::test]
+async fn users_are_online_on_any_server() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut ann = user(&first, "ann").await;
+    ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    let asked = json!({"users": ["zoe", "ann", "bob"]});
+    for server in [&first, &second] {
+        assert_eq!(post(server, "/users/status", asked.clone()).await, json!({"online": ["ann"]}));
+    }
+    assert_eq!(post(&first, "/users/status", json!({"users": []})).await, json!({"online": []}));
+    let many = json!({"users": vec!["x"; 1001]});
+    assert_eq!(refused(&first, "POST /users/status", Some(many)).await.0, 400);
 }
