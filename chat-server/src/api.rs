@@ -1,57 +1,189 @@
-//! `/api`: moderation by backends, which authenticate with the API key.
+//! `/api`: what backends may do, each with a key.
+//!
+//! Each call is one line of [`calls`]: its name, method, path, scope and handler. A call is answered
+//! with the fields of the frames of `docs/protocol.md`, and refused with their error codes.
+
+mod batch;
+mod body;
+mod export;
+pub(crate) mod keys;
+mod messages;
+mod moderation;
+mod names;
+mod nodes;
+#[cfg(all(test, feature = "jwt"))]
+mod openapi;
+mod query;
+mod rooms;
+#[cfg(test)]
+mod schemas;
+#[cfg(feature = "jwt")]
+mod tokens;
+mod users;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{FromRequest, Path, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
-use bytes::Bytes;
-use chat_core::{RoomId, UserId, json};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-use subtle::ConstantTimeEq;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 
 use crate::auth::bearer;
-use crate::error::Error;
-use crate::moderation::{Actor, LONGEST_BAN, SanctionScope};
 use crate::refusal::Refusal;
-use crate::service::sanctions;
+use crate::routes::{check_body, wrong_method};
 use crate::state::State;
 
-/// The routes below `/api`; none without an API key.
-pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
-    if state.config.api_key.is_none() {
-        return Router::new();
-    }
-    Router::new()
-        .route("/api/users/{user}/disconnect", post(disconnect))
-        .route("/api/users/{user}/unban", post(unban))
-        .route("/api/rooms/{room}/kick", post(kick))
-        .route("/api/rooms/{room}/ban", post(ban_from_room))
-        .route("/api/rooms/{room}/unban", post(unban_from_room))
-        .layer(from_fn_with_state(Arc::clone(state), only_with_key))
+use keys::{ActiveKey, ApiScope};
+
+/// The largest body of a call, in bytes, unless a message may be larger.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// A call that a key may make.
+struct Call {
+    /// The name in metrics, and the operation's in the OpenAPI document.
+    name: &'static str,
+    #[cfg_attr(
+        not(all(test, feature = "jwt")),
+        expect(dead_code, reason = "compared with the OpenAPI document")
+    )]
+    method: Method,
+    /// The path below `/api`.
+    path: &'static str,
+    /// The scope that the key needs; `None`: any.
+    scope: Option<ApiScope>,
+    handler: MethodRouter<Arc<State>>,
 }
 
-async fn only_with_key(
+/// The calls that a batch may have.
+fn calls() -> Vec<Call> {
+    use ApiScope::{Admin, Moderate, Read, Send};
+    Vec::from([
+        Call::post("send", "/rooms/{room}/messages", Send, messages::send),
+        Call::post("broadcast", "/broadcast", Send, messages::broadcast),
+        Call::post("direct", "/users/{user}/messages", Send, messages::direct),
+        Call::get("history", "/rooms/{room}/messages", Read, rooms::history),
+        Call::get("rooms", "/rooms", Read, rooms::rooms),
+        Call::get("room", "/rooms/{room}", Read, rooms::room),
+        Call::get("members", "/rooms/{room}/members", Read, rooms::members),
+        Call::post("status", "/users/status", Read, users::status),
+        Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
+        Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
+        Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
+        Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban),
+        Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban),
+        Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect),
+        Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
+        Call::get("bans", "/bans", Moderate, moderation::bans),
+        Call::get("nodes", "/nodes", Admin, nodes::nodes),
+        #[cfg(feature = "jwt")]
+        Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),
+    ])
+}
+
+/// The calls that a batch may not have. `batched` has the routes of the others.
+fn calls_alone(batched: Router) -> Vec<Call> {
+    let batch = move |key, body| batch::batch(batched.clone(), key, body);
+    vec![
+        Call::new("batch", Method::POST, "/batch", None, batch),
+        Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
+        Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
+    ]
+}
+
+/// `GET /openapi.json`: what a test has made from the code.
+async fn openapi_document() -> impl IntoResponse {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, JSON)], include_str!("api/openapi.json"))
+}
+
+impl Call {
+    fn post<H, T>(name: &'static str, path: &'static str, scope: ApiScope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        Self::new(name, Method::POST, path, Some(scope), handler)
+    }
+
+    fn get<H, T>(name: &'static str, path: &'static str, scope: ApiScope, handler: H) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        Self::new(name, Method::GET, path, Some(scope), handler)
+    }
+
+    fn new<H, T>(
+        name: &'static str,
+        method: Method,
+        path: &'static str,
+        scope: Option<ApiScope>,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, Arc<State>>,
+        T: 'static,
+    {
+        let handler = match method {
+            Method::GET => get(handler),
+            _ => post(handler),
+        };
+        Self { name, method, path, scope, handler }
+    }
+
+    fn add_to(self, router: Router<Arc<State>>, state: &Arc<State>) -> Router<Arc<State>> {
+        let Self { name, path, scope, handler, .. } = self;
+        let admission = Admission { name, scope, state: Arc::clone(state) };
+        let handler = handler.route_layer(from_fn_with_state(admission, admit));
+        router.route(&format!("/api{path}"), handler)
+    }
+}
+
+/// The routes below `/api`. Without a key they are not found.
+pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
+    let largest = MAX_BODY.max(state.config.transport.frame_limit());
+    let add = |router, call: Call| call.add_to(router, state);
+    let batched = calls().into_iter().fold(Router::new(), add);
+    let alone = calls_alone(
+        batched
+            .clone()
+            .fallback(async || Refusal::not_found())
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(Arc::clone(state)),
+    );
+    alone
+        .into_iter()
+        .fold(batched, add)
+        .route_layer(from_fn_with_state(Arc::clone(state), authenticate))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(largest))
+        .layer(from_fn_with_state(largest, check_body))
+}
+
+/// Lets a request with a valid key pass, with the key as an extension.
+async fn authenticate(
     Shared(state): Shared<Arc<State>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let is_known = state.config.api_key.as_ref().is_some_and(|key| {
-        given_key(request.headers()).is_some_and(|given| is_same(given, key.reveal()))
-    });
-    if is_known {
-        return next.run(request).await;
+    if state.api_keys.is_empty() {
+        return Refusal::not_found().into_response();
     }
-    state.metrics.limited("api_key");
-    let message = "A valid API key is required: Authorization: Bearer …";
-    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
+    let refused = |message: String| {
+        state.metrics.limited("api_key");
+        Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
+    };
+    match given_key(request.headers()).and_then(|given| state.api_keys.find(given)) {
+        Some(key) if key.has_ended() => refused(format!("The key \"{}\" has ended.", key.name())),
+        Some(key) => {
+            request.extensions_mut().insert(key);
+            next.run(request).await
+        }
+        None => refused("A valid API key is required: Authorization: Bearer …".to_owned()),
+    }
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&str> {
@@ -61,142 +193,32 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
     bearer(headers)
 }
 
-/// Compares in a time that depends on the length of the given key alone.
-fn is_same(given: &str, key: &str) -> bool {
-    given.as_bytes().ct_eq(key.as_bytes()).into()
+/// What decides whether a key may make a call.
+#[derive(Clone)]
+struct Admission {
+    name: &'static str,
+    scope: Option<ApiScope>,
+    state: Arc<State>,
 }
 
-/// The body of a request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModerationRequest {
-    user: Option<String>,
-    reason: Option<String>,
-    /// The end of a ban, in milliseconds since 1970.
-    #[serde(default, deserialize_with = "integer")]
-    until: Option<u64>,
-    /// The time of a ban, in seconds.
-    #[serde(default, deserialize_with = "integer")]
-    seconds: Option<u64>,
-}
-
-/// An integer in any form: some languages write `3600.0`.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let Some(number) = Option::<Box<RawValue>>::deserialize(deserializer)? else { return Ok(None) };
-    let value = json::integer(number.get()).and_then(|value| u64::try_from(value).ok());
-    value.map(Some).ok_or_else(|| D::Error::custom("not an integer that is 0 or more"))
-}
-
-type Body = Result<Json<ModerationRequest>, JsonRejection>;
-type Name = Result<Path<String>, PathRejection>;
-type Answer = Result<Json<serde_json::Value>, Refusal>;
-
-/// `POST /api/users/{id}/disconnect`: ends all connections of a user; with a time, bans the user from
-/// the server.
-async fn disconnect(
-    Shared(state): Shared<Arc<State>>,
-    user: Name,
-    OptionalBody(request): OptionalBody,
-) -> Answer {
-    let (user, scope) = (user_id(&name(user)?)?, SanctionScope::Server);
-    let (time, reason) = (request.time()?, request.reason.as_deref());
-    answer(match time {
-        Some(time) => sanctions::ban(&state, Actor::Backend, scope, &user, time, reason).await,
-        None => sanctions::kick(&state, Actor::Backend, scope, &user, reason).await,
-    })
-}
-
-/// `POST /api/users/{id}/unban`
-async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
-    let user = user_id(&name(user)?)?;
-    answer(sanctions::unban(&state, Actor::Backend, SanctionScope::Server, &user).await)
-}
-
-/// `POST /api/rooms/{room}/kick`
-async fn kick(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason.as_deref());
-    let scope = SanctionScope::Room(&room);
-    answer(sanctions::kick(&state, Actor::Backend, scope, &user, reason).await)
-}
-
-/// `POST /api/rooms/{room}/ban`
-async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason.as_deref());
-    let (scope, time) = (SanctionScope::Room(&room), request.time()?.unwrap_or(LONGEST_BAN));
-    answer(sanctions::ban(&state, Actor::Backend, scope, &user, time, reason).await)
-}
-
-/// `POST /api/rooms/{room}/unban`
-async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
-    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, scope) = (request.user()?, SanctionScope::Room(&room));
-    answer(sanctions::unban(&state, Actor::Backend, scope, &user).await)
-}
-
-fn answer(done: Result<(), Error>) -> Answer {
-    done?;
-    Ok(Json(serde_json::json!({"ok": true})))
-}
-
-/// The user or the room in the path.
-fn name(path: Name) -> Result<String, Refusal> {
-    let Path(name) = path?;
-    Ok(name)
-}
-
-fn user_id(name: &str) -> Result<UserId, Refusal> {
-    UserId::new(name).map_err(|why| Refusal::name("user", why))
-}
-
-fn room_id(name: &str) -> Result<RoomId, Refusal> {
-    RoomId::new(name).map_err(|why| Refusal::name("room", why))
-}
-
-impl ModerationRequest {
-    fn user(&self) -> Result<UserId, Refusal> {
-        let user = self.user.as_deref();
-        user_id(user.ok_or_else(|| bad("missing_field", "The body lacks the field \"user\"."))?)
-    }
-
-    /// The time of a ban from now on; `None` if the body has none.
-    fn time(&self) -> Result<Option<Duration>, Refusal> {
-        match (self.until, self.seconds) {
-            (Some(_), Some(_)) => Err(bad(
-                "bad_field",
-                "The body has both \"until\" and \"seconds\". Send one of them.",
-            )),
-            (None, seconds) => Ok(seconds.map(Duration::from_secs)),
-            (Some(until), None) => {
-                let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
-                let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok());
-                left.map(Some).ok_or_else(|| {
-                    bad("bad_field", "\"until\" is in the past. It is in milliseconds since 1970.")
-                })
-            }
-        }
+impl Admission {
+    fn check(&self, key: &ActiveKey) -> Result<(), Refusal> {
+        key.take_call()?;
+        self.scope.map_or(Ok(()), |scope| key.check_scope(scope))
     }
 }
 
-fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, code, message)
-}
-
-/// A body that may be empty.
-struct OptionalBody(ModerationRequest);
-
-impl<S: Send + Sync> FromRequest<S> for OptionalBody {
-    type Rejection = Refusal;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let (parts, body) = request.into_parts();
-        let bytes = Bytes::from_request(Request::new(body), state).await?;
-        if bytes.is_empty() {
-            return Ok(Self(ModerationRequest::default()));
-        }
-        let request = Request::from_parts(parts, bytes.into());
-        let Json(request) = Json::from_request(request, state).await?;
-        Ok(Self(request))
-    }
+/// Checks the rate and the scope of the key, and counts the answer.
+async fn admit(
+    Shared(admission): Shared<Admission>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = match admission.check(&key) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    admission.state.metrics.api_request(key.name(), admission.name, response.status());
+    response
 }

@@ -1,5 +1,6 @@
 //! The settings of a server.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use chat_core::wire::{Limits, RateLimit};
 use chat_transport::TransportConfig;
 use ipnet::IpNet;
 
+use crate::api::keys::ApiKey;
 use crate::host::Pattern;
 use crate::limits::{LimitsConfig, Rate};
 use crate::origin::serialized;
@@ -73,8 +75,15 @@ pub struct ServerConfig {
     /// [HTTP connections](LimitsConfig::http_connections) are taken, every response closes its
     /// connection, but for those of [trusted proxies](Self::trusted_proxies).
     pub keep_alive_timeout: Duration,
-    /// The key with which backends use `/api`. Default: none, and there is no `/api`.
+    /// The secret of a key with which backends use `/api`, with every scope. The key is named `api`.
+    /// Default: none.
     pub api_key: Option<Secret>,
+    /// The keys with which backends use `/api`. Without any key there is no `/api`. Default: none.
+    /// [`Server::set_api_keys`](crate::Server::set_api_keys) replaces them while the server runs.
+    pub api_keys: Vec<ApiKey>,
+    /// Whether the routes for clients include `/api`. Default true. See
+    /// [`Server::api_router`](crate::Server::api_router) for serving it elsewhere.
+    pub serve_api: bool,
     /// Networks of the proxies whose [`forwarded_header`](Self::forwarded_header) is trusted. Default:
     /// none.
     pub trusted_proxies: Vec<IpNet>,
@@ -137,6 +146,8 @@ impl Default for ServerConfig {
             hook_timeout: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(150),
             api_key: None,
+            api_keys: Vec::new(),
+            serve_api: true,
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::default(),
             serve_metrics: true,
@@ -162,6 +173,8 @@ setters! {
         hook_timeout: Duration,
         keep_alive_timeout: Duration,
         api_key: Option<Secret>,
+        api_keys: Vec<ApiKey>,
+        serve_api: bool,
         trusted_proxies: Vec<IpNet>,
         forwarded_header: ForwardedHeader,
         serve_metrics: bool,
@@ -173,17 +186,34 @@ setters! {
 
 impl ServerConfig {
     /// Checks the settings that are texts. A server that is started with an invalid one logs an error
-    /// and ignores it: it rejects that host or origin, or its links have no public URL.
+    /// and ignores it: it rejects that host or origin, or its links have no public URL. Two keys of one
+    /// name are told apart by neither metrics nor the log.
     ///
     /// # Errors
     /// The first invalid one of [`public_url`](Self::public_url),
-    /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
+    /// [`allow_host`](Self::allow_host), [`allow_origin`](Self::allow_origin) and the names of
+    /// [`all_api_keys`](Self::all_api_keys).
     pub fn check(&self) -> Result<(), InvalidConfig> {
         if let Some(url) = &self.public_url {
             PublicUrl::parse(url).map_err(|why| invalid("public_url", url, why))?;
         }
         check_hosts(&self.allow_host)?;
-        check_origins(&self.allow_origin)
+        check_origins(&self.allow_origin)?;
+        let mut names = HashSet::new();
+        for key in self.all_api_keys() {
+            if !names.insert(key.name().to_owned()) {
+                return Err(invalid("api_keys", key.name(), "two keys have this name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The key of [`api_key`](Self::api_key), named `api`, and [`api_keys`](Self::api_keys): what
+    /// [`Server::set_api_keys`](crate::Server::set_api_keys) takes from settings that were read again.
+    #[must_use]
+    pub fn all_api_keys(&self) -> Vec<ApiKey> {
+        let of_all_scopes = self.api_key.iter().map(ApiKey::of_all_scopes);
+        of_all_scopes.chain(self.api_keys.iter().cloned()).collect()
     }
 
     /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
@@ -263,6 +293,8 @@ mod tests {
             assert_eq!(error.setting, setting);
             assert!(error.to_string().contains(&error.value), "{error}");
         }
+        let key = || ApiKey::generate("shop").unwrap().0;
+        assert_eq!(config().api_keys(vec![key(), key()]).check().unwrap_err().value, "shop");
         let valid = config().public_url(Some("https://chat.example/chat".to_owned()));
         let valid = valid.allow_host(texts(".chat.example"));
         assert_eq!(valid.allow_origin(vec!["null".to_owned()]).check(), Ok(()));

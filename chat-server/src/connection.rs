@@ -236,7 +236,10 @@ impl Connection {
                 incoming = session.recv() => match incoming {
                     // Boxed: the future is large and short-lived, the task is neither.
                     Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
-                    Some(Incoming::Notified) => self.check_sanctions(),
+                    Some(Incoming::Notified) => {
+                        self.check_sanctions();
+                        session.drive(Box::pin(self.carry_out_requests())).await;
+                    }
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
                 },

@@ -7,7 +7,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Shared};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::connection::ConnectParams;
 use crate::identity::random_id;
 use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
-use crate::routes::{allowing, mount, readable, wrong_method};
+use crate::routes::{allowing, check_body, mount, readable, wrong_method};
 use crate::state::State;
 use crate::upgrade::{self, Upgrade};
 use crate::{api, host_check, operator, web};
@@ -28,14 +28,14 @@ const ALL_METHODS: &str = "GET,HEAD,POST,OPTIONS";
 
 /// The routes of clients.
 pub(crate) fn router(state: &Arc<State>) -> Router {
-    guarded(state, clients(state)).with_state(Arc::clone(state))
+    guarded(state, clients()).with_state(Arc::clone(state))
 }
 
 /// The routes of clients, with those of operators as far as the settings say, for the server's own
 /// listeners.
 pub(crate) fn router_with_operators(state: &Arc<State>) -> Router {
     let metrics = if state.config.serve_metrics { operator::metrics() } else { Router::new() };
-    guarded(state, clients(state).merge(metrics))
+    guarded(state, clients().merge(metrics))
         // Balancers use any name for the server in health checks.
         .merge(operator::health(state))
         .with_state(Arc::clone(state))
@@ -44,7 +44,7 @@ pub(crate) fn router_with_operators(state: &Arc<State>) -> Router {
 /// The WebSocket alone, without a fallback: it is merged with the routes of an application.
 pub(crate) fn websocket(state: &Arc<State>) -> Router {
     sockets()
-        .route_layer(from_fn(check_body))
+        .route_layer(from_fn_with_state(MAX_BODY, check_body))
         .route_layer(from_fn_with_state(Arc::clone(state), host_check::check))
         .with_state(Arc::clone(state))
 }
@@ -53,7 +53,7 @@ fn sockets() -> Router<Arc<State>> {
     Router::new().route("/ws", readable(get(socket))).route("/ws/", readable(get(socket)))
 }
 
-fn clients(state: &Arc<State>) -> Router<Arc<State>> {
+fn clients() -> Router<Arc<State>> {
     let create_room = post(create_room).options(may_create_room);
     sockets()
         .route("/", readable(get(root)))
@@ -62,16 +62,19 @@ fn clients(state: &Arc<State>) -> Router<Arc<State>> {
         .route("/join-room/{room}", readable(get(join_room)))
         .route("/join-room/{room}/", readable(get(join_room)))
         .merge(web::router())
-        .merge(api::router(state))
 }
 
-/// The routes, with the answers to requests that match none and the checks of all requests.
+/// The routes, and `/api` unless it has another address, with the answers to requests that match none
+/// and the checks of all requests.
 fn guarded(state: &Arc<State>, routes: Router<Arc<State>>) -> Router<Arc<State>> {
+    let api = if state.config.serve_api { api::router(state) } else { Router::new() };
     routes
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(check_body))
+        .layer(from_fn_with_state(MAX_BODY, check_body))
+        // Its bodies have a limit of their own.
+        .merge(api)
         .layer(from_fn_with_state(Arc::clone(state), host_check::check))
 }
 
@@ -81,16 +84,6 @@ async fn no_route(method: Method, uri: Uri) -> Response {
         return allowing(ALL_METHODS);
     }
     Refusal::not_found().into_response()
-}
-
-/// Rejects a body whose announced length is too large, on any path.
-async fn check_body(request: Request, next: Next) -> Response {
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BODY as u64) {
-        return Refusal::body_too_large().into_response();
-    }
-    next.run(request).await
 }
 
 /// `GET /`: a connection, or the page for people.

@@ -8,6 +8,7 @@ mod connection;
 mod deadline;
 mod drain;
 mod error;
+mod fleet;
 mod handle;
 mod header_list;
 mod hooks;
@@ -49,11 +50,14 @@ pub mod guide {}
 /// not needed.
 pub use {chat_broker, chat_core, chat_transport};
 
+pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity, KeyFetches};
 #[cfg(feature = "jwks")]
 pub use auth::{FetchError, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwt")]
-pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtKeys, JwtSigner, TokenClaims};
+pub use auth::{
+    InvalidClaims, InvalidKey, JwtAuthenticator, JwtKeys, JwtSigner, TokenClaims, TokenIssuer,
+};
 pub use config::{InvalidConfig, ServerConfig};
 pub use error::Error;
 pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use chat_broker::Histogram;
 use chat_core::{CloseReason, ErrorCode};
 use chat_transport::{End, LimitViolation};
@@ -23,6 +24,7 @@ pub(crate) struct Metrics {
     limited: Family<LimitLabel, Counter>,
     refused: Family<RefusalLabels, Counter>,
     hooks: Family<HookLabels, Counter>,
+    api_requests: Family<ApiLabels, Counter>,
     panics: Counter,
     /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
@@ -54,6 +56,14 @@ struct LimitLabel {
 struct RefusalLabels {
     status: u16,
     reason: &'static str,
+}
+
+/// As many as there are keys, calls and statuses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiLabels {
+    key: String,
+    call: &'static str,
+    status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +113,12 @@ impl Metrics {
         self.deciding.observe(time);
     }
 
+    /// Counts an answered call of the API.
+    pub(crate) fn api_request(&self, key: &str, call: &'static str, status: StatusCode) {
+        let labels = ApiLabels { key: key.to_owned(), call, status: status.as_u16() };
+        self.api_requests.get_or_create(&labels).inc();
+    }
+
     /// Counts a panic of the task of a connection.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
@@ -146,6 +162,8 @@ impl Metrics {
             "Handshakes refused, by status and reason",
             refused,
         );
+        let help = "Calls of the API, by key, call and status";
+        registry.register("api_requests", help, self.api_requests.clone());
         let help = "Reports of dropped direct messages that were lost";
         registry.register("undelivered_lost", help, self.lost_reports.clone());
         let help = "Questions to hooks, by hook and outcome";

@@ -1,4 +1,4 @@
-//! Health checks and metrics.
+//! Health checks, metrics, and `/api` beside them.
 
 use std::sync::Arc;
 
@@ -13,13 +13,15 @@ use chat_broker::Status;
 use crate::refusal::Refusal;
 use crate::routes::{readable, wrong_method};
 use crate::state::State;
-use crate::{host_check, scrape};
+use crate::{api, host_check, scrape};
 
-/// Health checks and metrics, for a listener of their own.
+/// Health checks, metrics and `/api`, for a listener of their own.
 pub(crate) fn router(state: Arc<State>) -> Router {
-    let metrics = metrics().layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
+    let rest = metrics()
+        .merge(api::router(&state))
+        .layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
     health(&state)
-        .merge(metrics)
+        .merge(rest)
         .fallback(async || Refusal::not_found())
         .method_not_allowed_fallback(wrong_method)
         .with_state(state)

@@ -6,13 +6,12 @@ use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chat_broker::BrokerError;
-use chat_core::InvalidName;
+use chat_core::{ErrorCode, InvalidName};
 use serde::Serialize;
 
 use crate::auth::AuthError;
-use crate::error::Error;
+use crate::error::{Error, unavailable};
 use crate::limits::LimitReached;
-use crate::moderation::UNSUPPORTED;
 
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
@@ -28,10 +27,15 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    code: &'a str,
-    message: &'a str,
+/// The body of a refusal.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(crate) struct ErrorBody {
+    /// The code, for programs.
+    #[cfg_attr(test, schema(value_type = String))]
+    code: &'static str,
+    /// The sentence, for people: it may change.
+    message: String,
 }
 
 impl Refusal {
@@ -49,6 +53,10 @@ impl Refusal {
     pub(crate) fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
         self
+    }
+
+    pub(crate) fn into_body(self) -> ErrorBody {
+        ErrorBody { code: self.code, message: self.message }
     }
 
     pub(crate) fn name(field: &str, why: InvalidName) -> Self {
@@ -84,7 +92,7 @@ impl Refusal {
     }
 
     pub(crate) fn body_too_large() -> Self {
-        let message = format!("The body of a request has at most {MAX_BODY} bytes.");
+        let message = "The body of the request is too large.";
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
@@ -112,21 +120,24 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let error = match error {
             Error::Rejected(rejection) => {
-                let (code, message) = (rejection.code.as_str(), rejection.message);
-                return Self::new(StatusCode::BAD_REQUEST, code, message);
+                let status = match rejection.code {
+                    ErrorCode::HistoryDisabled => StatusCode::CONFLICT,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                return Self::new(status, rejection.code.as_str(), rejection.message);
             }
             Error::Broker(error) => error,
         };
-        tracing::debug!(%error, "broker rejected a request");
         match error {
             BrokerError::Refused(_) => {
                 let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
             }
-            BrokerError::Unsupported(_) => {
-                Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
+            BrokerError::Unsupported(part) => {
+                let message = format!("This server cannot do this: its broker has no {part}.");
+                Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message)
             }
-            _ => Self::unavailable("The message bus does not answer. Try again."),
+            error => Self::unavailable(unavailable(&error).message),
         }
     }
 }
@@ -190,12 +201,12 @@ impl From<JsonRejection> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = axum::Json(Body { code: self.code, message: &self.message });
-        let mut response = (self.status, body).into_response();
-        if let Some(time) = self.retry_after {
+        let (status, retry_after) = (self.status, self.retry_after);
+        let mut response = (status, axum::Json(self.into_body())).into_response();
+        if let Some(time) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, time.as_secs().into());
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }

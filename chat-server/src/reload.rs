@@ -9,9 +9,11 @@ use crate::settings::{Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
 
 /// The settings that [`Reload::apply`] replaces. Others need a restart.
-const REPLACED: [&str; 12] = [
+const REPLACED: [&str; 14] = [
     "allow-host",
     "allow-origin",
+    "api-key",
+    "api_keys",
     "jwt-audience",
     "jwt-issuer",
     "jwt-jwks-ca",
@@ -66,10 +68,11 @@ impl Reload {
     /// Replaces the keys of tokens first: they alone can fail, and then nothing is replaced. What is
     /// in `config` has been checked.
     async fn apply(&mut self, settings: &Settings, config: &ServerConfig) -> Result<(), Exit> {
-        TokenAuth::reload(self.tokens.as_mut(), &settings.tokens).await?;
+        TokenAuth::reload(self.tokens.as_mut(), &settings.tokens, &self.server).await?;
         let invalid = |error: InvalidConfig| Exit::System(error.to_string());
         self.server.set_allowed_hosts(&config.allow_host).map_err(invalid)?;
         self.server.set_allowed_origins(&config.allow_origin).map_err(invalid)?;
+        self.server.set_api_keys(config.all_api_keys());
         (self.set_log_filter)(&settings.log);
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::extract::{Request, State as Shared};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 
@@ -21,6 +23,20 @@ pub(crate) fn allowing(methods: &'static str) -> Response {
 pub(crate) async fn wrong_method(method: Method) -> Refusal {
     let message = format!("The method {method} is not allowed for this path.");
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// Rejects a body whose announced length is above `max`, before it is read.
+pub(crate) async fn check_body(
+    Shared(max): Shared<usize>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > max as u64) {
+        return Refusal::body_too_large().into_response();
+    }
+    next.run(request).await
 }
 
 /// The path at which an application has mounted these routes, without a trailing slash: the original

@@ -8,6 +8,9 @@ use chat_core::{RoomId, UserId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::api::keys::ApiKey;
+#[cfg(feature = "jwt")]
+use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::{InvalidConfig, ServerConfig, check_hosts, check_origins};
 use crate::handle::{RoomHandle, UserHandle};
@@ -17,7 +20,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::state::{State, Task};
-use crate::{http, operator};
+use crate::{api, fleet, http, operator};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -68,6 +71,8 @@ pub struct ServerBuilder {
     authenticator: Option<Arc<dyn Authenticator>>,
     authorizer: Option<Arc<dyn Authorizer>>,
     hooks: Option<Arc<dyn Hooks>>,
+    #[cfg(feature = "jwt")]
+    token_issuer: Option<TokenIssuer>,
 }
 
 impl ServerBuilder {
@@ -111,6 +116,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what signs the tokens that backends ask for (`POST /api/tokens`). Default: nothing, and
+    /// the call is answered with 501.
+    #[cfg(feature = "jwt")]
+    #[must_use]
+    pub fn token_issuer(mut self, issuer: TokenIssuer) -> Self {
+        self.token_issuer = Some(issuer);
+        self
+    }
+
     /// Starts the server: spawns its background tasks on the current runtime. It accepts no connections
     /// by itself; see [`Server::serve`] and [`Server::router`].
     ///
@@ -118,7 +132,7 @@ impl ServerBuilder {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(self) -> Server {
-        let Self { config, broker, authenticator, authorizer, hooks } = self;
+        let Self { config, broker, authenticator, authorizer, hooks, .. } = self;
         let (broker, events) = broker.unwrap_or_else(|| {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
@@ -126,7 +140,13 @@ impl ServerBuilder {
         let (hub, driver) = Hub::new(broker, events, config.hub.clone());
         let driver = Task(tokio::spawn(driver.run()));
         let state = State::new(config, hub, driver, authenticator, authorizer, hooks);
-        Server { state: Arc::new(state) }
+        #[cfg(feature = "jwt")]
+        {
+            *state.token_issuer.write() = self.token_issuer;
+        }
+        let state = Arc::new(state);
+        fleet::start(&state);
+        Server { state }
     }
 }
 
@@ -163,8 +183,14 @@ impl Server {
         http::websocket(&self.state)
     }
 
-    /// The routes `/healthz`, `/readyz` and `/metrics`, for an address that only operators reach.
-    /// [`router`](Self::router) does not have them.
+    /// The routes below `/api`, for an address that only backends reach. [`router`](Self::router) has
+    /// them as well, unless [`serve_api`](ServerConfig::serve_api) is off.
+    pub fn api_router(&self) -> Router {
+        api::router(&self.state).with_state(Arc::clone(&self.state))
+    }
+
+    /// The routes `/healthz`, `/readyz`, `/metrics` and those below `/api`, for an address that only
+    /// operators and backends reach. [`router`](Self::router) has no `/metrics` and no health checks.
     pub fn operator_router(&self) -> Router {
         operator::router(Arc::clone(&self.state))
     }
@@ -252,6 +278,32 @@ impl Server {
         check_hosts(allow_host)?;
         self.state.hosts.set(allow_host);
         Ok(())
+    }
+
+    /// Replaces all keys of `/api`, [`ServerConfig::api_key`] included, at once: a call that has begun
+    /// ends as it would have. The rates of the new keys are unused.
+    ///
+    /// ```
+    /// use chat_server::{ApiKey, ApiScope, Server};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), chat_server::InvalidApiKey> {
+    /// let server = Server::builder().start();
+    /// let (key, secret) = ApiKey::generate("shop")?;
+    /// server.set_api_keys(vec![key.scopes([ApiScope::Send])]);
+    /// # let _ = secret;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_api_keys(&self, keys: Vec<ApiKey>) {
+        self.state.api_keys.replace(keys);
+    }
+
+    /// Replaces what signs the tokens that backends ask for; see
+    /// [`ServerBuilder::token_issuer`].
+    #[cfg(feature = "jwt")]
+    pub fn set_token_issuer(&self, issuer: Option<TokenIssuer>) {
+        *self.state.token_issuer.write() = issuer;
     }
 
     /// Whether the broker answers, the [authenticator](crate::Authenticator::is_ready) can check

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chat_core::{ConnectionId, UserId};
+use chat_core::{ConnectionId, RoomId, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -12,10 +12,24 @@ use crate::member::Member;
 /// The connections by id. Sharded, since each join and close of a client takes a lock.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    shards: [Mutex<HashMap<ConnectionId, Member>>; Sessions::SHARDS],
+    shards: [Mutex<Shard>; Sessions::SHARDS],
     next: AtomicU64,
     /// Notified when a shard becomes empty.
     removed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    members: HashMap<ConnectionId, Member>,
+    /// What backends want these connections to do. Most have nothing to do.
+    requests: HashMap<ConnectionId, Vec<RoomRequest>>,
+}
+
+/// A room that a backend makes a connection join or leave.
+#[derive(Debug, Clone)]
+pub(crate) enum RoomRequest {
+    Join(RoomId),
+    Leave(RoomId),
 }
 
 impl Default for Sessions {
@@ -27,31 +41,35 @@ impl Default for Sessions {
 impl Sessions {
     const SHARDS: usize = 16;
 
+    /// The most requests that wait for a connection, which carries them out one after another.
+    const MAX_REQUESTS: usize = 256;
+
     pub(crate) fn next_id(&self) -> ConnectionId {
         ConnectionId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Adds a connection, or changes its handle.
     pub(crate) fn insert(&self, id: ConnectionId, member: Member) {
-        self.shard(id).insert(id, member);
+        self.shard(id).members.insert(id, member);
     }
 
     pub(crate) fn remove(&self, id: ConnectionId) {
         let mut shard = self.shard(id);
-        shard.remove(&id);
-        if shard.is_empty() {
+        shard.members.remove(&id);
+        shard.requests.remove(&id);
+        if shard.members.is_empty() {
             self.removed.notify_waiters();
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.shards.iter().map(|shard| shard.lock().members.len()).sum()
     }
 
     /// The number of connections of a user.
     pub(crate) fn of_user(&self, user: &UserId) -> usize {
-        let of_shard = |shard: &Mutex<HashMap<ConnectionId, Member>>| {
-            shard.lock().values().filter(|member| member.user.id == *user).count()
+        let of_shard = |shard: &Mutex<Shard>| {
+            shard.lock().members.values().filter(|member| member.user.id == *user).count()
         };
         self.shards.iter().map(of_shard).sum()
     }
@@ -64,7 +82,7 @@ impl Sessions {
         }
         for shard in &self.shards {
             let shard = shard.lock();
-            let affected = shard.values().filter(|member| users.contains(&member.user.id));
+            let affected = shard.members.values().filter(|member| users.contains(&member.user.id));
             affected.for_each(Member::notify);
         }
     }
@@ -72,8 +90,30 @@ impl Sessions {
     pub(crate) fn all(&self) -> Vec<Member> {
         self.shards
             .iter()
-            .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().members.values().cloned().collect::<Vec<_>>())
             .collect()
+    }
+
+    /// Makes a connection carry out `request`, if it is open.
+    ///
+    /// # Errors
+    /// It has too many requests that wait.
+    pub(crate) fn request(&self, id: ConnectionId, request: RoomRequest) -> Result<(), ()> {
+        let mut shard = self.shard(id);
+        let Shard { members, requests } = &mut *shard;
+        let Some(member) = members.get(&id) else { return Ok(()) };
+        let waiting = requests.entry(id).or_default();
+        if waiting.len() >= Self::MAX_REQUESTS {
+            return Err(());
+        }
+        waiting.push(request);
+        member.notify();
+        Ok(())
+    }
+
+    /// Takes the requests that wait for a connection.
+    pub(crate) fn take_requests(&self, id: ConnectionId) -> Vec<RoomRequest> {
+        self.shard(id).requests.remove(&id).unwrap_or_default()
     }
 
     /// Waits until there are no connections.
@@ -88,7 +128,7 @@ impl Sessions {
         }
     }
 
-    fn shard(&self, id: ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Member>> {
+    fn shard(&self, id: ConnectionId) -> MutexGuard<'_, Shard> {
         self.shards[id.get() as usize % Self::SHARDS].lock()
     }
 }

@@ -11,10 +11,12 @@
 //! layer is not in clap's help, and an error does not name the line of the file. The crates that
 //! put a file below clap as is done here (clap-layers, clap-config-fallback) are a first release.
 
+mod api;
 mod changes;
 mod connections;
 mod exit;
 mod file;
+mod key_command;
 mod limits;
 mod listen;
 #[cfg(test)]
@@ -34,12 +36,13 @@ use std::path::PathBuf;
 use chat_server::{InvalidConfig, ServerConfig};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use api::Api;
 use changes::Values;
 use connections::Connections;
-use file::File;
+use file::{File, Tables};
 use limits::Limits;
 use redis::Redis;
-use rooms::{RoomClass, Rooms};
+use rooms::Rooms;
 
 pub(crate) use exit::{Exit, print};
 pub(crate) use listen::Listen;
@@ -51,6 +54,8 @@ pub(crate) use tokens::Tokens;
 pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) listen: Listen,
+    #[command(flatten)]
+    api: Api,
     #[command(flatten)]
     pub(crate) redis: Redis,
     #[command(flatten)]
@@ -116,6 +121,8 @@ struct Cli {
 enum Command {
     /// Makes a token for tests, signed with the secret or with a private key, and prints it
     Token(token_command::TokenArgs),
+    /// Makes a key for a backend, and prints it and its table for the configuration file
+    Key(key_command::KeyArgs),
 }
 
 /// What the program is to do.
@@ -132,6 +139,7 @@ impl Task {
         match command {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
+            Some(Command::Key(arguments)) => arguments.key().map(Self::Print),
         }
     }
 }
@@ -141,23 +149,24 @@ impl Cli {
         let command = sources.with_variables(Self::command());
         let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
-        let mut classes = Vec::new();
+        let mut tables = Tables::default();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
             let text = std::fs::read_to_string(path).map_err(|error| {
                 Invalid::new("config", path.display(), format!("cannot read it: {error}"))
             })?;
             let file = sources.add_file(File::parse(path, &text).map_err(Exit::File)?);
             matches = with_file(file, &command, arguments, &matches)?;
-            classes = file.room_classes().map_err(Exit::File)?;
+            tables = file.tables().map_err(Exit::File)?;
         }
         sources.add_padded_secrets(&command, &matches);
-        Self::new(&matches, classes)
+        Self::new(&matches, tables)
     }
 
-    fn new(matches: &ArgMatches, classes: Vec<RoomClass>) -> Result<Self, Exit> {
+    fn new(matches: &ArgMatches, tables: Tables) -> Result<Self, Exit> {
         let mut cli = Self::from_arg_matches(matches).map_err(Exit::Usage)?;
-        cli.settings.values = Values::new(&Self::command(), matches, &classes);
-        cli.settings.rooms.classes = classes;
+        cli.settings.values = Values::new(&Self::command(), matches, &tables);
+        cli.settings.rooms.classes = tables.rooms;
+        cli.settings.api.keys = tables.api_keys;
         Ok(cli)
     }
 }
@@ -196,7 +205,7 @@ impl Settings {
         let file = File::parse(std::path::Path::new("chat.toml"), text).map_err(Exit::File)?;
         let given = parse(&command, &arguments)?;
         let matches = with_file(&file, &command, arguments, &given)?;
-        Cli::new(&matches, file.room_classes().map_err(Exit::File)?).map(|cli| cli.settings)
+        Cli::new(&matches, file.tables().map_err(Exit::File)?).map(|cli| cli.settings)
     }
 
     /// The part that an application which embeds the server would set itself.
@@ -208,6 +217,7 @@ impl Settings {
         self.listen.add_to(&mut server);
         server.limits = self.limits.config(!server.trusted_proxies.is_empty());
         self.connections.add_to(&mut server, self.limits.enabled)?;
+        self.api.add_to(&mut server)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
         let invalid = |InvalidConfig { setting, value, why, .. }| {

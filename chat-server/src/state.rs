@@ -1,14 +1,20 @@
 //! What all connections of a server share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
+#[cfg(feature = "jwt")]
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::api::keys::ApiKeys;
+#[cfg(feature = "jwt")]
+use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
@@ -26,6 +32,9 @@ use crate::undelivered::{self, DropReporter};
 /// How long an answer to a leave, kick or ban waits until the member lists of this server show it.
 pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The most exports of histories at a time.
+pub(crate) const MAX_EXPORTS: usize = 2;
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
@@ -42,6 +51,13 @@ pub(crate) struct State {
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
+    /// What signs the tokens that backends ask for.
+    #[cfg(feature = "jwt")]
+    pub(crate) token_issuer: RwLock<Option<TokenIssuer>>,
+    /// Permits for exports.
+    pub(crate) exports: Arc<Semaphore>,
+    /// The keys of backends.
+    pub(crate) api_keys: ApiKeys,
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
@@ -55,6 +71,8 @@ pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
+    /// The task of [`fleet`](crate::fleet).
+    pub(crate) fleet: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
@@ -97,6 +115,10 @@ impl State {
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
+            #[cfg(feature = "jwt")]
+            token_issuer: RwLock::default(),
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
+            api_keys: ApiKeys::new(config.all_api_keys()),
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
@@ -115,6 +137,7 @@ impl State {
             metrics,
             draining: AtomicBool::new(false),
             drop_reporter,
+            fleet: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

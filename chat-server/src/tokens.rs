@@ -1,7 +1,7 @@
 //! What authenticates clients by tokens, from the settings: at the start, and when they are read
 //! again.
 
-use chat_server::ServerBuilder;
+use chat_server::{Server, ServerBuilder};
 use tracing::info;
 
 use crate::settings::{Exit, Tokens};
@@ -28,17 +28,21 @@ impl TokenAuth {
         Self::read(tokens, None).await.map(Some)
     }
 
-    /// Replaces the keys of `running`, and what tokens must claim.
+    /// Replaces the keys of `running`, what tokens must claim, and what signs tokens for backends.
     ///
     /// # Errors
     /// A key cannot be used or fetched, or clients would need tokens and did not before, or the
     /// other way round. Nothing is replaced then.
-    pub(crate) async fn reload(running: Option<&mut Self>, tokens: &Tokens) -> Result<(), Exit> {
+    pub(crate) async fn reload(
+        running: Option<&mut Self>,
+        tokens: &Tokens,
+        server: &Server,
+    ) -> Result<(), Exit> {
         match (running, tokens.are_needed()?) {
             (None, false) => Ok(()),
             (Some(running), true) => {
                 let read = Self::read(tokens, Some(running)).await?;
-                running.replace(read);
+                running.replace(read, server);
                 Ok(())
             }
             // Open connections were admitted by the other rule.
@@ -54,7 +58,7 @@ fn needs_restart(what: &str) -> Exit {
 
 #[cfg(not(feature = "jwt"))]
 mod without_jwt {
-    use super::{Exit, ServerBuilder, Tokens};
+    use super::{Exit, Server, ServerBuilder, Tokens};
 
     /// There is none.
     pub(crate) enum TokenAuth {}
@@ -65,7 +69,7 @@ mod without_jwt {
             Err(Exit::without("jwt"))
         }
 
-        pub(super) fn replace(&mut self, read: Self) {
+        pub(super) fn replace(&mut self, read: Self, _: &Server) {
             *self = read;
         }
 
@@ -77,14 +81,16 @@ mod without_jwt {
 
 #[cfg(feature = "jwt")]
 mod with_jwt {
-    use chat_server::JwtAuthenticator;
+    use chat_server::{JwtAuthenticator, JwtSigner, TokenIssuer};
 
     use super::remote::Remote;
-    use super::{Exit, ServerBuilder, Tokens};
+    use super::{Exit, Server, ServerBuilder, Tokens};
+    use crate::settings::Invalid;
 
-    /// The authenticator of a running server.
+    /// The authenticator of a running server, and what signs tokens for backends.
     pub(crate) struct TokenAuth {
         authenticator: JwtAuthenticator,
+        issuer: Option<TokenIssuer>,
         remote: Option<Remote>,
     }
 
@@ -102,17 +108,33 @@ mod with_jwt {
                 .leeway(tokens.token_leeway)
                 .audience(tokens.audience())
                 .issuer(tokens.issuer());
-            Ok(Self { authenticator, remote })
+            Ok(Self { authenticator, issuer: issuer(tokens)?, remote })
         }
 
-        pub(super) fn replace(&mut self, read: Self) {
+        pub(super) fn replace(&mut self, read: Self, server: &Server) {
             self.authenticator.replace(&read.authenticator);
-            self.remote = read.remote;
+            server.set_token_issuer(read.issuer.clone());
+            (self.issuer, self.remote) = (read.issuer, read.remote);
         }
 
         pub(crate) fn add_to(&self, builder: ServerBuilder) -> ServerBuilder {
-            builder.authenticator(self.authenticator.clone())
+            let builder = builder.authenticator(self.authenticator.clone());
+            match self.issuer.clone() {
+                Some(issuer) => builder.token_issuer(issuer),
+                None => builder,
+            }
         }
+    }
+
+    /// A server that knows a secret of tokens can sign them.
+    fn issuer(tokens: &Tokens) -> Result<Option<TokenIssuer>, Exit> {
+        let Some(secret) = tokens.secret()? else { return Ok(None) };
+        let signer = JwtSigner::with_secret(secret.reveal().as_bytes())
+            .map_err(|error| Invalid::hidden("jwt-secret", error.to_string()))?;
+        let issuer = TokenIssuer::new(signer)
+            .audience(tokens.audience().into_iter().next())
+            .issuer(tokens.issuer().into_iter().next());
+        Ok(Some(issuer))
     }
 }
 

@@ -10,6 +10,8 @@ mod claims;
 #[cfg(feature = "jwt")]
 mod crypto;
 #[cfg(feature = "jwt")]
+mod issuer;
+#[cfg(feature = "jwt")]
 mod jwk;
 #[cfg(feature = "jwt")]
 mod jwt;
@@ -41,6 +43,8 @@ use crate::setters::setters;
 pub(crate) use access::{Access, Verdict, unauthorized};
 #[cfg(feature = "jwt")]
 pub use claims::TokenClaims;
+#[cfg(feature = "jwt")]
+pub use issuer::TokenIssuer;
 #[cfg(feature = "jwt")]
 pub use jwt::JwtAuthenticator;
 #[cfg(feature = "jwt")]

@@ -24,6 +24,7 @@ use super::key::{InvalidKey, check_secret, only_block};
 /// assert_eq!(ann.user.as_str(), "ann");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct JwtSigner {
     key: EncodingKey,
     header: Header,

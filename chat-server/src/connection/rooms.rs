@@ -23,6 +23,7 @@ use crate::error::unavailable;
 use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
 use crate::service::members::{self, Requester};
+use crate::sessions::RoomRequest;
 use crate::state::LIST_TIMEOUT;
 
 /// A room that the client is in.
@@ -125,6 +126,21 @@ impl Connection {
         }
         if renamed {
             self.set_identity(Arc::new(user), self.member.dialect);
+        }
+    }
+
+    /// Joins and leaves the rooms that backends want the client to, as if it had sent the frames: bans
+    /// and limits apply, permissions do not. A request without effect is skipped.
+    pub(super) async fn carry_out_requests(&mut self) {
+        for request in self.state.sessions.take_requests(self.id) {
+            let done = match request {
+                RoomRequest::Join(room) if self.joined_room(&room).is_some() => continue,
+                RoomRequest::Join(room) => self.join(None, Join::new(room)).await,
+                RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
+            };
+            if let Err(rejection) = done {
+                tracing::debug!(message = %rejection.message, "request of a backend not carried out");
+            }
         }
     }
 

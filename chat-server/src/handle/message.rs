@@ -1,6 +1,6 @@
 //! A message of the application.
 
-use chat_core::{Content, ErrorCode, Rejection, User};
+use chat_core::{Content, ErrorCode, Rejection, User, UserId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -29,12 +29,14 @@ pub struct OutgoingMessage {
     /// An error if the value has no JSON.
     data: Option<Result<Box<RawValue>, Rejection>>,
     key: Option<String>,
+    /// Whose key it is; `None`: the sender's.
+    publisher: Option<UserId>,
 }
 
 impl OutgoingMessage {
     /// A message of the server itself, which clients see as the user `@server` with the name "Server".
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), user: None, data: None, key: None }
+        Self { text: text.into(), user: None, data: None, key: None, publisher: None }
     }
 
     /// Sets the user that clients see as the sender. No token and no query can name a user whose id
@@ -70,6 +72,17 @@ impl OutgoingMessage {
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
+    }
+
+    /// Sets whose the idempotency key is, if not the sender's.
+    pub(crate) fn publisher(mut self, publisher: UserId) -> Self {
+        self.publisher = Some(publisher);
+        self
+    }
+
+    /// The publisher, and its key.
+    pub(super) fn publisher_and_key(&self) -> Option<(&UserId, &str)> {
+        Some((self.publisher.as_ref()?, self.key.as_deref()?))
     }
 
     /// The sender, if it is not the server itself.

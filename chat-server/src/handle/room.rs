@@ -108,7 +108,10 @@ impl RoomHandle {
         rules::check_name(ErrorCode::RoomNameInvalid, self.room.as_str(), limits.name_bytes)?;
         let content = message.content(limits.json_depth)?;
         let user = message.sender().unwrap_or(&self.state.backend).as_sender();
-        let outgoing = Outgoing::to_room(&self.state, self.room.clone(), user, &content)?;
+        let mut outgoing = Outgoing::to_room(&self.state, self.room.clone(), user, &content)?;
+        if let Some((publisher, key)) = message.publisher_and_key() {
+            outgoing = outgoing.keyed_by(publisher, key);
+        }
         Ok(send::publish_and_wait(&self.state, outgoing).await?)
     }
 

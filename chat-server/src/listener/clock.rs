@@ -73,6 +73,12 @@ impl Clock {
         self.advance(Phase::Body, Phase::Work);
     }
 
+    /// hyper has taken a part of the response: it does so when the client has read most of the one
+    /// before. A long response may take longer than a phase if each part is read in time.
+    pub(super) fn sent_part(&self) {
+        self.advance(Phase::Work, Phase::Work);
+    }
+
     /// hyper has all of the response.
     pub(super) fn responded(&self) {
         self.advance(Phase::Body, Phase::Response);
@@ -140,6 +146,9 @@ mod tests {
         assert_eq!(left(), (Phase::Body, 19), "neither does it for a body");
         clock.took_body();
         assert_eq!(left(), (Phase::Work, 60));
+        tokio::time::advance(seconds(50)).await;
+        clock.sent_part();
+        assert_eq!(left(), (Phase::Work, 60), "for the next part");
         clock.responded();
         tokio::time::advance(seconds(1)).await;
         clock.responded();

@@ -31,7 +31,10 @@ pub(crate) enum SanctionScope<'a> {
 /// Who imposes a sanction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Actor<'a> {
+    /// The application.
     Backend,
+    /// A backend, by the name of its key.
+    Key(&'a str),
     Moderator(&'a UserId),
 }
 
@@ -153,7 +156,8 @@ pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
 impl fmt::Display for Actor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backend => f.write_str("a backend"),
+            Self::Backend => f.write_str("the application"),
+            Self::Key(name) => write!(f, "the key {name}"),
             Self::Moderator(user) => write!(f, "moderator {}", user.escaped()),
         }
     }

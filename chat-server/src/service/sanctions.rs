@@ -96,7 +96,7 @@ fn check_reason(reason: Option<&str>) -> Result<(), Rejection> {
 
 /// Moderators leave a part of the table to backends.
 fn check_room_for_more(state: &State, by: Actor<'_>) -> Result<(), Rejection> {
-    if matches!(by, Actor::Backend) || !state.moderation.is_nearly_full() {
+    if !matches!(by, Actor::Moderator(_)) || !state.moderation.is_nearly_full() {
         return Ok(());
     }
     state.metrics.limited("sanctions");

@@ -48,6 +48,15 @@ impl Outgoing {
         Ok(Self { topic: Topic::User(to), payload, options: PublishOptions::default() })
     }
 
+    /// The same message, whose idempotency key counts as one of `publisher`, not of its sender: a
+    /// backend sends as many users.
+    pub(crate) fn keyed_by(mut self, publisher: &UserId, key: &str) -> Self {
+        if self.options.is_persistent() {
+            self.options = self.options.key(format!("{publisher}\n{key}"));
+        }
+        self
+    }
+
     /// Whether the message is for one user.
     pub(crate) fn is_direct(&self) -> bool {
         matches!(self.topic, Topic::User(_))

@@ -1,13 +1,14 @@
 //! The configuration file.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Parser};
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::value::refusal;
 
@@ -16,8 +17,18 @@ use super::value::refusal;
 pub(super) struct File {
     path: PathBuf,
     entries: Vec<Entry>,
-    /// The tables `[[rooms]]`.
-    rooms: Vec<Vec<Entry>>,
+    /// The tables `[[rooms]]` and `[[api_keys]]`, by this name.
+    tables: BTreeMap<&'static str, Vec<Vec<Entry>>>,
+}
+
+/// What stands in tables of a name of their own: it has no flag and no variable.
+const TABLES: [&str; 2] = ["rooms", "api_keys"];
+
+/// The tables of a file.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) rooms: Vec<RoomClass>,
+    pub(super) api_keys: Vec<ApiKeyTable>,
 }
 
 #[derive(Debug)]
@@ -37,7 +48,7 @@ impl File {
             let start = error.span().map_or(0, |span| span.start);
             wrong(line(text, start), &format!(": {}", error.message()))
         })?;
-        let mut file = Self { path: path.to_owned(), entries: Vec::new(), rooms: Vec::new() };
+        let mut file = Self { path: path.to_owned(), entries: Vec::new(), tables: BTreeMap::new() };
         let entries = |table: &DeTable<'_>| {
             let entries = table.iter().map(|(key, value)| {
                 let line = line(text, key.span().start);
@@ -47,13 +58,14 @@ impl File {
             entries.collect::<Result<Vec<_>, _>>()
         };
         let mut settings = table.into_inner();
-        if let Some((key, classes)) = settings.remove_entry("rooms") {
-            let expected = || wrong(line(text, key.span().start), ", rooms: expected [[rooms]]");
-            for class in
-                classes.get_ref().as_array().ok_or_else(expected)?.iter().map(Spanned::get_ref)
-            {
-                file.rooms.push(entries(class.as_table().ok_or_else(expected)?)?);
-            }
+        for name in TABLES {
+            let Some((key, tables)) = settings.remove_entry(name) else { continue };
+            let expected =
+                || wrong(line(text, key.span().start), &format!(", {name}: expected [[{name}]]"));
+            let tables = tables.get_ref().as_array().ok_or_else(expected)?.iter();
+            let tables =
+                tables.map(|table| entries(table.get_ref().as_table().ok_or_else(expected)?));
+            file.tables.insert(name, tables.collect::<Result<_, _>>()?);
         }
         file.entries = entries(&settings)?;
         Ok(file)
@@ -84,22 +96,43 @@ impl File {
         Ok(command)
     }
 
-    pub(super) fn room_classes(&self) -> Result<Vec<RoomClass>, String> {
-        self.rooms.iter().map(|class| self.room_class(class)).collect()
+    pub(super) fn tables(&self) -> Result<Tables, String> {
+        Ok(Tables {
+            rooms: self.read_tables("rooms", RoomClass::REQUIRED)?,
+            api_keys: self.read_tables("api_keys", ApiKeyTable::REQUIRED)?,
+        })
     }
 
-    fn room_class(&self, entries: &[Entry]) -> Result<RoomClass, String> {
+    /// `required` are the keys that a table must have, each with a value that can be read.
+    fn read_tables<T: Parser>(
+        &self,
+        name: &'static str,
+        required: &[(&str, &str)],
+    ) -> Result<Vec<T>, String> {
+        let tables = self.tables.get(name).into_iter().flatten();
+        tables.map(|entries| self.read_table(name, entries, required)).collect()
+    }
+
+    fn read_table<T: Parser>(
+        &self,
+        name: &str,
+        entries: &[Entry],
+        required: &[(&str, &str)],
+    ) -> Result<T, String> {
         // One by one, for the line of the one that is wrong.
         for entry in entries {
-            let name = (entry.key != "name").then(|| "--name=".to_owned());
-            RoomClass::try_parse_from(entry.arguments().chain(name)).map_err(|error| {
+            let others = required.iter().filter(|(key, _)| *key != entry.key);
+            let others = others.map(|(key, value)| format!("--{key}={value}"));
+            T::try_parse_from(entry.arguments().chain(others)).map_err(|error| {
                 let why = refusal(&error).unwrap_or_else(|| "there is no such key".to_owned());
-                self.wrong(entry, &format!("{why}, in [[rooms]]"))
+                self.wrong(entry, &format!("{why}, in [[{name}]]"))
             })?;
         }
-        RoomClass::try_parse_from(entries.iter().flat_map(Entry::arguments)).map_err(|_| {
+        T::try_parse_from(entries.iter().flat_map(Entry::arguments)).map_err(|_| {
+            let is_missing = |(key, _): &&(&str, _)| entries.iter().all(|entry| entry.key != *key);
+            let missing = required.iter().find(is_missing).map_or("a key", |(key, _)| key);
             let line = entries.first().map_or(0, |entry| entry.line);
-            format!("{}, line {line}, rooms: a name is missing", self.path.display())
+            format!("{}, line {line}, {name}: {missing} is missing", self.path.display())
         })
     }
 

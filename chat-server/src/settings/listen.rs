@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use chat_server::{ForwardedHeader, IpNet, Secret, ServerConfig};
+use chat_server::{ForwardedHeader, IpNet, ServerConfig};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::value::{MILLISECOND, YEAR, address, api_key, filled, network, number, text, time};
+use super::value::{MILLISECOND, YEAR, address, filled, network, number, text, time};
 
 /// The most workers that a hub has.
 const MAX_THREADS: usize = 256;
@@ -24,7 +24,7 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "ADDRESS", value_parser = text)]
     host: Option<String>,
 
-    /// Address for /metrics, such as 127.0.0.1:9100, with /healthz and /readyz beside it; the
+    /// Address for /metrics, such as 127.0.0.1:9100, with /healthz, /readyz and /api beside it; the
     /// port for clients has no /metrics then [default: the port for clients]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) metrics_addr: Option<SocketAddr>,
@@ -59,10 +59,6 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "HEADER", default_value = "x-forwarded-for", value_parser = header())]
     forwarded_header: ForwardedHeader,
 
-    /// Key that backends send to use /api, 16 bytes or more [default: none; there is no /api]
-    #[arg(long, value_name = "KEY", hide_env_values = true, value_parser = api_key)]
-    api_key: Option<Secret>,
-
     /// How long a shutdown waits for clients
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(MILLISECOND..=YEAR))]
     drain_timeout: Duration,
@@ -88,7 +84,6 @@ impl Listen {
         server.allow_origin = filled(&self.allow_origin);
         server.trusted_proxies = self.trusted_proxies.iter().copied().flatten().collect();
         server.forwarded_header = self.forwarded_header;
-        server.api_key = self.api_key.clone().filter(|key| !key.reveal().is_empty());
         server.drain_timeout = self.drain_timeout;
         server.drain_spread = self.drain_spread;
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
+use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::source::{Sources, UNPREFIXED};
 
@@ -53,14 +54,27 @@ fn page() -> String {
         "\n## Rooms that differ\n\nTables `[[rooms]]`, which only the file may have. The first whose \
          `name` matches counts.\n\n| key | default | what it does |\n|---|---|---|\n",
     );
-    let class: Command = RoomClass::command();
-    for arg in class.get_arguments() {
-        let default =
-            if arg.is_required_set() { "none; it is needed" } else { "that of all rooms" };
-        let (name, help) = (arg.get_long().unwrap(), help(arg).0);
-        writeln!(page, "| `{name}` | {default} | {help} |").unwrap();
-    }
+    page.push_str(&keys(&RoomClass::command(), "that of all rooms"));
+    page.push_str(
+        "\n## Keys for backends\n\nTables `[[api_keys]]`, which only the file may have. `chat-server \
+         key` makes a key and prints its table.\n\n| key | default | what it does |\n|---|---|---|\n",
+    );
+    page.push_str(&keys(&ApiKeyTable::command(), ""));
     page
+}
+
+/// The keys of a table; `default` is that of a key whose help names none.
+fn keys(table: &Command, default: &str) -> String {
+    let row = |arg: &Arg| {
+        let (help, own) = help(arg);
+        let default = match &*own {
+            _ if arg.is_required_set() => "none; it is needed",
+            "" => default,
+            own => own,
+        };
+        format!("| `{}` | {default} | {help} |\n", arg.get_long().unwrap())
+    };
+    table.get_arguments().map(row).collect()
 }
 
 fn row(arg: &Arg) -> String {

@@ -62,6 +62,11 @@ pub(super) struct RoomClass {
     history_ttl: Option<Duration>,
 }
 
+impl RoomClass {
+    /// The keys that a table must have, each with a value that can be read.
+    pub(super) const REQUIRED: &'static [(&'static str, &'static str)] = &[("name", "")];
+}
+
 impl Rooms {
     pub(super) fn hub(&self) -> HubConfig {
         let all = Retention::default()

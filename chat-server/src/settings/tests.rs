@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_core::{Retention, RoomId};
-use chat_server::{Rate, Rates, ServerConfig};
+use chat_server::{ApiKey, Rate, Rates, Secret, ServerConfig};
 
 use super::*;
 
@@ -123,10 +123,16 @@ fn classes_of_rooms_differ_in_what_they_keep() {
 #[test]
 fn errors_of_the_file_name_the_line_and_the_key() {
     for (text, error) in [
-        ("\n[[rooms]]\nhistory = 1", "line 3, rooms: a name is missing"),
+        ("\n[[rooms]]\nhistory = 1", "line 3, rooms: name is missing"),
         ("[[rooms]]\nname = \"a\"\nhistori = 1", "line 3, histori: there is no such key"),
         ("[[rooms]]\nname = \"a\"\nhistory = 100001", "line 3, history: at most 100000"),
         ("[rooms]\nname = \"a\"", "line 1, rooms: expected [[rooms]]"),
+        ("api_keys = 1", "line 1, api_keys: expected [[api_keys]]"),
+        ("[[api_keys]]\nname = \"a\"", "line 2, api_keys: hash is missing"),
+        ("[[api_keys]]\nname = \"a_b\"", "line 2, name: a name has 1 to 32 letters"),
+        ("[[api_keys]]\nhash = \"abc\"", "line 2, hash: expected \"sha256:\""),
+        ("[[api_keys]]\nscopes = [\"fly\"]", "line 2, scopes"),
+        ("[[api_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
         ("\nprot = 1", "line 2, prot: there is no such setting"),
         ("config = \"a\"", "line 1, config: there is no such setting"),
         ("log = true", "line 1, log: expected a text in quotes"),
@@ -139,6 +145,46 @@ fn errors_of_the_file_name_the_line_and_the_key() {
     for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
         assert!(matches!(Settings::of_file(wrong, &[]), Err(Exit::Usage(_))), "{wrong}");
     }
+}
+
+/// What `chat-server key` prints below the secret is what the file needs.
+#[test]
+fn printed_table_is_a_key() {
+    let rights = [
+        "--scopes=send,read",
+        "--rooms=shop-*",
+        "--rooms=a\\\"b",
+        "--rate=500/1000",
+        "--until=2027-06-30",
+    ];
+    let arguments = ["chat-server", "key", "--name=shop"].into_iter().chain(rights);
+    let cli = Cli::try_parse_from(arguments).unwrap();
+    let Some(Command::Key(key)) = cli.command else { panic!("no key") };
+    let printed = key.key().unwrap();
+    let (secret, table) = printed.split_once("\n\n").unwrap();
+    assert!(secret.starts_with("ck_shop_"), "{secret}");
+    for line in [
+        "scopes = [\"send\", \"read\"]",
+        "rooms = [\"shop-*\", \"a\\\\\\\"b\"]",
+        "rate = \"500/1000\"",
+        "until = \"2027-06-30T00:00:00Z\"",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+    let server = Settings::of_file(table, &[]).unwrap().server().unwrap();
+    let read = &server.api_keys[0];
+    let of_secret = ApiKey::new("shop", &Secret::new(secret)).unwrap();
+    assert_eq!((read.name(), read.hash()), ("shop", of_secret.hash()));
+}
+
+#[test]
+fn api_is_on_some_address() {
+    let off = |flags: &[&str]| {
+        let flags = [&["--api-on-clients-port", "off"], flags].concat();
+        settings(&flags).server().map(|server| server.serve_api)
+    };
+    assert!(off(&[]).is_err());
+    assert!(!off(&["--metrics-addr", "127.0.0.1:9100"]).unwrap());
 }
 
 #[test]

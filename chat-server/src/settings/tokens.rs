@@ -164,8 +164,8 @@ mod keys {
             Ok(keys)
         }
 
-        /// The secret that tokens for trying out are signed with.
-        pub(in super::super) fn secret(&self) -> Result<Option<Secret>, Invalid> {
+        /// The secret that tokens for trying out and for backends are signed with.
+        pub(crate) fn secret(&self) -> Result<Option<Secret>, Invalid> {
             match (self.secrets().next(), self.jwt_secret_file.first()) {
                 (Some(secret), _) => Ok(Some(secret.clone())),
                 (None, Some(file)) => secret_in(file).map(Some),

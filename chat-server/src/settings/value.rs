@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::ErrorKind;
@@ -112,6 +112,15 @@ pub(super) fn api_key(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(key))
 }
 
+/// Reads a time in UTC, or a day, which stands for its beginning.
+pub(super) fn date(text: &str) -> Result<SystemTime, String> {
+    let text = trim(text);
+    let is_day = !text.contains([':', 'T']);
+    let time = if is_day { format!("{text} 00:00:00") } else { text.to_owned() };
+    let expected = "expected a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z";
+    humantime::parse_rfc3339_weak(&time).map_err(|_| expected.to_owned())
+}
+
 pub(super) fn redis_prefix(text: &str) -> Result<String, String> {
     let prefix = trim(text);
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
@@ -184,6 +193,16 @@ mod tests {
         }
         assert_eq!(read("2h"), Err("1s to 1h".to_owned()));
         assert_eq!(zero_or(read)("0s"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn day_is_its_beginning() {
+        let at = |text| date(text).map(|time| humantime::format_rfc3339_seconds(time).to_string());
+        assert_eq!(at("2027-06-30").unwrap(), "2027-06-30T00:00:00Z");
+        assert_eq!(at(" 2027-06-30T12:00:00Z\n").unwrap(), "2027-06-30T12:00:00Z");
+        for wrong in ["", "2027", "2027-13-01", "30.6.2027", "2027-06-30T12:00:00+02:00"] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

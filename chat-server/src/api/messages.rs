@@ -1,0 +1,282 @@
+//! Messages to rooms and users.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::http::HeaderMap;
+use axum::{Extension, Json};
+use chat_broker::Published;
+use chat_core::{Color, Epoch, RoomId, User, UserId, UserName};
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::body::{Body, Object, bad_field, missing};
+use super::keys::ActiveKey;
+use super::names::{RoomPath, UserPath, room_id};
+use crate::handle::{OutgoingMessage, RoomHandle, UserHandle};
+use crate::refusal::{ErrorBody, Refusal};
+use crate::state::State;
+
+/// The most rooms of a broadcast.
+const MAX_ROOMS: usize = 1000;
+
+/// Messages of a broadcast that wait for the broker at a time.
+const IN_FLIGHT: usize = 64;
+
+/// A message.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct MessageRequest {
+    /// The text. It may be empty if there is `data`.
+    #[cfg_attr(test, schema(required, value_type = String, example = "Paid."))]
+    message: Option<String>,
+    /// Any JSON value, which clients receive as it is.
+    #[cfg_attr(test, schema(value_type = Option<serde_json::Value>))]
+    data: Option<Box<RawValue>>,
+    /// The sender that clients see. Default: the key, as `{"id":"@shop","name":"shop"}`.
+    #[cfg_attr(test, schema(value_type = Option<SenderRequest>))]
+    user: Option<Object<SenderRequest>>,
+    /// The idempotency key, of at most 128 bytes: a message that is sent again with it within five
+    /// minutes is published once. The header `Idempotency-Key` is the same.
+    #[cfg_attr(test, schema(example = "order-7-paid"))]
+    key: Option<String>,
+}
+
+/// The sender of a message.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct SenderRequest {
+    /// The id of the user. One that begins with `@` is a backend's: a key may only name its own.
+    #[cfg_attr(test, schema(required, value_type = String, example = "42"))]
+    id: Option<String>,
+    /// The name of the user. Default: made from the id.
+    name: Option<String>,
+    /// The colour of the name, such as `#FF6B6B`. Default: made from the id.
+    #[cfg_attr(test, schema(pattern = "^#[0-9A-Fa-f]{6}$"))]
+    color: Option<String>,
+}
+
+/// A message to several rooms.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct BroadcastRequest {
+    /// The rooms, at most 1,000.
+    #[cfg_attr(test, schema(required, value_type = Vec<String>, max_items = 1000))]
+    rooms: Option<Vec<String>>,
+    /// As of a message to one room.
+    #[cfg_attr(test, schema(required, value_type = String))]
+    message: Option<String>,
+    /// As of a message to one room.
+    #[cfg_attr(test, schema(value_type = Option<serde_json::Value>))]
+    data: Option<Box<RawValue>>,
+    /// As of a message to one room.
+    #[cfg_attr(test, schema(value_type = Option<SenderRequest>))]
+    user: Option<Object<SenderRequest>>,
+    /// As of a message to one room.
+    key: Option<String>,
+}
+
+/// The position of a published message.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct Sent {
+    /// The epoch of the room's sequence; absent in a room without history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(value_type = Option<String>, nullable = false))]
+    epoch: Option<Epoch>,
+    /// The place of the message in the room's sequence; absent in a room without history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    offset: Option<u64>,
+    /// Whether the message was published before under the same key: this is its place of then.
+    repeated: bool,
+}
+
+/// What became of the message in each room, in the order of the request.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct BroadcastAnswer {
+    results: Vec<BroadcastResult>,
+}
+
+/// What became of the message in one room.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct BroadcastResult {
+    room: String,
+    #[serde(flatten)]
+    outcome: BroadcastOutcome,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(untagged)]
+enum BroadcastOutcome {
+    Sent(Sent),
+    Refused(ErrorBody),
+}
+
+/// The delivery of a direct message.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct Delivered {
+    /// The number of servers that delivered the message; 0: the user is not connected.
+    delivered: u32,
+}
+
+/// Sends a message to a room.
+///
+/// All members on all servers receive it.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/rooms/{room}/messages", tag = "messages",
+    params(("room" = String, Path, description = "The name of the room"), ("Idempotency-Key" = Option<String>, Header, description = "The same as `key`")),
+    request_body = MessageRequest,
+    responses((status = 200, description = "The message is published.", body = Sent)),
+))]
+pub(super) async fn send(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    RoomPath(room): RoomPath,
+    headers: HeaderMap,
+    Body(request): Body<MessageRequest>,
+) -> Result<Json<Sent>, Refusal> {
+    let message = request.message(&key, &headers)?;
+    Ok(Json(RoomHandle::new(state, room).send(message).await?.into()))
+}
+
+/// Sends a direct message to a user.
+///
+/// All connections of the user receive it. It is not stored.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/users/{user}/messages", tag = "messages",
+    params(("user" = String, Path, description = "The id of the user"), ("Idempotency-Key" = Option<String>, Header, description = "The same as `key`")),
+    request_body = MessageRequest,
+    responses((status = 200, description = "The message is handed on.", body = Delivered)),
+))]
+pub(super) async fn direct(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    UserPath(user): UserPath,
+    headers: HeaderMap,
+    Body(request): Body<MessageRequest>,
+) -> Result<Json<Delivered>, Refusal> {
+    let message = request.message(&key, &headers)?;
+    let published = UserHandle::new(state, user).send(message).await?;
+    Ok(Json(Delivered { delivered: published.nodes }))
+}
+
+/// Sends a message to several rooms.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/broadcast", tag = "messages",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same as `key`")),
+    request_body = BroadcastRequest,
+    responses((status = 200, description = "The outcome in each room.", body = BroadcastAnswer)),
+))]
+pub(super) async fn broadcast(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    headers: HeaderMap,
+    Body(request): Body<BroadcastRequest>,
+) -> Result<Json<BroadcastAnswer>, Refusal> {
+    let BroadcastRequest { rooms, message, data, user, key: idempotency_key } = request;
+    let rooms = rooms.ok_or_else(|| missing("rooms"))?;
+    if rooms.len() > MAX_ROOMS {
+        return Err(bad_field(format!("\"rooms\" has at most {MAX_ROOMS} entries.")));
+    }
+    let request = MessageRequest { message, data, user, key: idempotency_key };
+    let message = request.message(&key, &headers)?;
+    let sending = rooms.into_iter().map(|room| {
+        let (state, key, message) = (Arc::clone(&state), &key, message.clone());
+        async move {
+            let sent = async {
+                let room = room_id(&room)?;
+                key.check_room(&room)?;
+                send_to(state, room, message).await
+            };
+            let outcome = match sent.await {
+                Ok(sent) => BroadcastOutcome::Sent(sent),
+                Err(refusal) => BroadcastOutcome::Refused(refusal.into_body()),
+            };
+            BroadcastResult { room, outcome }
+        }
+    });
+    let results = stream::iter(sending).buffered(IN_FLIGHT).collect().await;
+    Ok(Json(BroadcastAnswer { results }))
+}
+
+async fn send_to(
+    state: Arc<State>,
+    room: RoomId,
+    message: OutgoingMessage,
+) -> Result<Sent, Refusal> {
+    Ok(RoomHandle::new(state, room).send(message).await?.into())
+}
+
+impl MessageRequest {
+    fn message(self, by: &ActiveKey, headers: &HeaderMap) -> Result<OutgoingMessage, Refusal> {
+        let text = self.message.ok_or_else(|| missing("message"))?;
+        let user = match self.user {
+            Some(Object(user)) => user.user(by)?,
+            None => by.sender().clone(),
+        };
+        let mut message = OutgoingMessage::new(text).user(user);
+        if let Some(data) = self.data {
+            message = message.data(data);
+        }
+        match idempotency_key(self.key, headers)? {
+            // Whoever the sender is: two keys must not take each other's messages for repeated.
+            Some(key) => Ok(message.key(key).publisher(by.sender().id.clone())),
+            None => Ok(message),
+        }
+    }
+}
+
+/// The idempotency key of the body, or that of the header.
+fn idempotency_key(
+    of_body: Option<String>,
+    headers: &HeaderMap,
+) -> Result<Option<String>, Refusal> {
+    let Some(of_header) = headers.get("idempotency-key") else { return Ok(of_body) };
+    let of_header = std::str::from_utf8(of_header.as_bytes())
+        .map_err(|_| bad_field("The header Idempotency-Key is not UTF-8."))?;
+    if of_body.as_ref().is_some_and(|key| key != of_header) {
+        return Err(bad_field("\"key\" and the header Idempotency-Key differ. Send one of them."));
+    }
+    Ok(Some(of_header.to_owned()))
+}
+
+impl SenderRequest {
+    fn user(self, by: &ActiveKey) -> Result<User, Refusal> {
+        let id = self.id.ok_or_else(|| missing("user.id"))?;
+        let id = UserId::new(id).map_err(|why| Refusal::name("user.id", why))?;
+        let own = &by.sender().id;
+        if id.as_str().starts_with('@') && id != *own {
+            let message =
+                format!("A user id that begins with @ is a backend's: this key's is {own}.");
+            return Err(bad_field(message));
+        }
+        let name = self.name.map(UserName::new).transpose();
+        let name = name.map_err(|why| Refusal::name("user.name", why))?;
+        let mut user = User::new(id, name);
+        if let Some(color) = self.color {
+            let color = color.parse::<Color>();
+            user.color = color.map_err(|why| bad_field(format!("\"user.color\" {why}.")))?;
+        }
+        Ok(user)
+    }
+}
+
+impl From<Published> for Sent {
+    fn from(published: Published) -> Self {
+        let position = published.position;
+        Self {
+            epoch: position.map(|position| position.epoch),
+            offset: position.map(|position| position.offset),
+            repeated: published.repeated,
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The servers that share the broker.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::fleet::NodeInfo;
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// The servers that share the broker.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct NodesAnswer {
+    /// The servers, by their ids.
+    nodes: Vec<Node>,
+}
+
+/// A server.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+struct Node {
+    /// The id, which clients receive in `welcome`.
+    node: String,
+    #[serde(flatten)]
+    info: NodeInfo,
+}
+
+/// Lists the servers that share the broker.
+///
+/// The figures are at most 10 s old, and a server that has crashed is listed for 15 s.
+#[cfg_attr(test, utoipa::path(
+    get, path = "/api/nodes", tag = "servers",
+    responses((status = 200, description = "The servers.", body = NodesAnswer)),
+))]
+pub(super) async fn nodes(Shared(state): Shared<Arc<State>>) -> Result<Json<NodesAnswer>, Refusal> {
+    let nodes = state.nodes().await.map_err(Error::from)?;
+    let nodes = nodes.into_iter().map(|(node, info)| Node { node: node.to_string(), info });
+    Ok(Json(NodesAnswer { nodes: nodes.collect() }))
+}

@@ -1,0 +1,63 @@
+//! Which users are online.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::{Extension, Json};
+use chat_core::Topic;
+use serde::{Deserialize, Serialize};
+
+use super::body::{Body, bad_field, missing};
+use super::keys::ActiveKey;
+use super::names::user_id;
+use crate::error::Error;
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// The most users of a call.
+const MAX_USERS: usize = 1000;
+
+/// The users to look for.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatusRequest {
+    /// The ids of the users, at most 1,000.
+    #[cfg_attr(test, schema(required, value_type = Vec<String>, max_items = 1000))]
+    users: Option<Vec<String>>,
+}
+
+/// The users who are online.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct StatusAnswer {
+    /// Those with a connection that receives direct messages, in the order of the request.
+    online: Vec<String>,
+}
+
+/// Says which of these users are online, on any server.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/users/status", tag = "users",
+    request_body = StatusRequest,
+    responses((status = 200, description = "Those who are online.", body = StatusAnswer)),
+))]
+pub(super) async fn status(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    Body(request): Body<StatusRequest>,
+) -> Result<Json<StatusAnswer>, Refusal> {
+    let mut users = request.users.ok_or_else(|| missing("users"))?;
+    if users.len() > MAX_USERS {
+        return Err(bad_field(format!("\"users\" has at most {MAX_USERS} entries.")));
+    }
+    let topic = |name: &String| {
+        let user = user_id(name)?;
+        key.check_user(&user)?;
+        Ok(Topic::User(user))
+    };
+    let topics = users.iter().map(topic).collect::<Result<Vec<_>, Refusal>>()?;
+    let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
+    let mut counts = counts.into_iter();
+    users.retain(|_| counts.next().is_some_and(|count| count > 0));
+    Ok(Json(StatusAnswer { online: users }))
+}

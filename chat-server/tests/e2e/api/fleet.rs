@@ -1,0 +1,91 @@
+//! What a backend does on all servers through one.
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+
+use super::{get, member, pair, post, server, user};
+use crate::support::{Chat, ask, eventually, next_of};
+
+#[tokio::test]
+async fn backend_makes_the_connections_of_a_user_join_and_leave() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut watcher = member(&first, "watcher").await;
+    let (mut here, mut there) = (user(&first, "ann").await, user(&second, "ann").await);
+    let mut topics = WsClient::connect(&second.ws("/?userId=ann")).await;
+    topics.send_json(&json!({"type": "SUBSCRIBE", "room": "elsewhere"})).await;
+    for client in [&mut here, &mut there] {
+        ask(client, "welcome", json!({"type": "hello", "name": "Ann"})).await;
+    }
+    let ann = json!({"user": "ann"});
+    assert_eq!(post(&second, "/rooms/r/join", ann.clone()).await, json!({"ok": true}));
+    for client in [&mut here, &mut there] {
+        let joined = next_of(client, "joined").await;
+        assert_eq!((&joined["room"], joined.get("id")), (&json!("r"), None));
+    }
+    assert_eq!(next_of(&mut watcher, "presence").await["user"]["name"], "Ann");
+    // Again without effect: the next frame of either is the message.
+    post(&first, "/rooms/r/join", ann.clone()).await;
+    ask(&mut here, "pong", json!({"type": "ping"})).await;
+    post(&first, "/rooms/r/messages", json!({"message": "hi"})).await;
+    for client in [&mut here, &mut there] {
+        loop {
+            let frame = client.recv_json().await;
+            assert_ne!(frame["type"], "joined", "{frame}");
+            if frame["type"] == "message" {
+                break;
+            }
+        }
+    }
+    post(&first, "/rooms/r/leave", ann).await;
+    for client in [&mut here, &mut there] {
+        assert_eq!(next_of(client, "left").await, json!({"type": "left", "room": "r"}));
+    }
+    assert_eq!(next_of(&mut watcher, "presence").await["event"], "left");
+}
+
+#[tokio::test]
+async fn banned_user_is_not_made_to_join() {
+    let server = server(&[]);
+    let mut ann = user(&server, "ann").await;
+    ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    post(&server, "/rooms/r/ban", json!({"user": "ann"})).await;
+    for room in ["r", "other"] {
+        post(&server, &format!("/rooms/{room}/join"), json!({"user": "ann"})).await;
+    }
+    assert_eq!(next_of(&mut ann, "joined").await["room"], "other");
+}
+
+/// A client cannot pass for a server.
+#[tokio::test]
+async fn direct_message_to_the_servers_is_no_request() {
+    let server = server(&[]);
+    let mut ann = user(&server, "ann").await;
+    ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    let request = json!({"user": "ann", "room": "r", "join": true}).to_string();
+    let frame = json!({"type": "direct", "id": 1, "to": "@servers", "message": request});
+    ask(&mut ann, "ok", frame).await;
+    post(&server, "/rooms/other/join", json!({"user": "ann"})).await;
+    assert_eq!(next_of(&mut ann, "joined").await["room"], "other");
+}
+
+#[tokio::test]
+async fn servers_are_listed() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let nodes =
+        async |server: &Chat| get(server, "/nodes").await["nodes"].as_array().unwrap().clone();
+    eventually("both servers are listed", async || nodes(&first).await.len() == 2).await;
+    let listed = nodes(&second).await;
+    assert!(listed.iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
+    assert!(listed.iter().all(|node| node["config"] == listed[0]["config"]), "{listed:?}");
+    let mut ann = user(&first, "ann").await;
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    let is_first = |node: &&Value| node["node"] == welcome["node"];
+    assert_eq!(listed.iter().filter(is_first).count(), 1);
+    second.signal("TERM");
+    // It has left the topic as it has left its rooms.
+    eventually("the server that has ended is not listed", async || nodes(&first).await.len() == 1)
+        .await;
+}

@@ -1,0 +1,110 @@
+//! Which keys may make which calls.
+
+use chat_server::{ApiKey, ApiScope, Server};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::{KEY, SHOP, call, call_with, server_with_key};
+use crate::support::{run, value_of};
+
+#[tokio::test]
+async fn key_is_for_its_scopes_rooms_and_users() {
+    let lines = "scopes = [\"send\"]\nrooms = [\"shop-*\", \"@shop-*\"]";
+    let started = server_with_key(lines, &[]);
+    let server = &started.server;
+    let message = json!({"message": "hi"});
+    for (of, status, why) in [
+        ("POST /rooms/shop-1/messages", 200, "offset"),
+        ("POST /users/shop-1/messages", 200, "delivered"),
+        ("POST /rooms/other/messages", 403, "The key \\\"shop\\\" is not for the room"),
+        ("POST /users/other/messages", 403, "The key \\\"shop\\\" is not for the user"),
+        ("POST /rooms/shop-1/kick", 403, "The key \\\"shop\\\" lacks the scope \\\"moderate\\\"."),
+        ("POST /rooms/%00/messages", 400, "room_name_invalid"),
+    ] {
+        let (got, answer) = call(server, SHOP, of, Some(&message)).await;
+        assert_eq!(got, status, "{of}: {answer}");
+        assert!(answer.to_string().contains(why), "{of}: {answer}");
+    }
+    let (status, answer) = call(server, SHOP, "GET /rooms/shop-1/messages", None).await;
+    assert_eq!((status, answer["code"].as_str()), (403, Some("forbidden")), "{answer}");
+    assert_eq!(call(server, KEY, "GET /rooms/shop-1/messages", None).await.0, 200, "the other key");
+    let (status, _, page) = server.http("GET", "/metrics").await;
+    assert_eq!(status, 200);
+    for (labels, count) in [
+        (r#"key="shop",call="send",status="200""#, 1),
+        (r#"key="shop",call="send",status="403""#, 1),
+        (r#"key="shop",call="history",status="403""#, 1),
+        (r#"key="api",call="history",status="200""#, 1),
+    ] {
+        let name = format!("chat_api_requests_total{{{labels}}}");
+        assert_eq!(value_of::<u64>(&page, &name), Some(count), "{page}");
+    }
+    assert_eq!(server.logged(SHOP), 0);
+}
+
+#[tokio::test]
+async fn call_above_the_rate_of_the_key_is_to_be_made_later() {
+    let started = server_with_key("scopes = [\"read\"]\nrate = \"1/2\"", &[]);
+    let port = started.server.port();
+    for status in [200, 200, 429] {
+        let (got, head, answer) = call_with(port, SHOP, "", "GET /rooms/r/messages", None).await;
+        assert_eq!(got, status, "{answer}");
+        if status == 429 {
+            assert_eq!(answer["code"], "rate_limited");
+            assert!(head.contains("retry-after: 1") || head.contains("retry-after: 2"), "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn key_that_has_ended_is_refused_by_its_name() {
+    let started = server_with_key("scopes = [\"read\"]\nuntil = \"2020-01-01\"", &[]);
+    let (status, answer) = call(&started.server, SHOP, "GET /rooms/r", None).await;
+    assert_eq!(status, 401);
+    assert_eq!(answer["message"], "The key \"shop\" has ended.");
+}
+
+/// The port for clients need not have the API.
+#[tokio::test]
+async fn api_is_on_the_address_of_operators() {
+    let args = ["--metrics-addr", "127.0.0.1:0", "--api-on-clients-port", "off"];
+    let started = server_with_key("scopes = [\"read\"]", &args);
+    let line = started.server.until_logged("metrics on http://");
+    let port = line.trim_end_matches("/metrics").rsplit(':').next().unwrap().parse().unwrap();
+    let (status, _, answer) = call_with(port, SHOP, "", "GET /rooms/r/messages", None).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) = call(&started.server, SHOP, "GET /rooms/r/messages", None).await;
+    assert_eq!(status, 404, "{answer}");
+}
+
+#[tokio::test]
+async fn keys_are_replaced_while_the_server_runs() {
+    let server = Server::builder().start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(vec![listener], std::future::pending()).await });
+    let status = async |key: &str| call_with(port, key, "", "GET /rooms/r", None).await.0;
+    assert_eq!(status(SHOP).await, 404, "there is no key");
+    let (first, first_secret) = ApiKey::generate("first").unwrap();
+    let (second, second_secret) = ApiKey::generate("second").unwrap();
+    server.set_api_keys(vec![first.scopes([ApiScope::Read])]);
+    assert_eq!(status(first_secret.reveal()).await, 200);
+    assert_eq!(status(second_secret.reveal()).await, 401);
+    server.set_api_keys(vec![second.scopes([ApiScope::Read])]);
+    assert_eq!(status(first_secret.reveal()).await, 401);
+    assert_eq!(status(second_secret.reveal()).await, 200);
+}
+
+#[test]
+fn key_command_prints_a_secret_and_its_table() {
+    let args = ["key", "--name", "shop", "--scopes", "send,read"];
+    let (code, out, err) = run(crate::support::command().args(args));
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    assert!(
+        out.starts_with("ck_shop_") && out.contains("\n\n[[api_keys]]\nname = \"shop\""),
+        "{out}"
+    );
+    let (code, _, err) = run(crate::support::command().args(["key", "--name", "shop"]));
+    assert!(code == 2 && err.contains("--scopes"), "{err}");
+}

@@ -1,0 +1,45 @@
+//! The list of bans; kicks and bans themselves are in `e2e::moderation`.
+
+use serde_json::json;
+
+use super::{SHOP, call, get, post, refused, server, server_with_key};
+
+#[tokio::test]
+async fn bans_are_listed_in_pages() {
+    let server = server(&[]);
+    assert_eq!(get(&server, "/bans").await, json!({"bans": []}));
+    post(&server, "/rooms/r/ban", json!({"user": "ann", "seconds": 600, "reason": "spam"})).await;
+    post(&server, "/users/ann/disconnect", json!({"seconds": 600})).await;
+    post(&server, "/users/bob/disconnect", json!({"seconds": 600})).await;
+    post(&server, "/users/eve/disconnect", json!({})).await;
+    let page = get(&server, "/bans?limit=2").await;
+    let bans = page["bans"].as_array().unwrap();
+    assert_eq!((&bans[0]["user"], &bans[0]["room"]), (&json!("ann"), &json!(null)));
+    assert_eq!((&bans[1]["room"], &bans[1]["reason"]), (&json!("r"), &json!("spam")));
+    let next = page["next"].as_str().unwrap();
+    let page = get(&server, &format!("/bans?after={next}")).await;
+    assert_eq!(page["bans"].as_array().unwrap().len(), 1);
+    assert_eq!((&page["bans"][0]["user"], &page["next"]), (&json!("bob"), &json!(null)));
+    post(&server, "/users/bob/unban", json!({})).await;
+    post(&server, "/rooms/r/unban", json!({"user": "ann"})).await;
+    assert_eq!(get(&server, "/bans").await["bans"].as_array().unwrap().len(), 1);
+    assert_eq!(refused(&server, "GET /bans?after=x", None).await, (400, "bad_field".to_owned()));
+}
+
+#[tokio::test]
+async fn key_lists_the_bans_of_its_rooms_and_users() {
+    let lines = "scopes = [\"moderate\"]\nrooms = [\"shop-*\", \"@shop-*\"]";
+    let started = server_with_key(lines, &[]);
+    let server = &started.server;
+    for room in ["shop-1", "other"] {
+        post(server, &format!("/rooms/{room}/ban"), json!({"user": "eve"})).await;
+    }
+    for user in ["shop-1", "other"] {
+        post(server, &format!("/users/{user}/disconnect"), json!({"seconds": 600})).await;
+    }
+    let (_, page) = call(server, SHOP, "GET /bans", None).await;
+    let bans = page["bans"].as_array().unwrap().iter();
+    let named: Vec<_> = bans.map(|ban| (ban["user"].as_str(), ban["room"].as_str())).collect();
+    assert_eq!(named, [(Some("eve"), Some("shop-1")), (Some("shop-1"), None)]);
+    assert_eq!(server.logged("by=the key api"), 4);
+}
