@@ -121,11 +121,8 @@ fn new_session() -> Result<String, StatusCode> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sessions = Sessions::default();
     let config = ServerConfig::default().allow_host(vec!["shop.example".to_owned()]);
-    let chat = Server::builder()
-        .config(config)
-        .authenticator(sessions.clone())
-        .hooks(HouseRules)
-        .start();
+    let chat =
+        Server::builder().config(config).authenticator(sessions.clone()).hooks(HouseRules).start();
 
     // `/orders` is for the staff and the payment provider alone: a real shop checks that.
     let routes = Router::new()
