@@ -21,7 +21,7 @@ use std::time::Duration;
 use chat_broker::{BrokerError, Membership, Published, Receipt};
 use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
-    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, RoomId, Topic, User,
+    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, Topic, User,
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
