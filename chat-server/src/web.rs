@@ -52,13 +52,19 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-client.d.ts",
         "chat-client.js",
         "chat-connection.js",
+        "chat-events.js",
         "chat-frames.js",
         "chat-limits.js",
         "chat-pace.js",
+        "chat-react.d.ts",
+        "chat-react.js",
         "chat-requests.js",
+        "chat-room-handle.js",
         "chat-room.js",
         "chat-sends.js",
         "chat-signs.js",
+        "chat-testing.d.ts",
+        "chat-testing.js",
         "chat-time.js",
         "chat-token.js",
         "clock.js",
@@ -232,8 +238,8 @@ mod tests {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/web")).unwrap();
         let files = folder.map(Result::unwrap).filter(|file| file.path().is_file());
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
-        // The page is served at other paths, and the manifest is for Node.
-        files.retain(|name| !["index.html", "package.json"].contains(&name.as_str()));
+        // The page is served at other paths, and the manifest and its README are for npm.
+        files.retain(|name| !["README.md", "index.html", "package.json"].contains(&name.as_str()));
         files.sort_unstable();
         let served: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
         assert_eq!(served, files);
