@@ -442,8 +442,9 @@ export interface RoomSnapshot<Data = unknown> {
 export type RoomChange<Data = unknown> =
   /** It was joined, joined again (`rejoined`), or left. */
   | { what: "state"; rejoined?: boolean }
-  /** A message was received. `isNew`: it was sent after the client joined. */
-  | { what: "message"; message: ShownMessage<Data>; isNew: boolean }
+  /** A message was received. `isNew`: it was sent after the client joined. `dropped`: how many of
+   *  the oldest messages were dropped for it, above `keep`. */
+  | { what: "message"; message: ShownMessage<Data>; isNew: boolean; dropped: number }
   /** A page begins to load, has loaded `count` messages, or has failed. */
   | { what: "history"; count?: number }
   /** The state of a message of this client. */

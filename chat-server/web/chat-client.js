@@ -1,5 +1,5 @@
 // A client of the chat protocol, version 1, for browsers and for any runtime with a
-// WebSocket. It does not use the DOM. docs/web-client.md describes its use, chat-client.d.ts its
+// WebSocket. It does not use the DOM. docs/javascript.md describes its use, chat-client.d.ts its
 // types.
 
 import { ChatError, deferred, droppable, isPassing, pauseAfter, rejected } from "./chat-answer.js";

@@ -198,6 +198,7 @@ export class RoomHandle extends Emitter {
         // Without an event: the client was in the room already.
         if (this.#state === "joining") this.#onJoined({ ...joined, rejoined: false });
         this.#prepend(joined.messages);
+        this.#changed("state", { rejoined: false });
       },
       (error) => {
         this.#isJoinDue = this.#client.state === "closed";
@@ -223,7 +224,8 @@ export class RoomHandle extends Emitter {
     for (const { timer } of this.#typists.values()) clearTimeout(timer);
     this.#typists.clear();
     this.#list({ members, count });
-    this.#changed("state", { rejoined });
+    // The messages of a first join follow before the change.
+    if (rejoined) this.#changed("state", { rejoined });
   }
 
   #onLeft(error) {
@@ -239,23 +241,25 @@ export class RoomHandle extends Emitter {
     this.#isGap = false;
     this.#received.push(entry);
     if (entry.isOwn) this.#pending.delete(entry.key);
-    this.#trim();
     this.#typed(entry.user, false);
-    this.#changed("message", { message: entry, isNew: !(entry.offset <= this.#past) });
+    const isNew = !(entry.offset <= this.#past);
+    this.#changed("message", { message: entry, isNew, dropped: this.#trim() });
   }
 
   #entry(message) {
     return { ...message, isOwn: message.user.id === this.#client.user?.id, state: "received" };
   }
 
-  /** Drops the oldest messages of too many, in portions. They can be loaded again. */
+  /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded
+   *  again. */
   #trim() {
     const { keep } = this.#options;
-    if (this.#received.length <= keep * 1.1) return;
-    this.#received.splice(0, this.#received.length - keep);
+    if (this.#received.length <= keep * 1.1) return 0;
+    const dropped = this.#received.splice(0, this.#received.length - keep).length;
     const [{ offset }] = this.#received;
     this.#before = offset;
     this.#hasMore = offset > 1;
+    return dropped;
   }
 
   #prepend(messages) {

@@ -8,7 +8,7 @@ export function App() {
   const connection = useConnection();
   return (
     <>
-      <p id="connection">{inWords(connection)}</p>
+      <p data-testid="connection">{inWords(connection)}</p>
       <Room name="general" />
     </>
   );
@@ -27,24 +27,25 @@ function Room({ name }: { name: string }) {
   return (
     <section>
       {room.hasMore && <button onClick={() => void room.history()}>Earlier</button>}
-      <ol id="log">
+      <ol data-testid="log">
         {room.messages.map((message) => (
           <li key={message.key ?? message.at}>{line(message)}</li>
         ))}
       </ol>
-      <p id="typists">{typists.map((user) => user.name).join(", ")}</p>
-      <p id="members">
+      <p data-testid="typists">{typists.map((user) => user.name).join(", ")}</p>
+      <p data-testid="members">
         {count}: {members.map((user) => user.name).join(", ")}
       </p>
       <form action={submit}>
         <input
-          id="text"
+          data-testid="text"
           value={text}
           onChange={(event) => {
             setText(event.target.value);
             typing(event.target.value !== "");
           }}
         />
+        <button data-testid="send">Send</button>
       </form>
     </section>
   );
