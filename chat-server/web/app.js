@@ -229,6 +229,8 @@ function onChange(room, change) {
 const handlers = {
   state(room, { rejoined }) {
     const { state, error } = room.handle.snapshot;
+    // On the next connection older messages may be loaded.
+    room.hasFailed = false;
     if (state === "left") drop(room, evictionInWords(error, token));
     else if (!rejoined) room.notice("You joined the room.");
   },

@@ -1,6 +1,6 @@
 // The examples of docs/javascript.md: each is in the page as it is here, and does what the page says.
 
-import { deepStrictEqual, ok, strictEqual } from "node:assert";
+import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
 import { readFileSync, readdirSync } from "node:fs";
 import { afterEach, beforeEach, test } from "node:test";
 
@@ -9,6 +9,7 @@ import { TestServer } from "roomcast/testing";
 import { get } from "svelte/store";
 import { effectScope } from "vue";
 
+import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
 import { useConnection, useRoom } from "./examples/vue.js";
@@ -30,6 +31,34 @@ test("the page has the examples as they are tested", () => {
   const page = readFileSync(new URL("../../../docs/javascript.md", import.meta.url), "utf8");
   for (const file of readdirSync(new URL("examples/", import.meta.url))) {
     ok(page.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
+  }
+});
+
+test("a room", async () => {
+  let shown;
+  const end = openRoom(client, (snapshot) => (shown = snapshot));
+  await settled();
+  deepStrictEqual(shown.messages.map(({ message, data }) => [message, data.mood]), [["Hello", "good"]]);
+  end();
+  await settled();
+  deepStrictEqual(client.rooms, []);
+});
+
+test("logging out", async () => {
+  const pages = [];
+  const globals = {
+    WebSocket: server.WebSocket,
+    fetch: async () => new Response("", { status: 401 }),
+    location: { assign: (page) => pages.push(page) },
+  };
+  const before = Object.fromEntries(Object.keys(globals).map((name) => [name, globalThis[name]]));
+  Object.assign(globalThis, globals);
+  try {
+    const { chat } = await import("./examples/logout.js");
+    await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
+    deepStrictEqual(pages, ["/login"]);
+  } finally {
+    Object.assign(globalThis, before);
   }
 });
 

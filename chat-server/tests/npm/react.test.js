@@ -2,7 +2,9 @@
 
 import { deepStrictEqual, match, strictEqual, throws } from "node:assert";
 import { afterEach, beforeEach, test } from "node:test";
+import { fileURLToPath } from "node:url";
 
+import { build } from "esbuild";
 import { JSDOM } from "jsdom";
 import { StrictMode, act, createElement as h } from "react";
 import { renderToString } from "react-dom/server";
@@ -12,7 +14,8 @@ import { TestServer } from "roomcast/testing";
 
 const dom = new JSDOM("<div id=root></div>");
 const { document, navigator } = dom.window;
-for (const [name, value] of Object.entries({ window: dom.window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true })) {
+const globals = { window: dom.window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true };
+for (const [name, value] of Object.entries(globals)) {
   Object.defineProperty(globalThis, name, { value, configurable: true });
 }
 const { createRoot } = await import("react-dom/client");
@@ -128,4 +131,22 @@ test("a hook without a provider, and an action before the mount, say so", () => 
   throws(() => renderToString(h(Room, { name: "r" })), /ChatProvider/);
   renderToString(app(h(Room, { name: "r" })));
   throws(() => room.send("early"), /mounted/);
+});
+
+test("the example of the documentation", async () => {
+  const outfile = fileURLToPath(new URL("node_modules/.example/react.js", import.meta.url));
+  const entryPoints = [fileURLToPath(new URL("examples/react.jsx", import.meta.url))];
+  await build({ entryPoints, outfile, bundle: true, format: "esm", jsx: "automatic", packages: "external" });
+  const before = globalThis.WebSocket;
+  globalThis.WebSocket = server.WebSocket;
+  const { App } = await import(outfile);
+  globalThis.WebSocket = before;
+  await act(() => root.render(h(App)));
+  await tick();
+  await act(() => document.querySelector("button").click());
+  await tick();
+  strictEqual(document.querySelector("ol").textContent, "Ann: Hello");
+  strictEqual(document.querySelector("p").textContent, "online, 1 here");
+  // Its client connects no more, and the test ends.
+  await act(async () => server.drop(1000));
 });

@@ -90,8 +90,9 @@ suite("a room", () => {
   });
 
   test("marks the message after a gap", async () => {
-    server.say("r", "Bob", "before");
-    const room = await openRoom();
+    for (const text of ["older", "before"]) server.say("r", "Bob", text);
+    const room = await openRoom({ history: 1 });
+    ok(room.snapshot.hasMore);
     const changes = [];
     room.on("change", ({ what }) => changes.push(what));
     server.forget("r");
