@@ -245,7 +245,7 @@ export class Unauthorized extends ChatError {
 }
 
 /** Handlers of events, by their details. */
-export class Emitter<Events> extends EventTarget {
+export interface Emitter<Events> extends EventTarget {
   /** Calls `handler` with the detail of each event; returns a function that removes the handler.
    *  Throws a `TypeError` if `handler` is no function. */
   on<K extends keyof Events>(
@@ -316,11 +316,12 @@ export interface ChatOptions {
   debug?: boolean | ((line: string) => void) | undefined;
 }
 
+export interface ChatClient<Data = unknown> extends Emitter<ChatEvents<Data>> {}
+
 /** `Data`: what the application sends as `data` of messages. */
-export class ChatClient<Data = unknown> extends Emitter<ChatEvents<Data>> {
+export class ChatClient<Data = unknown> {
   /** The version of the package. */
   static readonly version: string;
-
 
   /** `url`: `wss://HOST/ws`. Nothing is connected before `connect()`. */
   constructor(url: string | URL, options?: ChatOptions);
@@ -456,8 +457,8 @@ export type RoomChange<Data = unknown> =
   | { what: "members"; event?: Presence["event"]; user?: User; before?: User }
   | { what: "typists" };
 
-export class RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange<Data> }> {
-  private constructor();
+/** A room as it is to be shown, by `ChatClient.room`. */
+export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange<Data> }> {
   readonly name: string;
   /** The room at this moment; the same object until something changes. */
   readonly snapshot: RoomSnapshot<Data>;

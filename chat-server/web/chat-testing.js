@@ -172,7 +172,7 @@ export class TestServer {
   /** Carries out a frame. Returns its answer. */
   #carryOut(connection, frame) {
     if (!connection.user && !["hello", "ping"].includes(frame.type)) {
-      return refusal("unauthorized", "Say hello first.");
+      return refusal("unauthorized", "The first request is hello.");
     }
     const needsRoom = ["send", "members", "history", "typing"].includes(frame.type);
     if (needsRoom && !connection.rooms.has(frame.room)) {

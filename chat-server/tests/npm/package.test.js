@@ -53,6 +53,16 @@ test("a strict application checks against the types", () => {
   execFileSync(tsc, ["--project", "app"], { cwd: here, stdio: "inherit" });
 });
 
+test("the types declare what the modules export", async () => {
+  const { exports } = JSON.parse(readFileSync(new URL("node_modules/roomcast/package.json", import.meta.url)));
+  for (const [path, { types }] of Object.entries(exports).filter(([, { types }]) => types)) {
+    const text = readFileSync(new URL(`node_modules/roomcast/${types}`, import.meta.url), "utf8");
+    const declared = [...text.matchAll(/^export (?:class|function|const) (\w+)/gm)].map(([, name]) => name);
+    const module = await import(path.replace(".", "roomcast"));
+    deepStrictEqual(declared.sort(), Object.keys(module).sort(), path);
+  }
+});
+
 test("Vite builds the application", async () => {
   const root = fileURLToPath(new URL("app/", import.meta.url));
   const { output } = await buildApp({ root, logLevel: "warn", build: { write: false } });
