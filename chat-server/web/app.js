@@ -232,7 +232,7 @@ const handlers = {
     // On the next connection older messages may be loaded.
     room.hasFailed = false;
     if (state === "left") drop(room, evictionInWords(error, token));
-    else if (!rejoined) room.notice("You joined the room.");
+    else if (state === "joined" && !rejoined) room.notice("You joined the room.");
   },
 
   message(room, { message, isNew, dropped }) {

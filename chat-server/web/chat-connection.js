@@ -276,8 +276,8 @@ export class Connection {
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
     this.#forget()?.close(1000);
-    const isRefused = error.code === "unauthorized" ? "token_refused" : "server";
-    const by = error instanceof Unauthorized ? "no_token" : isRefused;
+    const refusedBy = error.code === "unauthorized" ? "token_refused" : "server";
+    const by = error instanceof Unauthorized ? "no_token" : refusedBy;
     this.#end({ code: LOST, reason: error.message, by }, error.code);
   }
 

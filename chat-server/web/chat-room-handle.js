@@ -1,7 +1,7 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError } from "./chat-answer.js";
+import { ChatError, rejected } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
 
 /** How long a user counts as typing after the last `typing` event. */
@@ -17,6 +17,9 @@ const CHANGES = {
   members: ["members"],
   typists: ["typists"],
 };
+
+/** The user of a client that was never connected. */
+const UNKNOWN_USER = { id: "", name: "", color: "" };
 
 /** Messages in a page of the history. */
 const PAGE = 100;
@@ -77,7 +80,7 @@ export class RoomHandle extends Emitter {
     for (const [type, handler] of Object.entries(handlers)) {
       client.on(type, (detail) => detail.room === name && handler(detail), { signal });
     }
-    client.on("state", ({ state }) => state === "online" && this.#isJoinDue && this.#join(), { signal });
+    client.on("state", ({ state }) => state === "online" && this.#onOnline(), { signal });
     this.#join();
   }
 
@@ -103,6 +106,8 @@ export class RoomHandle extends Emitter {
     this.#holders += 1;
     if (this.#state === "left") {
       this.#state = "joining";
+      this.#error = null;
+      this.#changed("state");
       this.#join();
     }
     return this;
@@ -123,7 +128,7 @@ export class RoomHandle extends Emitter {
   /** Sends a message, which is in `messages` at once. */
   send(message, { data, key } = {}) {
     const sent = this.#client.send(this.name, message, { data, key });
-    const { user } = this.#client;
+    const user = this.#client.user ?? UNKNOWN_USER;
     const pending = { user, message, data, at: Date.now(), isOwn: true, state: "sending" };
     this.#pending.set(sent.key, { key: sent.key, ...pending });
     sent.then(
@@ -136,13 +141,17 @@ export class RoomHandle extends Emitter {
 
   /** Sends a message that has failed once more, under its key: it is not delivered twice. */
   resend(key) {
-    const { message, data } = this.#pending.get(key);
-    return this.send(message, { data, key });
+    const { message, data, state } = this.#pending.get(key) ?? {};
+    if (state === "failed") return this.send(message, { data, key });
+    const refusal = new ChatError("bad_field", "No message with this key has failed.", { key });
+    return Object.assign(rejected(refusal), { key });
   }
 
   /** Removes a message that has failed. */
   discard(key) {
-    if (this.#pending.delete(key)) this.#changed("pending", { key });
+    if (this.#pending.get(key)?.state !== "failed") return;
+    this.#pending.delete(key);
+    this.#changed("pending", { key });
   }
 
   typing(typing) {
@@ -188,6 +197,13 @@ export class RoomHandle extends Emitter {
     } catch (error) {
       if (error.code === "history_disabled") this.#hasMore = false;
       else throw error;
+    }
+  }
+
+  #onOnline() {
+    if (this.#isJoinDue) this.#join();
+    for (const [key, { user }] of this.#pending) {
+      if (user === UNKNOWN_USER) this.#update(key, { user: this.#client.user });
     }
   }
 

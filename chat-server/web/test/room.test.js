@@ -144,6 +144,29 @@ suite("a message of the client", () => {
     deepStrictEqual(texts(room), ["refused"]);
   });
 
+  test("that waits is neither sent again nor dropped", async () => {
+    const room = await openRoom();
+    server.isSilent = true;
+    const { key } = room.send("waits");
+    room.discard(key);
+    strictEqual(await room.resend(key).catch(({ code }) => code), "bad_field");
+    strictEqual(await room.resend("unknown").catch(({ code }) => code), "bad_field");
+    deepStrictEqual(states(room), ["waits sending"]);
+  });
+
+  test("has its user as soon as the client knows it", async () => {
+    const other = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Cid" });
+    const room = other.room("r");
+    room.send("early");
+    const shown = () => `${room.snapshot.messages[0].user.name} ${states(room)}`;
+    strictEqual(shown(), " early sending");
+    server.loseAnswer("join");
+    other.connect();
+    await settled();
+    strictEqual(shown(), "Cid early sending");
+    other.close();
+  });
+
   test("is delayed by an error that passes", async () => {
     const room = await openRoom();
     server.refuse("send", "rate_limited", { retryAfterMs: 1_000 });
@@ -201,7 +224,9 @@ suite("a room is left", () => {
     await settled();
     const { state, error } = room.snapshot;
     deepStrictEqual([state, error.code, error.message], ["left", "kicked", "Calm down."]);
-    strictEqual(await openRoom(), room);
+    strictEqual(chat.room("r"), room);
+    deepStrictEqual([room.snapshot.state, room.snapshot.error], ["joining", null]);
+    await settled();
     strictEqual(room.snapshot.state, "joined");
   });
 
