@@ -26,9 +26,12 @@ use crate::refusal::Refusal;
 use crate::routes::{mount, readable};
 use crate::state::State;
 
-/// `GET /web/{file}`: what the page is made of, and what other pages import.
+/// `GET /web/{file}`: what the page is made of, and what other pages import. The page itself uses
+/// `/web-{version}/{file}`, which a browser need not revalidate.
 pub(crate) fn router() -> Router<Arc<State>> {
-    Router::new().route("/web/{file}", readable(get(asset)))
+    Router::new()
+        .route("/web/{file}", readable(get(asset)))
+        .route("/web-{version}/{file}", readable(get(asset_of_version)))
 }
 
 struct Asset {
@@ -52,13 +55,19 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-client.d.ts",
         "chat-client.js",
         "chat-connection.js",
+        "chat-events.js",
         "chat-frames.js",
         "chat-limits.js",
         "chat-pace.js",
+        "chat-react.d.ts",
+        "chat-react.js",
         "chat-requests.js",
+        "chat-room-handle.js",
         "chat-room.js",
         "chat-sends.js",
         "chat-signs.js",
+        "chat-testing.d.ts",
+        "chat-testing.js",
         "chat-time.js",
         "chat-token.js",
         "clock.js",
@@ -66,7 +75,6 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "favicon.svg",
         "keys.js",
         "log.js",
-        "older.js",
         "place.js",
         "room.js",
         "share.js",
@@ -85,6 +93,18 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     files.into_iter().map(asset).collect()
 });
 
+/// Names the content of all files together.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let etags: Vec<&str> = ASSETS.iter().map(|asset| &*asset.etag).collect();
+    hash(&etags.concat())
+});
+
+/// Revalidated by each load, so that page and modules are of one version.
+const REVALIDATE: &str = "no-cache";
+
+/// Never asked for again: another content has another address.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 fn content_type(name: &str) -> &'static str {
@@ -98,8 +118,12 @@ fn content_type(name: &str) -> &'static str {
 
 /// Names a content, so that a browser that has it need not get it again.
 fn etag(content: &str) -> String {
+    format!("\"{}\"", hash(content))
+}
+
+fn hash(content: &str) -> String {
     let hash = digest::digest(&digest::SHA256, content.as_bytes());
-    format!("\"{}\"", HEXLOWER.encode(&hash.as_ref()[..8]))
+    HEXLOWER.encode(&hash.as_ref()[..8])
 }
 
 async fn asset(
@@ -108,18 +132,39 @@ async fn asset(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path(name) = name?;
+    serve(&state, &name, &headers, REVALIDATE)
+}
+
+/// The files of another version are this server's: servers of two versions answer one page during an
+/// upgrade. A browser does not keep them.
+async fn asset_of_version(
+    Shared(state): Shared<Arc<State>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Path((version, name)) = path?;
+    let caching = if version == *VERSION { IMMUTABLE } else { REVALIDATE };
+    serve(&state, &name, &headers, caching)
+}
+
+fn serve(
+    state: &State,
+    name: &str,
+    headers: &HeaderMap,
+    caching: &'static str,
+) -> Result<Response, Refusal> {
     let asset = ASSETS.iter().find(|asset| asset.name == name).ok_or_else(Refusal::not_found)?;
-    let cors = state.origins.cors(&headers);
-    Ok(cors.apply(file(asset.content_type, asset.content, &asset.etag, &headers)))
+    let response = file(asset.content_type, asset.content, &asset.etag, caching, headers);
+    Ok(state.origins.cors(headers).apply(response))
 }
 
 /// The page at `original`, of which `own` is left below the path that the routes are mounted at.
 pub(crate) fn page(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap) -> Response {
     let base = public_base(state, original, own, headers).unwrap_or_else(|| base(original, own));
     let home = home(mount(original, own));
-    let html = include_str!("../web/index.html").replace("{base}", &escape(&base));
-    let html = html.replace("{home}", &escape(&home));
-    let mut response = file("text/html; charset=utf-8", &html, &etag(&html), headers);
+    let html = include_str!("../web/index.html").replace("{web}", &format!("web-{}", *VERSION));
+    let html = html.replace("{base}", &escape(&base)).replace("{home}", &escape(&home));
+    let mut response = file("text/html; charset=utf-8", &html, &etag(&html), REVALIDATE, headers);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(host::requested(headers)));
     response
 }
@@ -154,7 +199,13 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
-fn file(content_type: &'static str, content: &str, etag: &str, headers: &HeaderMap) -> Response {
+fn file(
+    content_type: &'static str,
+    content: &str,
+    etag: &str,
+    caching: &'static str,
+    headers: &HeaderMap,
+) -> Response {
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|known| {
         let mut tags = elements(known.to_str().unwrap_or_default());
         tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
@@ -167,8 +218,7 @@ fn file(content_type: &'static str, content: &str, etag: &str, headers: &HeaderM
     let fields = [
         (CONTENT_TYPE, content_type),
         (ETAG, etag),
-        // Revalidated by each load, so that page and modules are of one version.
-        (CACHE_CONTROL, "no-cache"),
+        (CACHE_CONTROL, caching),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         // The address of a room may be its only key.
         (REFERRER_POLICY, "no-referrer"),
@@ -223,7 +273,7 @@ mod tests {
                 "{original}"
             );
         }
-        assert!(include_str!("../web/index.html").contains("\"{base}web/app.js\""));
+        assert!(include_str!("../web/index.html").contains("\"{base}{web}/app.js\""));
         assert_eq!([home(""), home("/chat"), home("/a/chat")], ["./", "../chat", "../chat"]);
     }
 
@@ -232,8 +282,10 @@ mod tests {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/web")).unwrap();
         let files = folder.map(Result::unwrap).filter(|file| file.path().is_file());
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
-        // The page is served at other paths, and the manifest is for Node.
-        files.retain(|name| !["index.html", "package.json"].contains(&name.as_str()));
+        // The page is served at other paths, and the others are for npm, which copies the licences
+        // here while it packs.
+        let unserved = ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "index.html", "package.json"];
+        files.retain(|name| !unserved.contains(&name.as_str()));
         files.sort_unstable();
         let served: Vec<_> = ASSETS.iter().map(|asset| asset.name).collect();
         assert_eq!(served, files);

@@ -6,7 +6,6 @@ import { correctClock, readClock, seeTime } from "./clock.js";
 import { byId } from "./dom.js";
 import { isComposing } from "./keys.js";
 import { Log } from "./log.js";
-import { loadOlder, showOlder } from "./older.js";
 import {
   pageParams,
   createRoom,
@@ -23,11 +22,14 @@ import { Room } from "./room.js";
 import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
 import { reconnectOnRequest, showConnection } from "./status.js";
-import { Unsent } from "./unsent.js";
-import { errorInWords, evictionInWords } from "./words.js";
+import { showUnsent } from "./unsent.js";
+import { errorInWords, evictionInWords, failureInWords } from "./words.js";
 
 /** How many of the latest messages a join asks for. */
 const HISTORY = 50;
+
+/** Messages kept for scrolling back. */
+const KEPT = 20_000;
 
 /** How long a message may be retried: servers recognize its key for five minutes. */
 const SEND_TIMEOUT_MS = 4 * 60_000;
@@ -53,50 +55,17 @@ let current = null;
 
 const log = new Log(byId("scroller"), byId("log"), {
   follows: (follows) => (byId("newest").hidden = follows),
-  top: () => current && goBack(current),
+  top: () => current && !current.hasFailed && goBack(current),
 });
-const unsent = new Unsent(client, {
-  onChange: (room, why) => {
-    if (why && room === current) announce(why);
-    changed(room);
-  },
-  onEdit: (text) => {
-    const field = byId("message");
-    // Text that was typed since stays below it.
-    field.value = [text, field.value].filter(Boolean).join("\n");
-    field.focus();
-  },
-});
-
 // Rooms: open, switch, leave.
 
 function enter(id) {
   if (!rooms.has(id)) {
-    const room = new Room(id);
+    const room = new Room(client.room(id, { history: HISTORY, keep: KEPT }));
     rooms.set(id, room);
-    join(room);
+    room.handle.on("change", (change) => rooms.get(id) === room && onChange(room, change));
   }
   switchTo(rooms.get(id));
-}
-
-function join(room) {
-  client.join(room.id, { history: HISTORY }).then(
-    () => {
-      room.notice("You joined the room.");
-      changed(room);
-    },
-    (error) => {
-      // A join that failed because the connection closed is repeated with the next connection.
-      const isRefused = client.state !== "closed" && rooms.get(room.id) === room;
-      if (isRefused) drop(room, errorInWords(error, token));
-    },
-  );
-}
-
-function joinTheRest() {
-  for (const room of rooms.values()) {
-    if (!client.rooms.includes(room.id)) join(room);
-  }
 }
 
 function switchTo(room) {
@@ -119,6 +88,7 @@ function switchTo(room) {
 
 function drop(room, why) {
   rooms.delete(room.id);
+  room.handle.release();
   const next = [...rooms.values()].at(-1);
   if (room !== current) {
     current?.notice(`${room.id}: ${why}`);
@@ -136,7 +106,6 @@ function drop(room, why) {
 
 function leave() {
   const room = current;
-  client.leave(room.id);
   byId("message").value = "";
   drop(room);
   announce(`You left ${room.id}.`);
@@ -188,9 +157,9 @@ function takeName() {
 
 /** The server has rejected the name, or the page. */
 function showRefusal(error) {
-  if (error.code === "closed") return;
+  if (error.code === "closed" || error.code === "timeout") return;
   const room = current?.id ?? "";
-  for (const id of rooms.keys()) client.leave(id);
+  for (const { handle } of rooms.values()) handle.release();
   rooms.clear();
   showStart({ room, error: errorInWords(error, token) });
   save();
@@ -245,92 +214,59 @@ client.on("state", (change) => {
   if (change.state === "online") {
     correctClock();
     save();
-    joinTheRest();
   }
   showConnection(change, client);
 });
 
-client.on("joined", (joined) => {
-  const room = rooms.get(joined.room);
-  if (!room) return;
-  room.welcome(joined);
-  room.addMember(client.user);
-  for (const [key, { isTaken }] of room.unsent) {
-    if (isTaken) room.unsent.delete(key);
-  }
-  changed(room);
-});
+// Events of a room.
 
-client.on("gap", (gap) => {
-  const room = rooms.get(gap.room);
-  if (!room) return;
-  room.gap(gap);
-  room.notice("The connection was away. Messages may be missing here.");
-  changed(room);
-});
-
-client.on("message", (message) => {
-  const room = rooms.get(message.room);
-  if (!room) return;
-  const { user, key, offset } = message;
-  seeTime(message.at);
-  const entry = toEntry(message);
-  room.add(entry);
-  room.typed(user, false);
-  if (entry.isOwn) room.unsent.delete(key);
-  else if (!(offset <= room.past)) notify(room, entry);
-  changed(room);
-});
-
-function toEntry({ user, message: text, at, offset }) {
-  return { user, text, at, offset, isOwn: user.id === client.user.id };
+function onChange(room, change) {
+  handlers[change.what]?.(room, change);
+  if (room === current) log.changed();
+  refresh();
 }
 
-/** Counts and announces a new message of another user. */
-function notify(room, { user, text }) {
-  if (room !== current || document.hidden) room.unread += 1;
-  if (room === current) announce(`${user.name}: ${text}`, "new messages");
-}
+const handlers = {
+  state(room, { rejoined }) {
+    const { state, error } = room.handle.snapshot;
+    // On the next connection older messages may be loaded.
+    room.hasFailed = false;
+    if (state === "left") drop(room, evictionInWords(error, token));
+    else if (state === "joined" && !rejoined) room.notice("You joined the room.");
+  },
 
-client.on("presence", ({ room: id, event, user, count }) => {
-  const room = rooms.get(id);
-  if (!room) return;
-  const isStale = event === "count" ? count < room.members.size : room.isCrowd;
-  if (isStale) room.loadMembers(client).then(() => changed(room), () => {});
-  if (event === "count") {
-    room.crowd(count);
-  } else if (event === "renamed") {
-    const before = room.renamed(user);
-    if (before && user.id !== client.user.id) room.notice(`${before} is now ${user.name}.`);
-  } else if (!isStale && user.id !== client.user.id && ["joined", "left"].includes(event)) {
-    if (event === "joined") room.addMember(user);
-    else room.removeMember(user);
-    if (room.count <= CROWD) room.notice(`${user.name} ${event} the room.`);
-    if (room === current && room.count <= CROWD) {
-      announce(`${user.name} ${event} the room.`, "people came or left");
-    }
-  }
-  changed(room);
-});
+  message(room, { message, isNew, dropped }) {
+    const { user, at, isOwn, message: text } = message;
+    seeTime(at);
+    room.add(message);
+    room.drop(dropped);
+    if (isOwn || !isNew) return;
+    if (room !== current || document.hidden) room.unread += 1;
+    if (room === current) announce(`${user.name}: ${text}`, "new messages");
+  },
 
-client.on("typing", ({ room: id, user, typing }) => {
-  const room = rooms.get(id);
-  if (!room || user.id === client.user.id) return;
-  room.typed(user, typing);
-  if (room === current) showTypists(room);
-});
+  history(room, { count }) {
+    if (count) room.prepend(room.handle.snapshot.messages.slice(0, count));
+  },
 
-client.on("refused", ({ room, error }) => {
-  if (rooms.has(room)) drop(rooms.get(room), errorInWords(error, token));
-});
+  gap(room) {
+    room.notice("The connection was away. Messages may be missing here.");
+  },
 
-client.on("left", (left) => {
-  if (rooms.has(left.room)) drop(rooms.get(left.room), evictionInWords(left));
-});
+  pending(room, { key }) {
+    const { error } = room.pending.find((message) => message.key === key && message.state === "failed") ?? {};
+    if (error && room === current) announce(failureInWords(error));
+  },
 
-client.on("delayed", ({ room, key, error }) => {
-  if (rooms.has(room)) unsent.delay(rooms.get(room), key, errorInWords(error, token));
-});
+  members(room, { event, user, before }) {
+    if (!user || user.id === client.user.id) return;
+    if (event === "renamed" && before) room.notice(`${before.name} is now ${user.name}.`);
+    if (event === "renamed" || room.handle.snapshot.count > CROWD) return;
+    const what = `${user.name} ${event} the room.`;
+    room.notice(what);
+    if (room === current) announce(what, "people came or left");
+  },
+};
 
 // Sending.
 
@@ -340,9 +276,9 @@ byId("composer").addEventListener("submit", (event) => {
   const text = field.value.trim();
   if (!text) return;
   field.value = "";
-  client.typing(current.id, false);
+  current.handle.typing(false);
   if (!log.follows) log.toNewest();
-  unsent.say(current, text);
+  current.handle.send(text);
 });
 
 byId("message").addEventListener("keydown", (event) => {
@@ -352,19 +288,35 @@ byId("message").addEventListener("keydown", (event) => {
 });
 
 byId("message").addEventListener("input", ({ target }) => {
-  client.typing(current.id, target.value.trim() !== "");
+  current.handle.typing(target.value.trim() !== "");
 });
+
+/** Puts the text of a message that failed back into the field. */
+function edit(text) {
+  const field = byId("message");
+  // Text that was typed since stays below it.
+  field.value = [text, field.value].filter(Boolean).join("\n");
+  field.focus();
+}
 
 // Around the room.
 
 /** Loads the messages before the oldest one. */
 function goBack(room) {
-  loadOlder(client, room, toEntry, () => changed(room));
+  room.hasFailed = false;
+  room.handle.history().catch(() => {
+    room.hasFailed = true;
+    refresh();
+  });
 }
 
-function changed(room) {
-  if (room === current && room) log.changed();
-  refresh();
+/** Shows that older messages are loading, or failed to load: then the user may retry. */
+function showOlder({ hasFailed, handle }) {
+  const { isLoading } = handle.snapshot;
+  byId("older").hidden = !isLoading && !hasFailed;
+  byId("older").disabled = isLoading;
+  byId("older").textContent =
+    hasFailed ? "Earlier messages did not come. Try again" : "Loading earlier messages …";
 }
 
 let isRefreshDue = false;
@@ -380,11 +332,11 @@ function refresh() {
     byId("me").textContent = client.user?.name ?? name ?? "";
     showRooms([...rooms.values()], current, switchTo);
     if (!current) return;
-    showMembers(current, client.user);
-    showTypists(current);
+    showMembers(current.handle.snapshot, client.user);
+    showTypists(current.handle.snapshot);
     showOlder(current);
-    unsent.show(current);
-    byId("empty").hidden = current.unsent.size > 0 || current.entries.some((entry) => entry.user);
+    showUnsent(current, edit);
+    byId("empty").hidden = current.handle.snapshot.messages.length > 0;
     log.changed();
   });
 }
@@ -403,10 +355,7 @@ byId("share").addEventListener("click", () => openShare(linkTo(current.id)));
 byId("empty-share").addEventListener("click", () => openShare(linkTo(current.id)));
 byId("leave").addEventListener("click", leave);
 byId("newest").addEventListener("click", () => log.toNewest());
-byId("older").addEventListener("click", () => {
-  current.older = "ready";
-  goBack(current);
-});
+byId("older").addEventListener("click", () => goBack(current));
 byId("people").addEventListener("click", ({ currentTarget }) => {
   const isOpen = byId("chat").classList.toggle("shows-people");
   currentTarget.setAttribute("aria-expanded", String(isOpen));

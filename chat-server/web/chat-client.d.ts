@@ -52,7 +52,7 @@ export interface Welcome {
   limits: Limits;
 }
 
-export interface Message {
+export interface Message<Data = unknown> {
   room: string;
   /** Rises by one; absent in a room without history. */
   offset?: number;
@@ -60,13 +60,16 @@ export interface Message {
   epoch?: string;
   user: User;
   message: string;
-  data?: unknown;
+  data?: Data;
   /** Milliseconds since 1970. */
   at: number;
   key?: string;
 }
 
-export interface Joined {
+/** What a user may do in a room. */
+export type Capability = "join" | "send" | "history" | "presence" | "typing" | "direct" | "moderate";
+
+export interface Joined<Data = unknown> {
   room: string;
   /** The position of the room after `messages`; absent in a room without history. */
   epoch?: string;
@@ -77,7 +80,9 @@ export interface Joined {
   /** How many members there are; the list may be shorter. */
   count: number;
   /** The latest ones, or what was missed; if that is much, the rest follows as `message`. */
-  messages: Message[];
+  messages: Message<Data>[];
+  /** What the user may do in the room, if the server says so. */
+  can?: Capability[];
 }
 
 export interface Members {
@@ -86,10 +91,10 @@ export interface Members {
   count: number;
 }
 
-export interface History extends Position {
+export interface History<Data = unknown> extends Position {
   room: string;
   /** Oldest first. */
-  messages: Message[];
+  messages: Message<Data>[];
   /** Whether there are more beyond them, in the direction asked for. */
   more: boolean;
 }
@@ -101,39 +106,58 @@ export interface Sent {
   epoch?: string;
 }
 
-/**
- * - `idle`: not connected yet
- * - `connecting`
- * - `online`: welcome; rooms are being joined or are joined
- * - `waiting`: lost; the next attempt is in `retryInMs`
- * - `closed`: over, until `connect()` is called again
- */
-export type State = "idle" | "connecting" | "online" | "waiting" | "closed";
+export type State = StateChange["state"];
 
-export type StateChange = {
-  /** The WebSocket close code that led here. */
-  code?: number;
-  reason?: string;
-  retryInMs?: number;
-} & (
-  | { state: Exclude<State, "closed">; error?: undefined }
-  /** The code of `error` is `closed`, `unauthorized` where the server does not take the token or
-   *  there will be none, or another one of the server's. */
-  | { state: "closed"; error: ChatError }
-);
+/**
+ * What has ended a client for good:
+ * - `client`: `close()`, or no connection can be made at all (an invalid address, no `WebSocket`)
+ * - `kick`, `ban`: a moderator
+ * - `token_expired`: the token ran out, and there is no function that gives another
+ * - `token_refused`: the server does not accept the token
+ * - `no_token`: the token function threw `Unauthorized`, or gave nothing
+ * - `server`: a close code, a `goodbye` or an error that is final
+ */
+export type EndedBy =
+  | "client"
+  | "kick"
+  | "ban"
+  | "token_expired"
+  | "token_refused"
+  | "no_token"
+  | "server";
+
+export type StateChange =
+  /** Not connected yet. */
+  | { state: "idle" }
+  | { state: "connecting" }
+  /** Welcome; rooms are being joined or are joined. */
+  | { state: "online" }
+  /** The connection was lost, with this WebSocket close code; the next attempt is in `retryInMs`. */
+  | { state: "waiting"; retryInMs: number; code: number; reason: string }
+  /** Over, until `connect()` is called again. `message`: the moderator's words. `until`: when the
+   *  ban ends, in milliseconds since 1970, if the server says so. */
+  | {
+      state: "closed";
+      by: EndedBy;
+      code: number;
+      reason: string;
+      message?: string;
+      until?: number;
+      error: ChatError;
+    };
 
 export type Presence =
   | { room: string; event: "joined" | "left" | "renamed"; user: User }
   | { room: string; event: "count"; count: number };
 
-export interface ChatEvents {
+export interface ChatEvents<Data = unknown> {
   state: StateChange;
   /** `rejoined`: after a reconnect, or to repair a hole. New ones of `messages` are `message` events as well. */
-  joined: Joined & { rejoined: boolean };
-  message: Message;
+  joined: Joined<Data> & { rejoined: boolean };
+  message: Message<Data>;
   presence: Presence;
   typing: { room: string; user: User; typing: boolean };
-  direct: { user: User; message: string; data?: unknown; at: number };
+  direct: { user: User; message: string; data?: Data; at: number };
   /** A message that this client sent with `direct` was dropped: one of the recipient's
    *  connections did not read fast enough. `to` is the recipient's id. */
   undelivered: { to: string; session: string; id?: number };
@@ -147,77 +171,165 @@ export interface ChatEvents {
   delayed: { room: string; key: string; error: ChatError };
   /** A room could not be joined again; the client is no longer in it. */
   refused: { room: string; error: ChatError };
-  goodbye: { reason: string; reconnect: boolean; after_ms: number };
+  /** The server is about to end the connection. `message` is the moderator's. */
+  goodbye: { reason: string; reconnect: boolean; after_ms: number; message?: string; until?: number };
   /** An error of the server that answers no request. */
   error: ChatError;
 }
 
+/** The codes of the server; docs/protocol.md describes them. */
+export type ServerErrorCode =
+  | "bad_json"
+  | "unknown_type"
+  | "missing_field"
+  | "bad_field"
+  | "room_name_invalid"
+  | "not_in_room"
+  | "too_many_rooms"
+  | "too_many_bans"
+  | "message_too_long"
+  | "rate_limited"
+  | "unauthorized"
+  | "forbidden"
+  | "banned"
+  | "rejected"
+  | "hook_unavailable"
+  | "broker_unavailable"
+  | "history_disabled"
+  | "unsupported"
+  | "internal";
+
+/**
+ * The client's own codes:
+ * - `offline`: no connection; not sent
+ * - `disconnected`: the connection was lost before the answer
+ * - `outcome_unknown`: of a send: a server may have accepted it; after any other error it was not
+ * - `timeout`: no answer in time
+ * - `queue_full`: too many sends or requests wait; not sent
+ * - `too_large`: the frame is above the limit
+ * - `other_user`: of a send: the next token is another user's; not sent
+ * - `kicked`: of a room that a moderator removed the user from
+ * - `closed`: the client is closed
+ */
+export type ClientErrorCode =
+  | "offline"
+  | "disconnected"
+  | "outcome_unknown"
+  | "timeout"
+  | "queue_full"
+  | "too_large"
+  | "other_user"
+  | "kicked"
+  | "closed";
+
+export type ErrorCode = ServerErrorCode | ClientErrorCode;
+
 /**
  * What the promises of a client are rejected with. A promise that is dropped rejects without notice.
  *
- * `code` is one of the server's, or `offline` (no connection; not sent), `disconnected` (lost
- * before the answer), `outcome_unknown` (of a send: a server may have taken it), `timeout`,
- * `queue_full` (too many sends or requests wait; not sent),
- * `too_large` (the frame is above the limit), `closed`. `message_too_long`,
- * `room_name_invalid` and, for `data` that is no JSON, `bad_field` may also be errors of the
- * client itself, before anything is sent.
+ * `message_too_long`, `room_name_invalid` and, for `data` that JSON cannot hold, `bad_field` may
+ * also be errors of the client itself, before anything is sent. A later server may send further
+ * codes: a `switch` over `code` needs a default.
  */
 export class ChatError extends Error {
-  constructor(code: string, message: string, more?: { retryAfterMs?: number; key?: string });
-  readonly code: string;
+  constructor(code: ErrorCode, message: string, more?: { retryAfterMs?: number; key?: string });
+  readonly code: ErrorCode;
   /** When to try again. */
   readonly retryAfterMs?: number;
   /** Of a send: try again with the same key, and it is not delivered twice. */
   readonly key?: string;
 }
 
+/** The token function throws it when the user has no access any more: the client is closed. */
+export class Unauthorized extends ChatError {
+  constructor(message?: string);
+}
+
+/** Handlers of events, by their details. */
+export interface Emitter<Events> extends EventTarget {
+  /** Calls `handler` with the detail of each event; returns a function that removes the handler.
+   *  Throws a `TypeError` if `handler` is no function. */
+  on<K extends keyof Events>(
+    type: K,
+    handler: (detail: Events[K]) => void,
+    options?: { signal?: AbortSignal; once?: boolean },
+  ): () => void;
+  /** Calls `handler` with the next event only. */
+  once<K extends keyof Events>(
+    type: K,
+    handler: (detail: Events[K]) => void,
+    options?: { signal?: AbortSignal },
+  ): () => void;
+  off<K extends keyof Events>(type: K, handler: (detail: Events[K]) => void): void;
+  addEventListener<K extends keyof Events & string>(
+    type: K,
+    listener: (event: CustomEvent<Events[K]>) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
 export type Token = string | null | undefined;
 
 export interface ChatOptions {
   /** The user's name. Without one the server makes one up. */
-  name?: string;
+  name?: string | undefined;
   /** `resume` of an earlier client: be the same user. */
-  resume?: string;
+  resume?: string | undefined;
   /** A token, or what gives one: asked before each connection, and before a token runs out. If
-   *  it fails, or takes longer than two minutes, it is asked again later. If it fails with an error
-   *  whose `code` is `unauthorized`, or gives nothing, the user has no access any more: the client
-   *  is `closed`. */
-  token?: string | (() => Token | Promise<Token>);
+   *  it fails, or takes longer than two minutes, it is asked again later. If it throws
+   *  `Unauthorized`, or gives nothing, the user has no access any more: the client is `closed`. */
+  token?: string | (() => Token | Promise<Token>) | undefined;
   /** The WebSocket class, where the runtime has none of its own. */
-  WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
+  WebSocket?: (new (url: string, protocols?: string | string[]) => unknown) | undefined;
   /** Sends that may wait to be sent, or for an answer, in all rooms. Default 20,000. */
-  queueLimit?: number;
+  queueLimit?: number | undefined;
   /** Bytes of their frames, at which no further send is taken. Default 16 MiB. */
-  queueBytes?: number;
+  queueBytes?: number | undefined;
   /** How long a send may take with all that it is tried again, from its first attempt; before
    *  that, how long it may wait without a connection, or without any message of its room being
    *  answered. The time that it waits for its turn at the server's rates does not count.
    *  Default 30,000; the server recognizes repeated keys for five minutes. */
-  sendTimeoutMs?: number;
+  sendTimeoutMs?: number | undefined;
   /** From when a request is sent. Default 15,000. */
-  requestTimeoutMs?: number;
+  requestTimeoutMs?: number | undefined;
   /** From the first byte to the welcome, without the time that a token takes before.
    *  Default 10,000. */
-  connectTimeoutMs?: number;
+  connectTimeoutMs?: number | undefined;
   /** The first pause before a reconnect is a random one below this. Default 500. */
-  backoffBaseMs?: number;
+  backoffBaseMs?: number | undefined;
   /** No pause is longer. Default 20,000. */
-  backoffCapMs?: number;
+  backoffCapMs?: number | undefined;
   /** Silence after which the client pings the server. Default 25,000. */
-  pingAfterMs?: number;
+  pingAfterMs?: number | undefined;
   /** How long the server may take to answer the ping. Default 10,000. */
-  pongTimeoutMs?: number;
+  pongTimeoutMs?: number | undefined;
   /** The same for a `check()`; and how long messages alone may be unanswered before the client
    *  pings the server. While another request is unanswered, the server has at least the
    *  rest of that request's time to answer. Default 5,000. */
-  checkTimeoutMs?: number;
+  checkTimeoutMs?: number | undefined;
+  /** One line for each event, with its detail: `true` for `console.debug`, or a function. Off by
+   *  default; the details contain the texts of messages. */
+  debug?: boolean | ((line: string) => void) | undefined;
 }
 
-export class ChatClient extends EventTarget {
+export interface ChatClient<Data = unknown> extends Emitter<ChatEvents<Data>> {}
+
+/** `Data`: what the application sends as `data` of messages. */
+export class ChatClient<Data = unknown> {
+  /** The version of the package. */
+  static readonly version: string;
+
   /** `url`: `wss://HOST/ws`. Nothing is connected before `connect()`. */
   constructor(url: string | URL, options?: ChatOptions);
 
   readonly state: State;
+  /** The detail of the latest `state` event; the same object until the next one. */
+  readonly status: StateChange;
   /** The user of this client, after the first `welcome`. */
   readonly user: User | null;
   readonly limits: Limits | null;
@@ -232,11 +344,9 @@ export class ChatClient extends EventTarget {
   /** How many sends wait to be sent, or for an answer. */
   readonly queued: number;
 
-  /** Calls `handler` with the detail of each event; returns a function that removes the handler. */
-  on<K extends keyof ChatEvents>(type: K, handler: (detail: ChatEvents[K]) => void): () => void;
-
-  /** Connects; in state `waiting`, at once. Resolves once welcome. After `close()` it begins again,
-   *  and joins the rooms that the client was in. */
+  /** Connects; in state `waiting`, at once. Resolves once welcome, and rejects with `timeout` after
+   *  `sendTimeoutMs` without; attempts go on then. After `close()` it begins again, and joins the
+   *  rooms that the client was in. */
   connect(): Promise<Welcome>;
   /** Ends the connection for good. What is called afterwards is rejected with `closed` at once, but
    *  for `connect()`, and for `leave()`, which has nothing left to do. */
@@ -252,17 +362,27 @@ export class ChatClient extends EventTarget {
    *  many of the latest messages to bring. `since`: a position that an earlier client saved; the
    *  messages after it are `message` events, after a `gap` if some are lost. Joins are not counted:
    *  one `leave` ends them all. */
-  join(room: string, options?: { history?: number } | { since: Position }): Promise<Joined>;
+  join(room: string, options?: { history?: number } | { since: Position }): Promise<Joined<Data>>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
 
-  /** Resolves once the server has taken the message. The messages of a room go in order,
+  /** A room as it is to be shown. All callers get the same one, which joins with the first and
+   *  leaves with the last `release()`. `history`: how many of the latest messages to bring (50).
+   *  `keep`: how many to hold (20,000). The first caller's options count. Do not `join` or
+   *  `leave` the same room beside it. */
+  room(name: string, options?: { history?: number | undefined; keep?: number | undefined }): RoomHandle<Data>;
+
+  /** Resolves once the server has taken the message. The promise has the message's `key`. The messages of a room go in order,
    *  each once, at the server's rates, over errors that pass and new connections; see
    *  `sendTimeoutMs`. Rejects with `outcome_unknown` if a server may have taken it: after any other
    *  error it was not taken. Rejects with `queue_full` if `isFull`: await a send before that. */
-  send(room: string, message: string, options?: { data?: unknown; key?: string }): Promise<Sent>;
+  send(
+    room: string,
+    message: string,
+    options?: { data?: Data | undefined; key?: string | undefined },
+  ): Promise<Sent> & { readonly key: string };
   /** `delivered`: how many servers hold the user; 0: offline. See the event `undelivered`. */
-  direct(to: string, message: string, options?: { data?: unknown }): Promise<{ delivered: number }>;
+  direct(to: string, message: string, options?: { data?: Data }): Promise<{ delivered: number }>;
   /** Throttled, and not sent while anything else waits to be; call it at each key stroke. */
   typing(room: string, typing: boolean): void;
   members(room: string): Promise<Members>;
@@ -270,5 +390,95 @@ export class ChatClient extends EventTarget {
   history(
     room: string,
     options?: { before?: number; after?: number; limit?: number },
-  ): Promise<History>;
+  ): Promise<History<Data>>;
+  /** With the capability `moderate`: removes a user, by id, who may join again. */
+  kick(room: string, user: string, reason?: string): Promise<unknown>;
+  /** Keeps a user out of the room, for `seconds` or until `unban`. */
+  ban(room: string, user: string, options?: { seconds?: number; reason?: string }): Promise<unknown>;
+  unban(room: string, user: string): Promise<unknown>;
+}
+
+/**
+ * A message as it is to be shown. `state`:
+ * - `received`: the room has it
+ * - `sending`: it waits for the connection, its turn or the answer
+ * - `delayed`: it was refused for a reason that passes, `error`, and is tried again by itself
+ * - `sent`: the server has accepted it, and the room's own copy follows
+ * - `failed`: `error` says why; `resend` or `discard` it
+ */
+export type ShownMessage<Data = unknown> = {
+  user: User;
+  message: string;
+  data?: Data;
+  /** Milliseconds since 1970; of one that is not received yet, by the clock of the device. */
+  at: number;
+  /** Whether it is of this client's user. */
+  isOwn: boolean;
+} & (
+  | { state: "received"; room: string; offset?: number; epoch?: string; key?: string; isAfterGap?: boolean }
+  | { state: "sending" | "sent"; key: string }
+  | { state: "delayed" | "failed"; key: string; error: ChatError }
+);
+
+export interface RoomSnapshot<Data = unknown> {
+  /** `left`: removed, or refused; `error` says why. */
+  readonly state: "joining" | "joined" | "left";
+  /** Of `left`: `kicked`, `banned`, `forbidden` or another code; its `message` has the words. */
+  readonly error: ChatError | null;
+  /** What the user may do in the room, if the server says so. */
+  readonly can: readonly Capability[] | null;
+  /** Oldest first, each once; those that the room has not sent back yet are the last. */
+  readonly messages: readonly ShownMessage<Data>[];
+  /** Whether `history()` may bring older messages. */
+  readonly hasMore: boolean;
+  /** Whether a page is being loaded. */
+  readonly isLoading: boolean;
+  readonly members: readonly User[];
+  /** How many members there are; the list may be shorter. */
+  readonly count: number;
+  /** The other users who are typing. */
+  readonly typists: readonly User[];
+}
+
+/** What has changed in a room. */
+export type RoomChange<Data = unknown> =
+  /** It was joined, joined again (`rejoined`), or left. */
+  | { what: "state"; rejoined?: boolean }
+  /** A message was received. `isNew`: it was sent after the client joined. `dropped`: how many of
+   *  the oldest messages were dropped for it, above `keep`. */
+  | { what: "message"; message: ShownMessage<Data>; isNew: boolean; dropped: number }
+  /** A page begins to load, has loaded `count` messages, or has failed. */
+  | { what: "history"; count?: number }
+  /** The state of a message of this client. */
+  | { what: "pending"; key: string }
+  /** Messages are permanently lost before the next one, which has `isAfterGap`. */
+  | { what: "gap" }
+  /** One member has joined, left or been renamed (`before` has the earlier name), or the list or
+   *  the count is another. */
+  | { what: "members"; event?: Presence["event"]; user?: User; before?: User }
+  | { what: "typists" };
+
+/** A room as it is to be shown, by `ChatClient.room`. */
+export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange<Data> }> {
+  readonly name: string;
+  /** The room at this moment; the same object until something changes. */
+  readonly snapshot: RoomSnapshot<Data>;
+  /** As `ChatClient.send`; the message is in `messages` at once. */
+  send(
+    message: string,
+    options?: { data?: Data | undefined; key?: string | undefined },
+  ): Promise<Sent> & { readonly key: string };
+  /** Sends a message that has failed once more, under its key. */
+  resend(key: string): Promise<Sent> & { readonly key: string };
+  /** Removes a message that has failed. */
+  discard(key: string): void;
+  /** Loads the page before the oldest message, of 100 messages or `limit`; one at a time. */
+  history(limit?: number): Promise<void>;
+  /** As `ChatClient.typing`. */
+  typing(typing: boolean): void;
+  kick(user: string, reason?: string): Promise<unknown>;
+  ban(user: string, options?: { seconds?: number; reason?: string }): Promise<unknown>;
+  unban(user: string): Promise<unknown>;
+  /** Ends the use of the room by this caller. */
+  release(): void;
 }

@@ -1,15 +1,18 @@
 // A client of the chat protocol, version 1, for browsers and for any runtime with a
-// WebSocket. It does not use the DOM. docs/web-client.md describes its use, chat-client.d.ts its
+// WebSocket. It does not use the DOM. docs/javascript.md describes its use, chat-client.d.ts its
 // types.
 
 import { ChatError, deferred, droppable, isPassing, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
+import { Emitter } from "./chat-events.js";
 import { nameRefusal, refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
+import { RoomHandle } from "./chat-room-handle.js";
 import { Sends } from "./chat-sends.js";
 import { now } from "./chat-time.js";
+import { Unauthorized } from "./chat-token.js";
 
-export { ChatError };
+export { ChatError, Unauthorized };
 
 /** The known presence events; a later version of the protocol may add more. */
 const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
@@ -17,18 +20,25 @@ const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
 /** The shortest time between two frames with the same typing state. */
 const TYPING_REPEAT_MS = 2_000;
 
-export class ChatClient extends EventTarget {
+export class ChatClient extends Emitter {
+  static version = "0.1.0";
+
   #connection;
   #requests;
   #sends;
   /** The rooms that the application has joined, by id; a reconnect joins them again. */
   #rooms = new Map();
+  /** The rooms that the application has by `room`, by name. */
+  #handles = new Map();
   /** Events that wait until the handlers of earlier ones return. */
   #events = [];
   #isDispatching = false;
+  #debug;
 
   constructor(url, options = {}) {
     super();
+    const { debug } = options;
+    this.#debug = debug === true ? (line) => console.debug(line) : debug || undefined;
     this.#connection = new Connection(url, options, {
       changed: (detail) => this.#emit("state", detail),
       frame: (frame, asked) => this.#onFrame(frame, asked),
@@ -42,6 +52,10 @@ export class ChatClient extends EventTarget {
 
   get state() {
     return this.#connection.state;
+  }
+
+  get status() {
+    return this.#connection.status;
   }
 
   get user() {
@@ -74,12 +88,6 @@ export class ChatClient extends EventTarget {
     return [...this.#rooms.keys()];
   }
 
-  on(type, handler) {
-    const listener = (event) => handler(event.detail);
-    this.addEventListener(type, listener);
-    return () => this.removeEventListener(type, listener);
-  }
-
   connect() {
     return this.#connection.connect();
   }
@@ -103,7 +111,7 @@ export class ChatClient extends EventTarget {
     const refusal = this.#closedRefusal ?? refusalOf({ room }, this.limits);
     if (refusal) return rejected(refusal);
     const known = this.#rooms.get(room);
-    if (known?.joined) return this.#requests.ask({ type: "join", room, history });
+    if (known?.joined) return droppable(this.#requests.ask({ type: "join", room, history }).then(withMessages));
     const entry = known ?? newEntry(room, history, since);
     this.#rooms.set(room, entry);
     const answer = deferred();
@@ -112,19 +120,23 @@ export class ChatClient extends EventTarget {
     return answer.promise;
   }
 
+  room(name, options = {}) {
+    const handle = this.#handles.get(name) ?? new RoomHandle(this, name, options, () => this.#handles.delete(name));
+    this.#handles.set(name, handle);
+    return handle.hold();
+  }
+
   leave(room) {
     return droppable(this.#leave(room));
   }
 
   send(room, message, { data, key = randomKey() } = {}) {
-    const refuse = ({ code, message }) => rejected(new ChatError(code, message, { key }));
     const frame = { type: "send", room, message, data, key };
-    const refusal = this.#closedRefusal ?? this.#roomRefusal(room) ?? refusalOf(frame, this.limits);
-    if (refusal) return refuse(refusal);
-    if (this.#sends.isFull) {
-      return refuse(new ChatError("queue_full", "Too many messages wait to be sent."));
-    }
-    return this.#sends.add(frame);
+    const refusal = this.#sendRefusal(frame);
+    const sent = refusal
+      ? rejected(new ChatError(refusal.code, refusal.message, { key }))
+      : this.#sends.add(frame);
+    return Object.assign(sent, { key });
   }
 
   direct(to, message, { data } = {}) {
@@ -148,8 +160,26 @@ export class ChatClient extends EventTarget {
     return droppable(page.then(withMessages));
   }
 
+  kick(room, user, reason) {
+    return this.#requests.ask({ type: "kick", room, user, reason });
+  }
+
+  ban(room, user, { seconds, reason } = {}) {
+    return this.#requests.ask({ type: "ban", room, user, seconds, reason });
+  }
+
+  unban(room, user) {
+    return this.#requests.ask({ type: "unban", room, user });
+  }
+
   get #closedRefusal() {
     return this.state === "closed" ? this.#connection.refusal : undefined;
+  }
+
+  #sendRefusal(frame) {
+    const refusal = this.#closedRefusal ?? this.#roomRefusal(frame.room) ?? refusalOf(frame, this.limits);
+    if (refusal || !this.#sends.isFull) return refusal;
+    return new ChatError("queue_full", "Too many messages wait to be sent.");
   }
 
   #roomRefusal(room) {
@@ -197,7 +227,7 @@ export class ChatClient extends EventTarget {
   }
 
   #onWelcomed() {
-    this.#sends.becomeUser(this.user.id);
+    this.#sends.becomeUser(this.user.id, this.#connection.hasToken);
     for (const entry of this.#rooms.values()) {
       if (!entry.asked) this.#enter(entry);
     }
@@ -328,6 +358,7 @@ export class ChatClient extends EventTarget {
 
   /** All handlers receive the events in one order, including events that a handler causes. */
   #emit(type, detail) {
+    this.#debug?.(`chat ${type} ${JSON.stringify(detail)}`);
     this.#events.push(new CustomEvent(type, { detail }));
     if (this.#isDispatching) return;
     this.#isDispatching = true;

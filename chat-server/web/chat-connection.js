@@ -7,11 +7,14 @@ import { refusalOf, tooLarge } from "./chat-limits.js";
 import { Requests, offline } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
-import { AccessEnded, TokenSource, renewalDelay } from "./chat-token.js";
+import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
 
 /** Close codes after which a client does not connect again by itself; docs/protocol.md has all. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
 const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
+
+/** What ended the client, by close code; any other code is the server's. */
+const ENDED_BY = { 4002: "kick", 4003: "ban", [TOKEN_EXPIRED]: "token_expired" };
 
 /** The shortest pause before another attempt to renew a token. */
 const RENEW_AGAIN_MS = 5_000;
@@ -38,10 +41,12 @@ const DEFAULTS = {
   pingAfterMs: 25_000,
   pongTimeoutMs: 10_000,
   checkTimeoutMs: 5_000,
+  sendTimeoutMs: 30_000,
 };
 
 export class Connection {
-  state = "idle";
+  /** The detail of the latest `state` event. */
+  status = { state: "idle" };
   /** The server's last `welcome`. */
   welcome = null;
   resume;
@@ -89,36 +94,64 @@ export class Connection {
       refusal: (frame) => this.refusal ?? refusalOf(frame, this.welcome.limits),
       write: (text) => this.#write(text),
       watch: () => this.#watch(),
+      unanswered: () => this.check(),
     });
     this.resume = options.resume;
     this.name = options.name;
+  }
+
+  get state() {
+    return this.status.state;
   }
 
   get isOnline() {
     return this.state === "online";
   }
 
-  /** Connects; does not wait any longer if an attempt is due later. */
+  /** Whether an application's token names the user. */
+  get hasToken() {
+    return Boolean(this.#token);
+  }
+
+  /** Connects; does not wait any longer if an attempt is due later. The promise settles in time;
+   *  attempts go on. */
   connect() {
     if (this.isOnline) return Promise.resolve(this.welcome);
-    this.#connecting ??= deferred();
+    this.#connecting ??= this.#startConnecting();
     const { promise } = this.#connecting;
     if (!this.#socket && !this.#asking) this.#open();
     return promise;
+  }
+
+  #startConnecting() {
+    const connecting = deferred();
+    const late = () => {
+      this.#settle().reject(new ChatError("timeout", "No server answered in time; attempts go on."));
+    };
+    connecting.timer = setTimeout(late, this.#options.sendTimeoutMs);
+    return connecting;
+  }
+
+  /** The promise of `connect`, which is about to be settled. */
+  #settle() {
+    const connecting = this.#connecting;
+    clearTimeout(connecting?.timer);
+    this.#connecting = null;
+    return connecting;
   }
 
   /** Replaces the connection. */
   reconnect() {
     this.#forget()?.close(1000);
     this.#suspend();
-    this.state = "idle";
+    this.status = { state: "idle" };
     return this.connect();
   }
 
   close() {
     if (this.state === "closed") return;
     this.#forget()?.close(1000);
-    this.#end(1000, "The connection was closed.");
+    this.#end({ code: 1000, reason: "The connection was closed.", by: "client" });
   }
 
   /** Pings the server at once; between two attempts, connects. */
@@ -161,7 +194,7 @@ export class Connection {
       },
       (error) => {
         if (attempt !== this.#asking) return;
-        if (error instanceof AccessEnded) this.#giveUp(error);
+        if (error instanceof Unauthorized) this.#giveUp(error);
         else this.#closed(LOST, `There is no token: ${error?.message ?? error}`);
       },
     );
@@ -175,7 +208,7 @@ export class Connection {
       if (!WebSocket) throw new Error("This runtime has no WebSocket: give a class as an option.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
-      this.#end(LOST, error.message);
+      this.#end({ code: LOST, reason: error.message, by: "client" });
       return;
     }
     const socket = this.#socket;
@@ -223,7 +256,7 @@ export class Connection {
       await this.requests.sendAtOnce(hello);
     } catch (error) {
       if (socket !== this.#socket) return;
-      if (error instanceof AccessEnded) this.#giveUp(error);
+      if (error instanceof Unauthorized) this.#giveUp(error);
       else this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
     }
   }
@@ -241,9 +274,11 @@ export class Connection {
   }
 
   /** Closes the client if another attempt would fail in the same way. */
-  #giveUp({ code, message }) {
+  #giveUp(error) {
     this.#forget()?.close(1000);
-    this.#end(LOST, message, code);
+    const refusedBy = error.code === "unauthorized" ? "token_refused" : "server";
+    const by = error instanceof Unauthorized ? "no_token" : refusedBy;
+    this.#end({ code: LOST, reason: error.message, by }, error.code);
   }
 
   #receive(data) {
@@ -272,10 +307,9 @@ export class Connection {
     if (this.isOnline) return;
     this.requests.keepRates(frame);
     this.#onlineSince = now();
-    this.state = "online";
+    this.status = { state: "online" };
     this.#watch();
-    this.#connecting?.resolve(frame);
-    this.#connecting = null;
+    this.#settle()?.resolve(frame);
     this.#hooks.welcomed();
     // Last, since a handler may end this connection, or begin another one.
     this.#change({ state: "online" });
@@ -337,7 +371,7 @@ export class Connection {
     if (code === TOO_BIG && !this.isOnline) {
       // It was the `hello`, and would be again.
       this.#forget();
-      this.#end(code, tooLarge().message, "too_large");
+      this.#end({ code, reason: tooLarge().message, by: "server" }, "too_large");
       return;
     }
     if (code === TOO_BIG) this.requests.failLargest();
@@ -349,7 +383,8 @@ export class Connection {
     const mayRenew = code === TOKEN_EXPIRED && this.#tokens.canRenew;
     const comeBack = mayRenew || (goodbye ? goodbye.reconnect : !FINAL_CODES.has(code));
     if (!comeBack) {
-      this.#end(code, goodbye?.reason ?? reason);
+      const { message, until } = goodbye ?? {};
+      this.#end({ code, reason: goodbye?.reason ?? reason, by: ENDED_BY[code] ?? "server", message, until });
       return;
     }
     this.#suspend();
@@ -395,19 +430,19 @@ export class Connection {
     this.requests.disconnect();
   }
 
-  #end(code, reason, errorCode = "closed") {
+  /** The end of the client. `by` says who ended it. */
+  #end({ code, reason, ...detail }, errorCode = "closed") {
     this.#suspend();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
     const error = new ChatError(errorCode, reason || `The connection was closed (${code}).`);
-    this.#connecting?.reject(error);
-    this.#connecting = null;
+    this.#settle()?.reject(error);
     this.#hooks.ended(error);
-    this.#change({ state: "closed", code, reason: error.message, error });
+    this.#change({ state: "closed", code, reason: error.message, ...detail, error });
   }
 
   #change(detail) {
-    this.state = detail.state;
+    this.status = detail;
     this.#hooks.changed(detail);
   }
 }

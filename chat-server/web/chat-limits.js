@@ -32,6 +32,7 @@ export function refusalOf(frame, limits) {
   try {
     text = JSON.stringify(frame);
     data = JSON.stringify(frame.data);
+    if (data === undefined && frame.data !== undefined) throw new TypeError(`it is a ${typeof frame.data}`);
   } catch (error) {
     return new ChatError("bad_field", `The data cannot be written as JSON: ${error.message}`);
   }

@@ -31,6 +31,9 @@ const ANSWERS = {
   members: "members",
   history: "history",
   ping: "pong",
+  kick: "ok",
+  ban: "ok",
+  unban: "ok",
 };
 
 export class Requests {
@@ -47,8 +50,8 @@ export class Requests {
 
   /**
    * `connection`: `refusal(frame)`, why a frame cannot be sent now, or nothing; `write(text)`,
-   * which returns whether there was a connection to write to; and `watch()`, called when a
-   * request has left, and when one was answered.
+   * which returns whether there was a connection to write to; `watch()`, called when a request has
+   * left, and when one was answered; and `unanswered()`, called when the time of one is over.
    */
   constructor(timeoutMs, connection) {
     this.#timeoutMs = timeoutMs;
@@ -186,6 +189,7 @@ export class Requests {
       this.#take(id);
       answer.reject(late());
       this.flush();
+      this.#connection.unanswered();
     });
     this.#unanswered.set(id, { asked: frame, answer, deadline, sentAt: now() });
     onSent?.();

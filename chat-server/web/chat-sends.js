@@ -81,14 +81,15 @@ export class Sends {
   }
 
   /** A connection is welcomed as this user. To another one the keys mean nothing: what may have
-   *  been taken would be taken twice. */
-  becomeUser(id) {
+   *  been taken would be taken twice. `isNamed`: a token names the user, who is another person. */
+  becomeUser(id, isNamed) {
     const hasChanged = this.#user !== undefined && this.#user !== id;
     this.#user = id;
     if (!hasChanged) return;
     for (const queue of [...this.#queues.values()]) {
+      if (isNamed) this.#fail(queue, queue.sends.length, otherUser);
       // Only the first of a room was ever on the wire.
-      if (queue.sends[0].unknown) this.#fail(queue, 1, unknownOutcome);
+      else if (queue.sends[0].unknown) this.#fail(queue, 1, unknownOutcome);
     }
   }
 
@@ -220,6 +221,10 @@ function moved(queue) {
 
 function unknownOutcome() {
   return new ChatError("outcome_unknown", "No answer came: the message may have been taken, or not.");
+}
+
+function otherUser() {
+  return new ChatError("other_user", "The message was written by the user of an earlier token.");
 }
 
 /** Why a message that was not taken in time has failed. */

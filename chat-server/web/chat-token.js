@@ -9,8 +9,8 @@ const TOKEN_MS = 120_000;
 /** Tokens are not renewed more often, however soon they expire. */
 const SHORTEST_MS = 1_000;
 
-/** The application has no further token for this user. */
-export class AccessEnded extends ChatError {
+/** The application has no further token for this user: the token function throws it. */
+export class Unauthorized extends ChatError {
   constructor(message) {
     super("unauthorized", message || "There is no token.");
   }
@@ -58,9 +58,9 @@ async function tokenFrom(give) {
   try {
     token = await give();
   } catch (error) {
-    throw error?.code === "unauthorized" ? new AccessEnded(error.message) : error;
+    throw error?.code === "unauthorized" ? new Unauthorized(error.message) : error;
   }
-  if (token === undefined || token === null || token === "") throw new AccessEnded();
+  if (token === undefined || token === null || token === "") throw new Unauthorized();
   return token;
 }
 

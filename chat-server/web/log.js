@@ -184,7 +184,7 @@ function notice({ notice: text, at }) {
 }
 
 function message(entry, before, isNewDay) {
-  const { user, text, at, isOwn } = entry;
+  const { user, message: text, at, isOwn } = entry;
   const goesOn =
     !isNewDay && before.user?.id === user.id && at - before.at < TOGETHER_MS;
   const kind = `message${isOwn ? " own" : ""}${goesOn ? " goes-on" : ""}`;

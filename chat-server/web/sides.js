@@ -45,17 +45,15 @@ function update(button, room, isCurrent) {
 
 let shown = null;
 
-export function showMembers(room, me) {
-  byId("people").textContent = room.count === 1 ? "1 person" : `${room.count} people`;
-  byId("count").textContent = String(room.count);
-  const members = [...room.members.values()];
-  const sign = JSON.stringify([room.id, room.count, members]);
-  if (sign === shown) return;
-  shown = sign;
-  const rows = members
+export function showMembers({ members, count }, me) {
+  byId("people").textContent = count === 1 ? "1 person" : `${count} people`;
+  byId("count").textContent = String(count);
+  if (members === shown) return;
+  shown = members;
+  const rows = [...members]
     .sort((a, b) => (b.id === me?.id) - (a.id === me?.id) || a.name.localeCompare(b.name))
     .map((user) => memberRow(user, user.id === me?.id));
-  const more = room.count - members.length;
+  const more = count - members.length;
   if (more > 0) rows.push(make("li", { class: "muted more" }, `and ${more} more`));
   byId("member-list").replaceChildren(...rows);
 }
@@ -67,12 +65,7 @@ function memberRow(user, isMe) {
   return row;
 }
 
-let expiry = null;
-
-export function showTypists(room) {
-  const typists = room.typists();
+export function showTypists({ typists }) {
   const verb = typists.length === 1 ? "is" : "are";
   byId("typing").textContent = typists.length > 0 ? `${names(typists)} ${verb} typing …` : "";
-  clearTimeout(expiry);
-  if (typists.length > 0) expiry = setTimeout(() => showTypists(room), 1000);
 }

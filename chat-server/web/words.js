@@ -28,9 +28,11 @@ export function endInWords({ code, reason }) {
   return ENDS[code] ?? reason;
 }
 
-/** Why the server removed the user from a room. */
-export function evictionInWords({ reason, message }) {
-  const what = EVICTIONS[reason] ?? "You are not allowed in the room any more";
+/** Why the user is not in a room: removed, or not admitted. */
+export function evictionInWords({ code, message }, hasToken) {
+  const what = EVICTIONS[code];
+  if (!what && message) return errorInWords({ code, message }, hasToken);
+  if (!what) return "You are not allowed in the room any more.";
   return message ? `${what}: ${message}` : `${what}.`;
 }
 

@@ -35,6 +35,24 @@ fn the_page_is_locked_down_and_cached_by_its_content() {
     assert_eq!(server.request("GET /web/none.js", &[HOST]).0, 404);
 }
 
+/// During an upgrade a page of one version may ask a server of another.
+#[test]
+fn files_of_the_own_version_are_cached_and_those_of_another_are_not() {
+    let server = Server::start_with(&OURS);
+    let (_, _, page) = server.request("GET /", &[HOST]);
+    let (_, rest) = page.split_once("/web-").expect("an address with a version");
+    let (version, _) = rest.split_once('/').unwrap();
+    for (version, caching) in
+        [(version, "public, max-age=31536000, immutable"), ("0000000000000000", "no-cache")]
+    {
+        let (status, head, body) =
+            server.request(&format!("GET /web-{version}/chat-client.js"), &[HOST]);
+        assert_eq!(status, 200, "{version}");
+        assert!(head.contains(&format!("cache-control: {caching}\r\n")), "{head}");
+        assert!(body.contains("class ChatClient"), "{version}");
+    }
+}
+
 #[test]
 fn pages_elsewhere_import_and_post_only_if_allowed() {
     let server = Server::start_with(

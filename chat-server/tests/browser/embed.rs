@@ -11,7 +11,7 @@ use crate::webdriver::Browser;
 #[test]
 fn the_page_in_the_documentation_works_as_it_stands() {
     let server = Server::start();
-    let docs = include_str!("../../../docs/web-client.md");
+    let docs = include_str!("../../../docs/javascript.md");
     let (_, example) = docs.split_once("```html\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
     let example = example.replace("localhost:8080", &format!("localhost:{}", server.port()));

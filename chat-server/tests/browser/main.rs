@@ -14,6 +14,7 @@ mod history;
 mod layout;
 mod limits;
 mod pace;
+mod package;
 mod presence;
 mod runtimes;
 mod sends;

@@ -17,7 +17,7 @@ use crate::webdriver::Browser;
 const SCENARIOS: &str = include_str!("runtimes.js");
 
 /// The packages of npm that the tests use.
-const PACKAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/npm");
+pub(crate) const PACKAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/npm");
 
 #[test]
 fn module_in_chromium() {

@@ -26,6 +26,7 @@ export class FakeTime {
    *  as soon as something `isDone`. */
   async advance(ms, isDone = () => false) {
     const until = this.#now + ms;
+    await settled();
     for (let next = this.#nextBy(until); next; next = this.#nextBy(until)) {
       const [id, { run, at }] = next;
       this.#timers.delete(id);

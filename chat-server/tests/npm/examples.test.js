@@ -1,0 +1,95 @@
+// The examples of docs/javascript.md: each is in the page as it is here, and does what the page says.
+
+import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
+import { readFileSync, readdirSync } from "node:fs";
+import { afterEach, beforeEach, test } from "node:test";
+
+import { ChatClient } from "roomcast";
+import { TestServer } from "roomcast/testing";
+import { get } from "svelte/store";
+import { effectScope } from "vue";
+
+import { openRoom } from "./examples/room.js";
+import { connectionStore, roomStore } from "./examples/svelte.js";
+import "./examples/testing.js";
+import { useConnection, useRoom } from "./examples/vue.js";
+
+let server;
+let client;
+
+beforeEach(() => {
+  server = new TestServer();
+  client = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Ann" });
+  client.connect();
+});
+afterEach(() => client.close());
+
+const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
+const texts = ({ messages }) => messages.map(({ message }) => message);
+
+test("the page has the examples as they are tested", () => {
+  const page = readFileSync(new URL("../../../docs/javascript.md", import.meta.url), "utf8");
+  for (const file of readdirSync(new URL("examples/", import.meta.url))) {
+    ok(page.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
+  }
+});
+
+test("a room", async () => {
+  let shown;
+  const end = openRoom(client, (snapshot) => (shown = snapshot));
+  await settled();
+  deepStrictEqual(shown.messages.map(({ message, data }) => [message, data.mood]), [["Hello", "good"]]);
+  end();
+  await settled();
+  deepStrictEqual(client.rooms, []);
+});
+
+test("logging out", async () => {
+  const pages = [];
+  const globals = {
+    WebSocket: server.WebSocket,
+    fetch: async () => new Response("", { status: 401 }),
+    location: { assign: (page) => pages.push(page) },
+  };
+  const before = Object.fromEntries(Object.keys(globals).map((name) => [name, globalThis[name]]));
+  Object.assign(globalThis, globals);
+  try {
+    const { chat } = await import("./examples/logout.js");
+    await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
+    deepStrictEqual(pages, ["/login"]);
+  } finally {
+    Object.assign(globalThis, before);
+  }
+});
+
+test("the composable for Vue", async () => {
+  const scope = effectScope();
+  const { room, snapshot, connection } = scope.run(() => ({
+    ...useRoom(client, "r"),
+    connection: useConnection(client),
+  }));
+  await settled();
+  strictEqual(connection.value.state, "online");
+  server.say("r", "Bob", "hi");
+  await room.send("hello");
+  await settled();
+  deepStrictEqual(texts(snapshot.value), ["hi", "hello"]);
+  scope.stop();
+  await settled();
+  deepStrictEqual(client.rooms, []);
+});
+
+test("the stores for Svelte", async () => {
+  const room = roomStore(client, "r");
+  const connection = connectionStore(client);
+  let shown;
+  const end = room.subscribe((snapshot) => (shown = snapshot));
+  await settled();
+  strictEqual(get(connection).state, "online");
+  server.say("r", "Bob", "hi");
+  await settled();
+  deepStrictEqual(texts(shown), ["hi"]);
+  end();
+  await settled();
+  deepStrictEqual(client.rooms, []);
+});

@@ -1,0 +1,13 @@
+import { ChatClient, Unauthorized } from "roomcast";
+
+export const chat = new ChatClient("wss://chat.example/ws", {
+  token: async () => {
+    const answer = await fetch("/chat-token");
+    if (answer.status === 401) throw new Unauthorized("You have logged out.");
+    if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
+    return answer.text();
+  },
+});
+chat.on("state", (status) => {
+  if (status.state === "closed" && status.error.code === "unauthorized") location.assign("/login");
+});

@@ -1,0 +1,81 @@
+// The package as it is installed from its tarball: its files, its types, and its size.
+
+import { deepStrictEqual, match, ok, strictEqual } from "node:assert";
+import { execFileSync } from "node:child_process";
+import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+import { build } from "esbuild";
+import { build as buildApp } from "vite";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+
+/** The largest sizes that the modules may have, minified and compressed, in bytes. */
+const MOST_BYTES = { roomcast: 10_700, "roomcast/react": 900 };
+
+/** The size of a module that an application bundles. */
+async function sizeOf(module) {
+  const options = { bundle: true, minify: true, format: "esm", write: false, external: ["react"] };
+  const stdin = { contents: `export * from ${JSON.stringify(module)};`, resolveDir: here };
+  const { outputFiles } = await build({ stdin, ...options });
+  return gzipSync(outputFiles[0].contents, { level: 9 }).length;
+}
+
+test("the package has its modules, their types, a README and both licences", () => {
+  const files = readdirSync(new URL("node_modules/roomcast/", import.meta.url));
+  for (const file of ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "package.json"]) {
+    ok(files.includes(file), file);
+  }
+  const others = files.filter((file) => !/^(chat-[a-z-]+\.(js|d\.ts)|LICENSE-.*|README\.md|package\.json)$/.test(file));
+  deepStrictEqual(others, []);
+});
+
+test("the modules are as small as they are said to be", async (context) => {
+  for (const [module, most] of Object.entries(MOST_BYTES)) {
+    const bytes = await sizeOf(module);
+    context.diagnostic(`${module}: ${bytes} bytes`);
+    ok(bytes <= most, `${module}: ${bytes} bytes, more than ${most}`);
+  }
+});
+
+test("what is not used is left out", async () => {
+  const options = { bundle: true, minify: true, format: "esm", write: false };
+  const stdin = { contents: 'import { ChatClient } from "roomcast";', resolveDir: here };
+  const { outputFiles } = await build({ stdin, ...options });
+  strictEqual(outputFiles[0].text.trim(), "");
+});
+
+test("a strict application checks against the types", () => {
+  const tsc = fileURLToPath(new URL("node_modules/.bin/tsc", import.meta.url));
+  execFileSync(tsc, ["--project", "app"], { cwd: here, stdio: "inherit" });
+});
+
+test("the types declare what the modules export", async () => {
+  const { exports } = JSON.parse(readFileSync(new URL("node_modules/roomcast/package.json", import.meta.url)));
+  for (const [path, { types }] of Object.entries(exports).filter(([, { types }]) => types)) {
+    const text = readFileSync(new URL(`node_modules/roomcast/${types}`, import.meta.url), "utf8");
+    const declared = [...text.matchAll(/^export (?:class|function|const) (\w+)/gm)].map(([, name]) => name);
+    const module = await import(path.replace(".", "roomcast"));
+    deepStrictEqual(declared.sort(), Object.keys(module).sort(), path);
+  }
+});
+
+test("Vite builds the application", async () => {
+  const root = fileURLToPath(new URL("app/", import.meta.url));
+  const { output } = await buildApp({ root, logLevel: "warn", build: { write: false } });
+  match(output.find(({ type }) => type === "chunk").code, /chat\.v1/);
+});
+
+test("require loads it where Node.js loads modules so", (context) => {
+  if (!process.features.require_module) return context.skip("this Node.js does not");
+  strictEqual(typeof createRequire(import.meta.url)("roomcast").ChatClient, "function");
+});
+
+test("the manifest names the version of the servers", () => {
+  const { version } = JSON.parse(readFileSync(new URL("node_modules/roomcast/package.json", import.meta.url)));
+  const workspace = readFileSync(new URL("../../../Cargo.toml", import.meta.url), "utf8");
+  strictEqual(version, workspace.match(/^version = "(.*)"$/m)[1]);
+});

@@ -1,0 +1,152 @@
+// The hooks, in a DOM without a browser, with a server in memory.
+
+import { deepStrictEqual, match, strictEqual, throws } from "node:assert";
+import { afterEach, beforeEach, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { build } from "esbuild";
+import { JSDOM } from "jsdom";
+import { StrictMode, act, createElement as h } from "react";
+import { renderToString } from "react-dom/server";
+import { ChatClient } from "roomcast";
+import { ChatProvider, useConnection, useMembers, useRoom, useTyping } from "roomcast/react";
+import { TestServer } from "roomcast/testing";
+
+const dom = new JSDOM("<div id=root></div>");
+const { document, navigator } = dom.window;
+const globals = { window: dom.window, document, navigator, IS_REACT_ACT_ENVIRONMENT: true };
+for (const [name, value] of Object.entries(globals)) {
+  Object.defineProperty(globalThis, name, { value, configurable: true });
+}
+const { createRoot } = await import("react-dom/client");
+
+let server;
+let client;
+let root;
+/** How often each component was rendered. */
+let renders;
+/** The latest value of `useRoom`. */
+let room;
+
+beforeEach(() => {
+  server = new TestServer();
+  client = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Ann" });
+  root = createRoot(document.querySelector("#root"));
+  renders = { Members: 0 };
+});
+afterEach(async () => {
+  await act(() => root.unmount());
+  client.close();
+});
+
+function Room({ name }) {
+  room = useRoom(name, { history: 10 });
+  const { state } = useConnection();
+  const lines = room.messages.map(({ user, message, state }) => `${user?.name}: ${message} ${state}`);
+  return h("p", { id: "room" }, [room.state, state, ...lines].join("|"));
+}
+
+function Members({ name }) {
+  renders.Members += 1;
+  const { members, count } = useMembers(name);
+  const { typists } = useTyping(name);
+  return h("p", { id: "members" }, `${count} ${members.map(({ name }) => name)} ${typists.map(({ name }) => name)}`);
+}
+
+function app(...children) {
+  return h(StrictMode, null, h(ChatProvider, { client }, ...children));
+}
+
+const tick = () => act(() => new Promise((resolve) => setTimeout(resolve, 5)));
+const shown = (id) => document.querySelector(`#${id}`).textContent;
+
+async function render(...children) {
+  await act(() => root.render(app(...children)));
+  await tick();
+}
+
+test("a room is shown, and what is sent there", async () => {
+  server.say("r", "Bob", "before");
+  await render(h(Room, { name: "r" }));
+  strictEqual(shown("room"), "joined|online|Bob: before received");
+  server.say("r", "Bob", "after");
+  await tick();
+  await act(async () => {
+    await room.send("mine");
+  });
+  await tick();
+  strictEqual(shown("room"), "joined|online|Bob: before received|Bob: after received|Ann: mine received");
+});
+
+test("StrictMode and several components join once, and the last one leaves", async () => {
+  await render(h(Room, { name: "r" }), h(Members, { name: "r" }));
+  const sent = () => server.received.map(({ type }) => type).filter((type) => ["join", "leave"].includes(type));
+  deepStrictEqual(sent(), ["join"]);
+  await render(h(Room, { name: "r" }));
+  deepStrictEqual(sent(), ["join"]);
+  await render();
+  deepStrictEqual(sent(), ["join", "leave"]);
+  deepStrictEqual(client.rooms, []);
+});
+
+test("another name is another room", async () => {
+  server.say("a", "Bob", "in a");
+  server.say("b", "Bob", "in b");
+  await render(h(Room, { name: "a" }));
+  await render(h(Room, { name: "b" }));
+  strictEqual(shown("room"), "joined|online|Bob: in b received");
+  deepStrictEqual(client.rooms, ["b"]);
+});
+
+test("members and typists are rendered when they change, and not for each message", async () => {
+  await render(h(Members, { name: "r" }));
+  server.join("r", "Bob");
+  server.typing("r", "Bob");
+  await tick();
+  strictEqual(shown("members"), "2 Ann,Bob Bob");
+  const before = renders.Members;
+  server.say("r", "Cid", "hi");
+  await tick();
+  strictEqual(renders.Members, before);
+});
+
+test("the connection is shown", async () => {
+  await render(h(Room, { name: "r" }));
+  server.isReachable = false;
+  await act(async () => server.drop());
+  await tick();
+  match(shown("room"), /^joined\|(waiting|connecting)/);
+  await act(async () => client.close());
+  match(shown("room"), /^joined\|closed/);
+});
+
+test("a server renders an empty room, and joins nothing", () => {
+  const html = renderToString(app(h(Room, { name: "r" }), h(Members, { name: "r" })));
+  strictEqual(html, '<p id="room">joining|idle</p><p id="members">0  </p>');
+  strictEqual(server.connections, 0);
+  deepStrictEqual(client.rooms, []);
+});
+
+test("a hook without a provider, and an action before the mount, say so", () => {
+  throws(() => renderToString(h(Room, { name: "r" })), /ChatProvider/);
+  renderToString(app(h(Room, { name: "r" })));
+  throws(() => room.send("early"), /mounted/);
+});
+
+test("the example of the documentation", async () => {
+  const outfile = fileURLToPath(new URL("node_modules/.example/react.js", import.meta.url));
+  const entryPoints = [fileURLToPath(new URL("examples/react.jsx", import.meta.url))];
+  await build({ entryPoints, outfile, bundle: true, format: "esm", jsx: "automatic", packages: "external" });
+  const before = globalThis.WebSocket;
+  globalThis.WebSocket = server.WebSocket;
+  const { App } = await import(outfile);
+  globalThis.WebSocket = before;
+  await act(() => root.render(h(App)));
+  await tick();
+  await act(() => document.querySelector("button").click());
+  await tick();
+  strictEqual(document.querySelector("ol").textContent, "Ann: Hello");
+  strictEqual(document.querySelector("p").textContent, "online, 1 here");
+  // Its client connects no more, and the test ends.
+  await act(async () => server.drop(1000));
+});

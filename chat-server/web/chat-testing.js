@@ -1,0 +1,357 @@
+// A chat server in memory, for the tests of applications. It has no network and no timers: what it
+// sends arrives when the promises of a test have settled, so that fake timers do not stop it.
+
+const [CONNECTING, OPEN, CLOSED] = [0, 1, 3];
+
+/** What a client sees of a connection that was lost. */
+const LOST = 1006;
+
+/** Messages that a room keeps, and those of a page. */
+const KEPT = 256;
+
+const LIMITS = { message_bytes: 32_768, frame_bytes: 233_472, rooms: 128, in_flight: 64 };
+
+export class TestServer {
+  /** Whether new connections are accepted; without it they fail. */
+  isReachable = true;
+  /** Whether what either side sends is lost, as on a line that has died unnoticed. */
+  isSilent = false;
+  /** All frames of all clients, in order. */
+  received = [];
+  /** The class that a client takes as the option `WebSocket`. */
+  WebSocket;
+  #limits;
+  #userOf;
+  #connections = new Set();
+  #rooms = new Map();
+  #faults = [];
+  #lastId = 0;
+
+  /**
+   * `limits`: members of `limits` in `welcome`, beside the default ones. `userOf(token)`: the user
+   * of a token, or nothing if it is not valid; by default the token is the id and the name.
+   */
+  constructor({ limits, userOf = (token) => person(token) } = {}) {
+    this.#limits = { ...LIMITS, ...limits };
+    this.#userOf = userOf;
+    this.WebSocket = webSocketOf({
+      accepts: () => this.isReachable,
+      passes: () => !this.isSilent,
+      opened: (socket) => this.#connections.add({ socket, user: null, rooms: new Set() }),
+      receive: (socket, text) => this.#receive(socket, text),
+      closed: (socket) => this.#disconnect(this.#of(socket)),
+    });
+  }
+
+  /** How many clients are connected. */
+  get connections() {
+    return this.#connections.size;
+  }
+
+  /** A user, by name or as `{id, name, color}`, sends a message to a room. */
+  say(room, user, message, { data, key } = {}) {
+    return this.#publish(room, { user: person(user), message, data, key });
+  }
+
+  join(room, user) {
+    const { members } = this.#room(room);
+    const member = person(user);
+    if (!members.has(member.id)) this.#broadcast(room, presence(room, "joined", member));
+    members.set(member.id, member);
+  }
+
+  leave(room, user) {
+    const member = person(user);
+    if (this.#room(room).members.delete(member.id)) this.#broadcast(room, presence(room, "left", member));
+  }
+
+  typing(room, user, typing = true) {
+    this.#broadcast(room, { type: "typing", room, user: person(user), typing });
+  }
+
+  /** A user sends a direct message to a connected user. */
+  direct(to, user, message, { data } = {}) {
+    const connections = [...this.#connections].filter((connection) => connection.user?.id === to);
+    for (const { socket } of connections) {
+      socket.receive({ type: "direct", user: person(user), message, data, at: Date.now() });
+    }
+    return connections.length;
+  }
+
+  /** Removes a user from a room. */
+  kick(room, id, message, reason = "kicked") {
+    for (const connection of this.#connections) {
+      if (connection.user?.id !== id || !connection.rooms.delete(room)) continue;
+      connection.socket.receive({ type: "left", room, reason, message });
+    }
+    this.leave(room, { id });
+  }
+
+  /** Ends the connections of all clients, or those of one user, with a close code. */
+  drop(code = LOST, { user, reason = "" } = {}) {
+    for (const connection of [...this.#connections]) {
+      if (user !== undefined && connection.user?.id !== user) continue;
+      connection.socket.end(code, reason);
+    }
+  }
+
+  /** Sends `goodbye` to all clients, or to one user, and ends their connections. */
+  goodbye(code, goodbye, user) {
+    for (const connection of this.#connections) {
+      if (user !== undefined && connection.user?.id !== user) continue;
+      connection.socket.receive({ type: "goodbye", reconnect: false, after_ms: 0, ...goodbye });
+    }
+    this.drop(code, { user });
+  }
+
+  /** Carries out the next request of this type, and does not answer it. */
+  loseAnswer(type = "send") {
+    this.#faults.push({ type });
+  }
+
+  /** Refuses the next request of this type. */
+  refuse(type, code, { retryAfterMs, message = "The test refuses it.", ...more } = {}) {
+    this.#faults.push({ type, error: { code, message, retry_after_ms: retryAfterMs, ...more } });
+  }
+
+  /** Refuses the next token. */
+  refuseToken() {
+    this.refuse("hello", "unauthorized", { message: "The token is not valid." });
+  }
+
+  /** Loses what a room keeps, as after a loss of data: clients receive a `gap`. */
+  forget(room) {
+    const lost = this.#room(room);
+    Object.assign(lost, { epoch: this.#newId("epoch"), log: [], offset: 0 });
+    this.#broadcast(room, { type: "gap", room, epoch: lost.epoch, offset: 0 });
+  }
+
+  #of(socket) {
+    return [...this.#connections].find((connection) => connection.socket === socket);
+  }
+
+  #room(name) {
+    if (!this.#rooms.has(name)) {
+      this.#rooms.set(name, { epoch: "", offset: 0, log: [], members: new Map(), keys: new Map() });
+    }
+    return this.#rooms.get(name);
+  }
+
+  #newId(kind) {
+    return `${kind}-${(this.#lastId += 1)}`;
+  }
+
+  #disconnect(connection) {
+    if (!this.#connections.delete(connection)) return;
+    for (const room of connection.rooms) this.#depart(room, connection.user);
+  }
+
+  /** A user has left a room unless another connection is in it. */
+  #depart(room, user) {
+    const isThere = ({ user: other, rooms }) => other?.id === user.id && rooms.has(room);
+    if (![...this.#connections].some(isThere)) this.leave(room, user);
+  }
+
+  #broadcast(room, frame) {
+    for (const { socket, rooms } of this.#connections) {
+      if (rooms.has(room)) socket.receive(frame);
+    }
+  }
+
+  #receive(socket, text) {
+    const connection = this.#of(socket);
+    if (!connection) return;
+    const frame = JSON.parse(text);
+    this.received.push(frame);
+    const index = this.#faults.findIndex(({ type }) => type === frame.type);
+    const [fault] = index < 0 ? [] : this.#faults.splice(index, 1);
+    const answer = fault?.error ? { type: "error", ...fault.error } : this.#carryOut(connection, frame);
+    if (answer && (!fault || fault.error)) socket.receive({ ...answer, id: frame.id });
+  }
+
+  /** Carries out a frame. Returns its answer. */
+  #carryOut(connection, frame) {
+    if (!connection.user && !["hello", "ping"].includes(frame.type)) {
+      return refusal("unauthorized", "The first request is hello.");
+    }
+    const needsRoom = ["send", "members", "history", "typing"].includes(frame.type);
+    if (needsRoom && !connection.rooms.has(frame.room)) {
+      return refusal("not_in_room", "Join the room first.");
+    }
+    const carryOut = this.#requests[frame.type];
+    return carryOut ? carryOut(connection, frame) : refusal("unknown_type", `There is no ${frame.type}.`);
+  }
+
+  #requests = {
+    hello: (connection, frame) => this.#hello(connection, frame),
+    join: (connection, frame) => this.#join(connection, frame),
+    leave: (connection, { room }) => {
+      if (connection.rooms.delete(room)) this.#depart(room, connection.user);
+      return { type: "left", room };
+    },
+    send: ({ user }, { room, message, data, key }) => {
+      const { epoch, offset } = this.#publish(room, { user, message, data, key });
+      return { type: "ok", epoch, offset };
+    },
+    direct: ({ user }, { to, message, data }) => {
+      return { type: "ok", delivered: Math.min(1, this.direct(to, user, message, { data })) };
+    },
+    typing: ({ user, socket }, { room, typing }) => {
+      for (const other of this.#connections) {
+        if (other.socket !== socket && other.rooms.has(room)) {
+          other.socket.receive({ type: "typing", room, user, typing });
+        }
+      }
+    },
+    members: (_, { room }) => ({ type: "members", room, ...this.#members(room) }),
+    history: (_, frame) => this.#history(frame),
+    ping: () => ({ type: "pong" }),
+    kick: (_, { room, user, reason }) => {
+      this.kick(room, user, reason);
+      return { type: "ok" };
+    },
+    ban: (_, { room, user, reason }) => {
+      this.kick(room, user, reason, "banned");
+      return { type: "ok" };
+    },
+    unban: () => ({ type: "ok" }),
+  };
+
+  #hello(connection, { name, resume, token }) {
+    const isNew = connection.user === null;
+    const id = /^resume of (.*)$/.exec(resume)?.[1] ?? this.#newId("user");
+    const user = token === undefined ? person({ id, name: name ?? id }) : this.#userOf(token);
+    if (!user) return refusal("unauthorized", "The token is not valid.");
+    if (isNew) Object.assign(connection, { user, session: this.#newId("session") });
+    return {
+      type: "welcome",
+      session: connection.session,
+      resume: token === undefined ? `resume of ${id}` : undefined,
+      user: connection.user,
+      node: "test",
+      protocol: 1,
+      heartbeat_ms: 25_000,
+      limits: this.#limits,
+    };
+  }
+
+  #join({ user, rooms }, { room, since, history = 0 }) {
+    this.join(room, user);
+    rooms.add(room);
+    const { epoch, offset, log } = this.#room(room);
+    const first = offset - log.length;
+    const recovered = since !== undefined && since.epoch === epoch && since.offset >= first && since.offset <= offset;
+    const asked = since === undefined ? history : 50;
+    const messages = recovered ? log.slice(since.offset - first) : log.slice(Math.max(0, log.length - asked));
+    return { type: "joined", room, epoch, offset, recovered, ...this.#members(room, user), messages };
+  }
+
+  /** The members of a room, of whom one is the first. */
+  #members(room, { id } = {}) {
+    const members = [...this.#room(room).members.values()];
+    members.sort((a, b) => (b.id === id) - (a.id === id));
+    return { members, count: members.length };
+  }
+
+  #history({ room, before = Infinity, after, limit = KEPT }) {
+    const { epoch, offset, log } = this.#room(room);
+    const all = log.filter((message) => message.offset < before && message.offset > (after ?? 0));
+    const messages = after === undefined ? all.slice(-limit) : all.slice(0, limit);
+    return { type: "history", room, epoch, offset, messages, more: all.length > messages.length };
+  }
+
+  /** Sends a message to the members of a room, unless its key is known. */
+  #publish(name, { user, message, data, key }) {
+    const room = this.#room(name);
+    const isKnown = key !== undefined && room.keys.get(`${user.id} ${key}`);
+    if (isKnown) return isKnown;
+    if (room.epoch === "") room.epoch = this.#newId("epoch");
+    room.offset += 1;
+    const { offset } = room;
+    const epoch = offset === 1 ? room.epoch : undefined;
+    const frame = { type: "message", room: name, offset, epoch, user, message, data, at: Date.now(), key };
+    room.log = [...room.log, frame].slice(-KEPT);
+    const position = { epoch: room.epoch, offset };
+    if (key !== undefined) room.keys.set(`${user.id} ${key}`, position);
+    this.#broadcast(name, frame);
+    return position;
+  }
+}
+
+/** A user by name, or as given. */
+function person(user) {
+  const { id, name = id, color = "#8A8D99" } = typeof user === "string" ? { id: user } : user;
+  return { id, name, color };
+}
+
+function presence(room, event, user) {
+  return { type: "presence", room, event, user };
+}
+
+function refusal(code, message) {
+  return { type: "error", code, message };
+}
+
+/** A class of WebSockets whose other end is `server`: `accepts()`, `passes()`, `opened(socket)`,
+ *  `receive(socket, text)` and `closed(socket)`. */
+function webSocketOf(server) {
+  return class TestWebSocket {
+    onopen = null;
+    onmessage = null;
+    onerror = null;
+    onclose = null;
+    readyState = CONNECTING;
+
+    constructor(url, protocols) {
+      this.url = new URL(url).href;
+      this.protocol = [protocols].flat()[0] ?? "";
+      this.#later(() => {
+        if (this.readyState === CONNECTING) this.#open();
+      });
+    }
+
+    send(text) {
+      if (this.readyState === OPEN && server.passes()) this.#later(() => server.receive(this, text));
+    }
+
+    /** The client closes; like a browser, it learns of the end later. */
+    close(code = 1000, reason = "") {
+      this.end(code, reason);
+    }
+
+    /** The server sends a frame. */
+    receive(frame) {
+      if (!server.passes()) return;
+      const data = JSON.stringify(frame);
+      this.#later(() => this.readyState === OPEN && this.onmessage?.({ data }));
+    }
+
+    /** The connection ends. */
+    end(code, reason = "") {
+      if (this.readyState === CLOSED) return;
+      // What was sent before arrives before.
+      this.#later(() => {
+        if (this.readyState === CLOSED) return;
+        this.readyState = CLOSED;
+        server.closed(this);
+        this.onclose?.({ code, reason });
+      });
+    }
+
+    #open() {
+      if (!server.passes()) return;
+      if (!server.accepts()) {
+        this.onerror?.({ message: "The connection was refused." });
+        this.end(LOST);
+        return;
+      }
+      this.readyState = OPEN;
+      server.opened(this);
+      this.onopen?.({});
+    }
+
+    #later(run) {
+      Promise.resolve().then(run);
+    }
+  };
+}

@@ -1,0 +1,228 @@
+// The client beyond the vectors: what an application sees of its calls, events and states.
+
+import { deepStrictEqual, match, ok, rejects, strictEqual, throws } from "node:assert";
+import { readFileSync } from "node:fs";
+import { afterEach, beforeEach, suite, test } from "node:test";
+
+import { ChatClient, ChatError, Unauthorized } from "../chat-client.js";
+import { TestServer } from "../chat-testing.js";
+import { FakeTime, settled } from "./fakes.js";
+
+let time;
+let server;
+
+beforeEach(() => {
+  time = new FakeTime();
+  time.install();
+  server = new TestServer();
+});
+afterEach(() => time.uninstall());
+
+function newClient(options) {
+  return new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Ann", ...options });
+}
+
+/** A client that is in a room. */
+async function member(options) {
+  const chat = newClient(options);
+  chat.connect();
+  chat.join("r");
+  await settled();
+  return chat;
+}
+
+const codeOf = (promise) => promise.then(() => "none", ({ code }) => code);
+
+suite("events", () => {
+  test("off, once and a signal remove handlers", async () => {
+    const chat = newClient();
+    const received = [];
+    const note = (name) => (detail) => received.push(`${name} ${detail.state}`);
+    const controller = new AbortController();
+    const off = note("off");
+    chat.on("state", off);
+    chat.once("state", note("once"));
+    chat.on("state", note("signal"), { signal: controller.signal });
+    const end = chat.on("state", note("returned"));
+    chat.connect();
+    controller.abort();
+    chat.off("state", off);
+    end();
+    await settled();
+    deepStrictEqual(received, ["off connecting", "once connecting", "signal connecting", "returned connecting"]);
+  });
+
+  test("a handler that is no function is refused at once", () => {
+    throws(() => newClient().on("message", undefined), /is a function/);
+    throws(() => newClient().once("message", { handleEvent() {} }), /is a function/);
+  });
+
+  test("debug writes one line for each event", async () => {
+    const lines = [];
+    const chat = await member({ debug: (line) => lines.push(line) });
+    await chat.send("r", "hi");
+    deepStrictEqual(lines.map((line) => line.split(" ", 2).join(" ")), [
+      "chat state", "chat state", "chat joined", "chat message",
+    ]);
+    match(lines[0], /"state":"connecting"/);
+  });
+});
+
+suite("calls", () => {
+  test("the promise of a send carries its key", async () => {
+    const chat = await member();
+    const sent = chat.send("r", "hi");
+    strictEqual((await sent).key, sent.key);
+    strictEqual(chat.send("r", "hi", { key: "mine" }).key, "mine");
+    strictEqual(chat.send("elsewhere", "hi", { key: "refused" }).key, "refused");
+  });
+
+  test("data that JSON cannot hold is refused", async () => {
+    const chat = await member();
+    const circular = {};
+    circular.self = circular;
+    for (const data of [circular, 1n, { n: 1n }, () => {}, Symbol("s")]) {
+      strictEqual(await codeOf(chat.send("r", "hi", { data })), "bad_field");
+      strictEqual(await codeOf(chat.direct("u", "hi", { data })), "bad_field");
+    }
+    strictEqual(await codeOf(chat.send("r", "hi", { data: null })), "none");
+  });
+
+  test("connect settles where no server answers, and attempts go on", async () => {
+    server.isReachable = false;
+    const chat = newClient();
+    const connected = codeOf(chat.connect());
+    await time.advance(30_000);
+    strictEqual(await connected, "timeout");
+    server.isReachable = true;
+    const again = chat.connect();
+    await time.advance(100);
+    strictEqual((await again).user.name, "Ann");
+  });
+
+  test("messages of a token's user are not sent as the user of the next token", async () => {
+    let user = "ann";
+    const chat = await member({ token: async () => user });
+    server.isReachable = false;
+    server.drop();
+    await settled();
+    const sent = codeOf(chat.send("r", "from ann"));
+    user = "bob";
+    server.isReachable = true;
+    await time.advance(1_000);
+    strictEqual(chat.user.id, "bob");
+    strictEqual(await sent, "other_user");
+    ok(!server.received.some(({ message }) => message === "from ann"));
+    strictEqual(await codeOf(chat.send("r", "from bob")), "none");
+  });
+
+  test("the version is that of the package", () => {
+    const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
+    strictEqual(ChatClient.version, version);
+  });
+});
+
+suite("the end of a client says who ended it", () => {
+  const endOf = async (end, options) => {
+    const chat = await member(options);
+    await end(chat);
+    await settled();
+    const { state, by, message, error } = chat.status;
+    return { state, by, message, code: error?.code };
+  };
+
+  test("the client", async () => {
+    const expected = { state: "closed", by: "client", message: undefined, code: "closed" };
+    deepStrictEqual(await endOf((chat) => chat.close()), expected);
+  });
+
+  test("a kick and a ban, with the moderator's words", async () => {
+    const kick = () => server.goodbye(4002, { reason: "kicked", message: "Calm down." });
+    deepStrictEqual(await endOf(kick), { state: "closed", by: "kick", message: "Calm down.", code: "closed" });
+    const ban = () => server.goodbye(4003, { reason: "banned", message: "Spam." });
+    deepStrictEqual(await endOf(ban), { state: "closed", by: "ban", message: "Spam.", code: "closed" });
+  });
+
+  test("a token that expired, that is refused, and that the application does not have", async () => {
+    const expire = () => server.drop(4004);
+    strictEqual((await endOf(expire, { token: "ann" })).by, "token_expired");
+
+    let isOver = false;
+    const token = async () => {
+      if (isOver) throw new Unauthorized("You have logged out.");
+      return "ann";
+    };
+    const refuse = async () => {
+      server.refuseToken();
+      server.drop();
+      await time.advance(1_000);
+    };
+    const refused = await endOf(refuse, { token });
+    deepStrictEqual([refused.by, refused.code], ["token_refused", "unauthorized"]);
+
+    const logOut = async () => {
+      isOver = true;
+      server.drop();
+      await time.advance(1_000);
+    };
+    const loggedOut = await endOf(logOut, { token });
+    deepStrictEqual([loggedOut.by, loggedOut.code], ["no_token", "unauthorized"]);
+    await time.advance(600_000);
+    strictEqual(server.connections, 0);
+  });
+
+  test("a code that is final", async () => {
+    strictEqual((await endOf(() => server.drop(1000))).by, "server");
+  });
+
+  test("an error of its own without an address", async () => {
+    const chat = new ChatClient("http://[", { WebSocket: server.WebSocket });
+    await rejects(chat.connect(), ChatError);
+    strictEqual(chat.status.by, "client");
+  });
+});
+
+suite("the network", () => {
+  /** Milliseconds until the client is not `online` any more. */
+  const timeUntilLost = async (chat) => {
+    let lostAt;
+    chat.on("state", () => (lostAt ??= performance.now()));
+    const begin = performance.now();
+    await time.advance(60_000, () => lostAt !== undefined);
+    return lostAt - begin;
+  };
+
+  test("a swallowed send leads out of online within 12 s, and is sent again", async () => {
+    const chat = await member();
+    server.isSilent = true;
+    const sent = chat.send("r", "hi");
+    ok((await timeUntilLost(chat)) <= 12_000);
+    server.isSilent = false;
+    await time.advance(20_000);
+    strictEqual(await codeOf(sent), "none");
+  });
+
+  test("a request whose time is over leads to a ping at once", async () => {
+    const chat = await member();
+    server.isSilent = true;
+    const page = codeOf(chat.history("r"));
+    strictEqual(await timeUntilLost(chat), 15_000 + 5_000);
+    strictEqual(await page, "timeout");
+  });
+
+  test("the pause begins small again after a connection that held", async () => {
+    const chat = await member({ backoffBaseMs: 100 });
+    const pauses = [];
+    chat.on("state", ({ retryInMs }) => retryInMs !== undefined && pauses.push(retryInMs));
+    server.isReachable = false;
+    server.drop();
+    await time.advance(60_000);
+    server.isReachable = true;
+    await time.advance(20_000);
+    ok(pauses.some((pause) => pause > 100));
+    await time.advance(5_000);
+    server.drop();
+    await settled();
+    ok(pauses.at(-1) <= 100);
+  });
+});
