@@ -41,8 +41,11 @@ async fn files(port: u16, address: &Url, path: &str) -> BTreeSet<String> {
     assert_eq!(status, 200, "{path}: {page}");
     assert!(!page.contains(['{', '}']), "{page}");
     let links =
-        page.split(['"']).filter(|text| text.contains("web/") && !text.contains(['<', ' ']));
-    links.map(|link| address.join(link).unwrap().path().to_owned()).collect()
+        page.split(['"']).filter(|text| text.contains("web-") && !text.contains(['<', ' ']));
+    let files: BTreeSet<_> =
+        links.map(|link| address.join(link).unwrap().path().to_owned()).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    files
 }
 
 #[tokio::test]
@@ -61,7 +64,7 @@ async fn everything_is_where_it_is_nested() {
         for path in pages.iter().chain(with_slash) {
             let address = Url::parse(&format!("http://localhost:{port}{}", at(path))).unwrap();
             for file in files(port, &address, &at(path)).await {
-                assert!(file.starts_with(&at("/web/")), "{path}: {file}");
+                assert!(file.starts_with(&at("/web-")), "{path}: {file}");
                 assert_eq!(fetch(port, &file, "localhost").await.0, 200, "{path}: {file}");
             }
         }
@@ -113,14 +116,14 @@ async fn proxy_may_take_a_path_away() {
         ("https://app.example/chat/join-room/x/", "/join-room/x/"),
     ] {
         for file in files(port, &address.parse().unwrap(), path).await {
-            assert!(file.starts_with("/chat/web/"), "{address}: {file}");
+            assert!(file.starts_with("/chat/web-"), "{address}: {file}");
         }
     }
     // The page works without the proxy, too.
     for path in ["/", "/join-room/x", "/join-room/x/"] {
         let address = format!("http://localhost:{port}{path}").parse().unwrap();
         for file in files(port, &address, path).await {
-            assert!(file.starts_with("/web/"), "{path}: {file}");
+            assert!(file.starts_with("/web-"), "{path}: {file}");
         }
     }
 }
