@@ -37,7 +37,7 @@ pub use hub::{
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use presence::{
-    Admission, AdmissionSender, Departure, DepartureSender, OccupiedRoom, OccupiedRooms,
+    Departure, DepartureSender, EnterReceipt, EnterReceiptSender, OccupiedRoom, OccupiedRooms,
     PresenceTracker,
 };
 pub use publish::{PublishOptions, Published, Receipt, ReceiptSender};

@@ -40,16 +40,16 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
 
     /// [`enter`](Self::enter), unless the user is in `topic` on no node and `max` users are: then the
     /// answer is [`BrokerError::RoomFull`], and no event is published. Returns at once; the
-    /// [`Admission`] resolves with the backend's answer. Until then the user has no place: call
+    /// [`EnterReceipt`] resolves with the backend's answer. Until then the user has no place: call
     /// [`leave`](Self::leave) if the answer is an error, or is no longer wanted. An
     /// [`enter`](Self::enter) of the same user before the answer adds the user whatever the maximum.
     ///
     /// The maximum is that of this call: nothing is stored, and users who were added by `enter`
     /// count. After the backend has lost data, nodes send it the users that they hold, which may
     /// then be more. The default answers [`BrokerError::Unsupported`].
-    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         let _ = (topic, occupant, max);
-        Admission::ready(Err(BrokerError::Unsupported("maximum of users in a topic")))
+        EnterReceipt::ready(Err(BrokerError::Unsupported("maximum of users in a topic")))
     }
 
     /// This node stops holding `user` in `topic`. Returns at once; the broker sends the leave after
@@ -157,51 +157,51 @@ impl OccupiedRoom {
 /// stopped holding the user before the answer, or the broker was closed.
 ///
 /// ```
-/// use chat_broker::{Admission, BrokerError};
+/// use chat_broker::{EnterReceipt, BrokerError};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let (sender, admission) = Admission::pending();
+/// let (sender, receipt) = EnterReceipt::pending();
 /// sender.resolve(Err(BrokerError::RoomFull { max: 8 }));
-/// assert!(matches!(admission.await, Err(BrokerError::RoomFull { max: 8 })));
-/// assert!(Admission::ready(Ok(())).await.is_ok());
+/// assert!(matches!(receipt.await, Err(BrokerError::RoomFull { max: 8 })));
+/// assert!(EnterReceipt::ready(Ok(())).await.is_ok());
 /// # }
 /// ```
 ///
 /// # Cancel safety
 /// Dropping it does not cancel the call.
 #[derive(Debug)]
-pub struct Admission(oneshot::Receiver<Result<(), BrokerError>>);
+pub struct EnterReceipt(oneshot::Receiver<Result<(), BrokerError>>);
 
-/// Resolves an [`Admission`]; if it is dropped, to [`BrokerError::Closed`].
+/// Resolves an [`EnterReceipt`]; if it is dropped, to [`BrokerError::Closed`].
 #[derive(Debug)]
-pub struct AdmissionSender(oneshot::Sender<Result<(), BrokerError>>);
+pub struct EnterReceiptSender(oneshot::Sender<Result<(), BrokerError>>);
 
-impl Admission {
-    /// An admission that is resolved already.
+impl EnterReceipt {
+    /// A receipt that is resolved already.
     #[must_use]
     pub fn ready(answer: Result<(), BrokerError>) -> Self {
-        let (sender, admission) = Self::pending();
+        let (sender, receipt) = Self::pending();
         sender.resolve(answer);
-        admission
+        receipt
     }
 
-    /// An admission, and the sender that resolves it.
+    /// A receipt, and the sender that resolves it.
     #[must_use]
-    pub fn pending() -> (AdmissionSender, Self) {
+    pub fn pending() -> (EnterReceiptSender, Self) {
         let (sender, receiver) = oneshot::channel();
-        (AdmissionSender(sender), Self(receiver))
+        (EnterReceiptSender(sender), Self(receiver))
     }
 }
 
-impl AdmissionSender {
-    /// Resolves the admission, if it was not dropped.
+impl EnterReceiptSender {
+    /// Resolves the receipt, if it was not dropped.
     pub fn resolve(self, answer: Result<(), BrokerError>) {
         let _ = self.0.send(answer);
     }
 }
 
-impl Future for Admission {
+impl Future for EnterReceipt {
     type Output = Result<(), BrokerError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -136,8 +136,8 @@ impl Call {
 
     fn add_to(self, router: Router<Arc<State>>, state: &Arc<State>) -> Router<Arc<State>> {
         let Self { name, path, scope, handler, .. } = self;
-        let admission = Admission { name, scope, state: Arc::clone(state) };
-        let handler = handler.route_layer(from_fn_with_state(admission, admit));
+        let rules = CallRules { name, scope, state: Arc::clone(state) };
+        let handler = handler.route_layer(from_fn_with_state(rules, admit));
         router.route(&format!("/api{path}"), handler)
     }
 }
@@ -195,13 +195,13 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
 
 /// What decides whether a key may make a call.
 #[derive(Clone)]
-struct Admission {
+struct CallRules {
     name: &'static str,
     scope: Option<ApiScope>,
     state: Arc<State>,
 }
 
-impl Admission {
+impl CallRules {
     fn check(&self, key: &ActiveKey) -> Result<(), Refusal> {
         key.take_call()?;
         self.scope.map_or(Ok(()), |scope| key.check_scope(scope))
@@ -210,15 +210,15 @@ impl Admission {
 
 /// Checks the rate and the scope of the key, and counts the answer.
 async fn admit(
-    Shared(admission): Shared<Admission>,
+    Shared(rules): Shared<CallRules>,
     Extension(key): Extension<Arc<ActiveKey>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let response = match admission.check(&key) {
+    let response = match rules.check(&key) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
-    admission.state.metrics.api_request(key.name(), admission.name, response.status());
+    rules.state.metrics.api_request(key.name(), rules.name, response.status());
     response
 }

@@ -156,8 +156,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         let user = occupant.user.clone();
         // From here on the membership, when it is dropped, takes the user out of the room.
         membership.user = Some(user.clone());
-        let admission = self.shared.enter_presence_limited(&self.topic, occupant, max);
-        self.shared.in_time(admission).await?;
+        let receipt = self.shared.enter_presence_limited(&self.topic, occupant, max);
+        self.shared.in_time(receipt).await?;
         self.shared.set_admitted(&self.topic, &user);
         match self.attach(&mut membership) {
             JoinState::Live => Ok(membership),

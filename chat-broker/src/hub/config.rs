@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use chat_core::{Pattern, Retention, RoomId};
 
+/// How long after a failed call to the broker it is made again.
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
+
 /// Settings of a [`Hub`](super::Hub).
 ///
 /// As in all settings of this crate, each has a default, and a setter of its own name that takes

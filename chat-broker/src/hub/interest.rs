@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::call::{self, KINDS, Kind, Outcome, Reads};
+use super::config::RETRY_DELAY;
 use super::dirty_topics::DirtyQueue;
 use super::log_budget::{LogBudget, MINUTE};
 use super::room::RoomState;
@@ -35,8 +36,6 @@ use crate::error::BrokerError;
 
 /// Maximum calls to the broker at a time.
 const CALLS: usize = 4;
-/// How long after a failed call it is made again for the topics that still need it.
-pub(super) const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long after an interruption rosters are read: a broker that lost its data has the users of
 /// other servers only once those have sent them again. A roster read earlier would lack them,
 /// and members would receive leaves of users who never left.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Shared;
 use super::interest::LONGEST;
 use crate::error::BrokerError;
-use crate::presence::{Admission, Departure};
+use crate::presence::{Departure, EnterReceipt};
 
 /// The users of this server, by room.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ struct LocalUser {
     /// The info that this server last sent to the broker.
     info: Bytes,
     /// The broker holds the user, or is about to. `false` while each connection awaits an
-    /// [`Admission`].
+    /// [`EnterReceipt`].
     is_admitted: bool,
 }
 
@@ -112,9 +112,9 @@ impl<M: Deliver + Clone> Shared<M> {
         topic: &Topic,
         occupant: Occupant,
         max: u32,
-    ) -> Admission {
+    ) -> EnterReceipt {
         let Some(tracker) = self.broker.presence() else {
-            return Admission::ready(Err(BrokerError::Unsupported("presence")));
+            return EnterReceipt::ready(Err(BrokerError::Unsupported("presence")));
         };
         let mut state = self.presence.state();
         match state.users.entry((topic.clone(), occupant.user.clone())) {
@@ -127,7 +127,7 @@ impl<M: Deliver + Clone> Shared<M> {
                         user.info = occupant.info.clone();
                         tracker.enter(topic, occupant);
                     }
-                    return Admission::ready(Ok(()));
+                    return EnterReceipt::ready(Ok(()));
                 }
                 user.info = occupant.info.clone();
             }

@@ -28,7 +28,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::history::HistoryRead;
-use crate::presence::{Admission, Departure, OccupiedRoom, OccupiedRooms, PresenceTracker};
+use crate::presence::{Departure, EnterReceipt, OccupiedRoom, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Published, Receipt};
 use crate::random;
 use crate::stats::BrokerStats;
@@ -295,9 +295,9 @@ impl PresenceTracker for MemoryBroker {
         }
     }
 
-    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         let shard = self.open_shard(topic);
-        Admission::ready(shard.and_then(|mut shard| {
+        EnterReceipt::ready(shard.and_then(|mut shard| {
             if !shard.has_place(topic, &occupant.user, max) {
                 return Err(BrokerError::RoomFull { max });
             }

@@ -71,7 +71,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::history::HistoryRead;
-use crate::presence::{Admission, Departure, OccupiedRooms, PresenceTracker};
+use crate::presence::{Departure, EnterReceipt, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -291,10 +291,10 @@ impl PresenceTracker for RedisBroker {
         }
     }
 
-    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         match self.open() {
             Ok(()) => self.publisher.enter_limited(topic, occupant, max),
-            Err(closed) => Admission::ready(Err(closed)),
+            Err(closed) => EnterReceipt::ready(Err(closed)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chat_broker::{
-    Admission, BrokerError, Departure, MemoryBroker, OccupiedRooms, PresenceTracker,
+    BrokerError, Departure, EnterReceipt, MemoryBroker, OccupiedRooms, PresenceTracker,
 };
 use chat_core::{Occupancy, Occupant, RoomId, Topic, UserId};
 use futures_util::FutureExt;
@@ -35,14 +35,14 @@ impl PresenceTracker for Broken {
         }
     }
 
-    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         let is_refused = match self.fault {
             Some(Fault::CountsEachNode) => self.places(topic, |held| held.nodes.len()) >= max,
             Some(Fault::KeepsPlaces) => self.places(topic, |_| 1) >= max,
             _ => false,
         };
         if is_refused {
-            return Admission::ready(Err(BrokerError::RoomFull { max }));
+            return EnterReceipt::ready(Err(BrokerError::RoomFull { max }));
         }
         let limit = if self.has(Fault::AdmitsAll) { u32::MAX } else { max };
         // One in memory answers at once.
@@ -51,7 +51,7 @@ impl PresenceTracker for Broken {
         if answer.is_ok() {
             self.hold(topic, &occupant);
         }
-        Admission::ready(answer)
+        EnterReceipt::ready(answer)
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {

@@ -129,7 +129,7 @@ async fn place_of_a_lost_connection_is_free_after_its_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_whose_admission_is_pending_is_not_dropped_by_another_connection() {
+async fn user_whose_receipt_is_pending_is_not_dropped_by_another_connection() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     broker.hold_next(Call::EnterLimited, 1);

@@ -228,7 +228,8 @@ impl MessageRequest {
             message = message.data(data);
         }
         match idempotency_key(self.key, headers)? {
-            // Whoever the sender is: two keys must not take each other's messages for repeated.
+            // By the API key and not by the sender: a message of one key must not count as repeated because of
+            // another key's.
             Some(key) => Ok(message.key(key).publisher(by.sender().id.clone())),
             None => Ok(message),
         }

@@ -32,7 +32,7 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::interest::RETRY_DELAY;
+use super::config::RETRY_DELAY;
 use super::pages::{PAGE, Reader};
 use super::{Hub, Shared};
 use crate::error::BrokerError;

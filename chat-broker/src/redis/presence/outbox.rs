@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::transition::{Event, Order, Stage, State, SyncState, Transition, transition};
 use crate::error::BrokerError;
-use crate::presence::{Admission, AdmissionSender, Departure, DepartureSender};
+use crate::presence::{Departure, DepartureSender, EnterReceipt, EnterReceiptSender};
 use crate::redis::names::Address;
 
 /// Maximum joins, and maximum leaves, per pipeline.
@@ -97,7 +97,7 @@ struct Limit {
     /// `None` once a join without a maximum has followed.
     max: Option<u32>,
     /// Callers that wait for the answer.
-    admissions: Vec<AdmissionSender>,
+    receipts: Vec<EnterReceiptSender>,
 }
 
 /// The number of publications accepted before, then a sequence number. A join is sent before the
@@ -168,15 +168,21 @@ impl PresenceOutbox {
 
     /// See [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited), after
     /// `accepted` publications.
-    pub(crate) fn join_limited(&self, key: Key, info: Bytes, accepted: u64, max: u32) -> Admission {
-        let admission = self.queues().join_limited(key, info, accepted, max);
+    pub(crate) fn join_limited(
+        &self,
+        key: Key,
+        info: Bytes,
+        accepted: u64,
+        max: u32,
+    ) -> EnterReceipt {
+        let receipt = self.queues().join_limited(key, info, accepted, max);
         self.changed.notify_one();
-        admission
+        receipt
     }
 
     /// Redis has refused the join of a user with this error: callers that wait for an answer get it.
-    pub(crate) fn fail_admissions(&self, key: &Key, error: &BrokerError) {
-        self.queues().fail_admissions(key, error);
+    pub(crate) fn fail_limited_joins(&self, key: &Key, error: &BrokerError) {
+        self.queues().fail_limited_joins(key, error);
     }
 
     /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave), after `accepted`
@@ -320,24 +326,24 @@ impl Queues {
         self.apply(&key, Event::Join);
     }
 
-    fn join_limited(&mut self, key: Key, info: Bytes, accepted: u64, max: u32) -> Admission {
-        let (sender, admission) = Admission::pending();
+    fn join_limited(&mut self, key: Key, info: Bytes, accepted: u64, max: u32) -> EnterReceipt {
+        let (sender, receipt) = EnterReceipt::pending();
         let is_admitted = self.users.get(&key).is_some_and(PendingPresence::is_admitted);
         self.join(key.clone(), info, accepted);
         if let Some(pending) = self.users.get_mut(&key) {
-            let limit = || Box::new(Limit { max: None, admissions: Vec::new() });
+            let limit = || Box::new(Limit { max: None, receipts: Vec::new() });
             let limit = pending.unsettled().limit.get_or_insert_with(limit);
             limit.max = (!is_admitted).then_some(max);
-            limit.admissions.push(sender);
+            limit.receipts.push(sender);
         }
-        admission
+        receipt
     }
 
-    fn fail_admissions(&mut self, key: &Key, error: &BrokerError) {
+    fn fail_limited_joins(&mut self, key: &Key, error: &BrokerError) {
         let pending = self.users.get_mut(key);
         let limit = pending.and_then(PendingPresence::limit);
-        for admission in limit.into_iter().flat_map(|limit| limit.admissions.drain(..)) {
-            admission.resolve(Err(error.clone()));
+        for receipt in limit.into_iter().flat_map(|limit| limit.receipts.drain(..)) {
+            receipt.resolve(Err(error.clone()));
         }
     }
 
@@ -351,7 +357,7 @@ impl Queues {
             unsettled.departures.push(sender);
             if let Some(limit) = &mut unsettled.limit {
                 // The maximum stays, for a join that is sent before the leave.
-                limit.admissions.clear();
+                limit.receipts.clear();
             }
             let published = has_room && unsettled.joined_after < accepted;
             self.apply(key, Event::Leave { published });
@@ -409,7 +415,7 @@ impl Queues {
         let mut outcomes = outcomes.into_iter();
         for Join { key, max, .. } in changes.joins {
             let outcome = outcomes.next().unwrap_or(Outcome::Unanswered);
-            self.answer_admissions(&key, outcome, max);
+            self.answer_limited_joins(&key, outcome, max);
             self.record_join(&key, outcome);
         }
         for key in changes.leaves {
@@ -435,8 +441,8 @@ impl Queues {
     }
 
     /// Answers the callers that wait for a join with this `max`. After an outcome that is none of
-    /// these two, the join is sent again, or is [failed](Self::fail_admissions).
-    fn answer_admissions(&mut self, key: &Key, outcome: Outcome, max: Option<u32>) {
+    /// these two, the join is sent again, or is [failed](Self::fail_limited_joins).
+    fn answer_limited_joins(&mut self, key: &Key, outcome: Outcome, max: Option<u32>) {
         let Some(pending) = self.users.get_mut(key) else { return };
         let answer = match (outcome, max) {
             // The maximum is for a later join, which has an answer of its own: a leave may be in
@@ -448,7 +454,7 @@ impl Queues {
         };
         if let Some(limit) = pending.unsettled.as_mut().and_then(|unsettled| unsettled.limit.take())
         {
-            limit.admissions.into_iter().for_each(|one| one.resolve(answer.clone()));
+            limit.receipts.into_iter().for_each(|one| one.resolve(answer.clone()));
         }
     }
 

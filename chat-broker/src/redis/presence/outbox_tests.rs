@@ -282,7 +282,7 @@ async fn user_without_a_place_is_forgotten() {
 #[tokio::test]
 async fn maximum_is_sent_again() {
     let outbox = outbox();
-    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    let receipt = outbox.join_limited(key(1), Bytes::new(), 0, 8);
     outbox.record(outbox.take(0), [Outcome::Unanswered]);
     let before = outbox.take(0);
     assert_eq!(before.joins[0].max, Some(8));
@@ -291,7 +291,7 @@ async fn maximum_is_sent_again() {
     let changes = outbox.take(0);
     assert_eq!(changes.joins[0].max, Some(8), "the answer was for the former name");
     outbox.record(changes, [Outcome::RoomFull]);
-    assert!(matches!(admission.await, Err(BrokerError::RoomFull { max: 8 })));
+    assert!(matches!(receipt.await, Err(BrokerError::RoomFull { max: 8 })));
     assert!(outbox.is_empty());
 }
 
@@ -316,23 +316,23 @@ async fn answer_to_an_earlier_join_is_none_for_a_later_one() {
 #[tokio::test]
 async fn join_without_a_maximum_admits_the_user() {
     let outbox = outbox();
-    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    let receipt = outbox.join_limited(key(1), Bytes::new(), 0, 8);
     let in_flight = outbox.take(0);
     outbox.join(key(1), Bytes::new(), 0);
     let again = outbox.join_limited(key(1), Bytes::new(), 0, 8);
     outbox.record(in_flight, [Outcome::RoomFull]);
     assert_eq!(send(&outbox, 0).joins[0].max, None);
-    assert!(admission.await.is_ok() && again.await.is_ok());
+    assert!(receipt.await.is_ok() && again.await.is_ok());
 }
 
 #[tokio::test]
 async fn refusal_fails_the_callers_and_leaves_nothing() {
     let outbox = outbox();
-    let admission = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    let receipt = outbox.join_limited(key(1), Bytes::new(), 0, 8);
     let changes = outbox.take(0);
-    outbox.fail_admissions(&key(1), &BrokerError::refused("no"));
+    outbox.fail_limited_joins(&key(1), &BrokerError::refused("no"));
     outbox.record(changes, [Outcome::Refused]);
-    assert!(matches!(admission.await, Err(BrokerError::Refused(_))));
+    assert!(matches!(receipt.await, Err(BrokerError::Refused(_))));
     outbox.leave(&key(1), 0);
     assert_eq!(send(&outbox, 0).leaves.len(), 1);
     assert!(outbox.is_empty());

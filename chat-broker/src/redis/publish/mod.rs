@@ -26,7 +26,7 @@ use super::shared::Shared;
 use super::subscribe::Subscriber;
 use super::wire::MessageId;
 use crate::error::BrokerError;
-use crate::presence::{Admission, Departure};
+use crate::presence::{Departure, EnterReceipt};
 use crate::publish::{PublishOptions, Receipt};
 use queue::{Job, Queue};
 use worker::PublishWorker;
@@ -118,7 +118,7 @@ impl Publisher {
         topic: &Topic,
         Occupant { user, info, .. }: Occupant,
         max: u32,
-    ) -> Admission {
+    ) -> EnterReceipt {
         let worker = self.worker(topic);
         worker.outbox.join_limited(self.key(topic, user), info, worker.accepted(), max)
     }

@@ -322,7 +322,7 @@ impl PublishWorker {
             {
                 let error = RedisError::from(error.clone());
                 let error = self.shared.damage.explain(&join.key.address, PRESENCE, error);
-                self.outbox.fail_admissions(&join.key, &error);
+                self.outbox.fail_limited_joins(&join.key, &error);
             }
         }
         let joins = joins.map(presence::join_outcome);

@@ -18,7 +18,7 @@ pub async fn full_topic_takes_no_more_users(bus: &impl Bus) {
     let mut watcher = Node::connect(bus).await;
     let topic = room("full");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
-    let admissions = (0..50).map(|n| {
+    let receipts = (0..50).map(|n| {
         let node = &nodes[n % nodes.len()];
         let occupant = occupant(&n.to_string());
         async {
@@ -30,7 +30,7 @@ pub async fn full_topic_takes_no_more_users(bus: &impl Bus) {
             is_admitted.then_some(user)
         }
     });
-    let mut admitted: Vec<_> = join_all(admissions).await.into_iter().flatten().collect();
+    let mut admitted: Vec<_> = join_all(receipts).await.into_iter().flatten().collect();
     admitted.sort();
     assert_eq!(admitted.len(), MAX as usize);
     let listed = watcher.occupancy(&topic, 50).await.occupants;
@@ -90,8 +90,8 @@ pub async fn place_of_a_user_who_left_is_free(bus: &impl Bus) {
 
 /// Whether a node admits a user.
 async fn admit(node: &Node, topic: &Topic, occupant: Occupant, max: u32) -> bool {
-    let admission = node.presence().enter_limited(topic, occupant, max);
-    match timeout(STEP_DEADLINE, admission).await.expect("an answer") {
+    let receipt = node.presence().enter_limited(topic, occupant, max);
+    match timeout(STEP_DEADLINE, receipt).await.expect("an answer") {
         Ok(()) => true,
         Err(BrokerError::RoomFull { max: answered }) => {
             assert_eq!(answered, max, "the maximum is that of the call");

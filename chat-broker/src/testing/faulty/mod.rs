@@ -22,7 +22,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
-use crate::presence::{Admission, Departure, OccupiedRooms, PresenceTracker};
+use crate::presence::{Departure, EnterReceipt, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -459,15 +459,15 @@ impl PresenceTracker for FaultyBroker {
         self.inner_presence().enter(topic, occupant);
     }
 
-    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         self.log().push((Call::EnterLimited, 1));
         let admitted = self.inner_presence().enter_limited(topic, occupant, max);
         let (fault, released) = (self.next_fault(Call::EnterLimited), self.faults.subscribe());
-        let (sender, admission) = Admission::pending();
+        let (sender, receipt) = EnterReceipt::pending();
         tokio::spawn(async move {
             sender.resolve(fault.apply(Call::EnterLimited, released, admitted).await);
         });
-        admission
+        receipt
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
