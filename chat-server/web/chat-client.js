@@ -346,7 +346,7 @@ export class ChatClient extends Emitter {
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
     if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
-    this.#abandon(entry, new ChatError("not_in_room", "You were put out of the room."));
+    this.#abandon(entry, new ChatError("not_in_room", "You were removed from the room."));
     this.#emit("left", { room, reason, message });
   }
 

@@ -73,7 +73,9 @@ export class RoomHandle extends Emitter {
       presence: (presence) => this.#onPresence(presence),
       typing: ({ user, typing }) => this.#onTyping(user, typing),
       delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
-      left: ({ reason, message }) => this.#onLeft(new ChatError(reason, message ?? "")),
+      // A leave that the application requested has no reason.
+      left: ({ reason = "not_in_room", message = "" }) =>
+        this.#onLeft(new ChatError(reason, message)),
       refused: ({ error }) => this.#onLeft(error),
     };
     const { signal } = this.#ending;
@@ -263,7 +265,8 @@ export class RoomHandle extends Emitter {
   }
 
   #entry(message) {
-    return { ...message, isOwn: message.user.id === this.#client.user?.id, state: "received" };
+    const isOwn = message.user.id === this.#client.user?.id;
+    return { ...message, epoch: message.epoch ?? this.#epoch, isOwn, state: "received" };
   }
 
   /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded
@@ -272,9 +275,10 @@ export class RoomHandle extends Emitter {
     const { keep } = this.#options;
     if (this.#received.length <= keep * 1.1) return 0;
     const dropped = this.#received.splice(0, this.#received.length - keep).length;
-    const [{ offset }] = this.#received;
+    const [{ epoch, offset }] = this.#received;
     this.#before = offset;
-    this.#hasMore = offset > 1;
+    // Pages before a message of an earlier sequence would be those of the present one.
+    this.#hasMore = offset > 1 && epoch === this.#epoch;
     return dropped;
   }
 

@@ -19,7 +19,7 @@ const NOT_SENT = {
 };
 
 const EVICTIONS = {
-  kicked: "You were put out of the room",
+  kicked: "You were removed from the room",
   banned: "You are banned from the room",
 };
 

@@ -126,7 +126,7 @@ fn check_what_moderators_do<'a>(open: &dyn Fn(&str) -> Tab<'a>) {
     tab.until_shows("log", "You joined the room.");
     let reason = r#"{"user":"u-ann","reason":"Calm down."}"#;
     server.post("/api/rooms/general/kick", KEY, reason);
-    tab.until_shows("start-error", "You were put out of the room: Calm down.");
+    tab.until_shows("start-error", "You were removed from the room: Calm down.");
     check(&tab, "a kick");
 
     tab.click("join");

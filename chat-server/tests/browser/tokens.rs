@@ -98,7 +98,7 @@ fn the_page_says_what_moderators_did() {
     tab.until_shows("log", "You joined the room.");
     let calm = r#"{"user":"u-ann","reason":"Calm down."}"#;
     server.post("/api/rooms/general/kick", KEY, calm);
-    tab.until_shows("start-error", "You were put out of the room: Calm down.");
+    tab.until_shows("start-error", "You were removed from the room: Calm down.");
     tab.click("join");
     tab.until_shows("log", "You joined the room.");
     server.post("/api/rooms/general/ban", KEY, calm);

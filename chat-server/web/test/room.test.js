@@ -110,6 +110,19 @@ suite("a room", () => {
     ok(texts(room).length <= 11);
     ok(room.snapshot.hasMore);
   });
+
+  test("has no pages before a message of an earlier sequence", async () => {
+    const room = await openRoom({ keep: 10 });
+    for (let n = 1; n <= 6; n += 1) server.say("r", "Bob", `old ${n}`);
+    await settled();
+    server.forget("r");
+    for (let n = 1; n <= 6; n += 1) server.say("r", "Bob", `new ${n}`);
+    await settled();
+    ok(texts(room).includes("old 6"));
+    strictEqual(room.snapshot.hasMore, false);
+    await room.history(100);
+    deepStrictEqual(new Set(texts(room)).size, texts(room).length);
+  });
 });
 
 suite("a message of the client", () => {
