@@ -86,6 +86,8 @@ fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
     page.counter("deliveries", "Batches handed to members", stats.deliveries)?;
     let help = "Connections closed for reading too slowly";
     page.counter("slow_consumers", help, stats.slow_consumers)?;
+    let help = "Times that a follower was too slow and went on with the history";
+    page.counter("slow_followers", help, stats.slow_followers)?;
     let help = "Batches of direct messages dropped because an outbox was full";
     page.counter("direct_dropped", help, stats.dropped)?;
     let help = "Messages missed and read from the history unnoticed";
