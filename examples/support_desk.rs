@@ -1,8 +1,12 @@
 //! A support desk in a shop: customers and staff are known by a session cookie, and talk in a room
-//! for each order. The shop speaks in the rooms, reads them, checks what is said, and disconnects who
-//! logs out.
+//! for each order. The shop speaks in the rooms, reads them, checks what is said, disconnects who
+//! logs out, and archives a room.
+//!
+//! Rooms are in the Redis at `REDIS_URL`, by default in memory; the archive is the SQLite database
+//! `ARCHIVE_FILE`, by default in memory, too.
 
 use std::collections::HashMap;
+use std::env;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,15 +15,24 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use chat_core::{Capabilities, Grants, HistoryRange, RoomId, UserId, UserName};
+use chat_broker::{RedisBroker, RedisConfig};
+use chat_core::{Capabilities, Grants, HistoryRange, Position, RoomId, UserId, UserName};
 use chat_server::{
     AuthError, Authenticator, Credentials, Draft, Error, HookError, Hooks, Identity,
-    OutgoingMessage, Server, ServerConfig,
+    OutgoingMessage, RoomHandle, RoomItem, Server, ServerConfig,
 };
+use futures_util::StreamExt;
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who may log in: the id, the name, the rooms. A real shop asks its database, and for a password.
 const ACCOUNTS: [(&str, &str, &str); 2] = [("ann", "Ann", "order-7"), ("sam", "Sam", "order-*")];
+
+/// The room that is archived. A real shop asks its database, and follows the room of each new order.
+const ARCHIVED: &str = "order-7";
 
 /// The sessions of the shop: the identity of a user by the value of the cookie.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +78,68 @@ impl Hooks for HouseRules {
 
 fn is_card_number(text: &str) -> bool {
     text.chars().filter(char::is_ascii_digit).count() == 16
+}
+
+/// Messages in SQLite. Each row has a position, and the archive of a room continues from that of the
+/// room's latest row: a message and the saved position cannot disagree. A row without a text is a gap:
+/// messages between the row before it and this position are missing.
+struct Archive(Connection);
+
+impl Archive {
+    fn open(file: &str) -> rusqlite::Result<Self> {
+        let database = Connection::open(file)?;
+        database.execute_batch(
+            "CREATE TABLE IF NOT EXISTS archive (
+                id INTEGER PRIMARY KEY, room TEXT NOT NULL, position TEXT NOT NULL,
+                at INTEGER, user TEXT, text TEXT, data TEXT);
+            CREATE INDEX IF NOT EXISTS archive_by_room ON archive (room);",
+        )?;
+        Ok(Self(database))
+    }
+
+    /// Archives a room until the server shuts down.
+    async fn follow(mut self, room: RoomHandle) -> Result<(), AnyError> {
+        let saved = self.position(room.id())?;
+        // What has arrived is one transaction: more than one message only while they arrive faster
+        // than the disk stores them.
+        let mut batches = room.follow(Some(saved)).ready_chunks(256);
+        while let Some(batch) = batches.next().await {
+            block_in_place(|| self.store(room.id(), &batch))?;
+        }
+        Ok(())
+    }
+
+    /// Where the archive of the room continues: at first, before the room's first message.
+    fn position(&self, room: &RoomId) -> Result<Position, AnyError> {
+        let latest = "SELECT position FROM archive WHERE room = ? ORDER BY id DESC LIMIT 1";
+        let saved: Option<String> =
+            self.0.query_row(latest, [room.as_str()], |row| row.get(0)).optional()?;
+        Ok(saved.map_or(Ok(Position::default()), |position| position.parse())?)
+    }
+
+    fn store(&mut self, room: &RoomId, batch: &[RoomItem]) -> rusqlite::Result<()> {
+        let transaction = self.0.transaction()?;
+        for item in batch {
+            // The table refuses an item without a position: it is of a room without history.
+            let (room, position) = (room.as_str(), item.position().map(|at| at.to_string()));
+            match item {
+                RoomItem::Message { message, .. } => {
+                    let (at, user, text) = (message.at as i64, &*message.user.id, &*message.text);
+                    let data = message.data.as_deref().map(|data| data.get());
+                    transaction.execute(
+                        "INSERT INTO archive (room, position, at, user, text, data)
+                         VALUES (?, ?, ?, ?, ?, ?)",
+                        (room, position, at, user, text, data),
+                    )?
+                }
+                _ => transaction.execute(
+                    "INSERT INTO archive (room, position) VALUES (?, ?)",
+                    (room, position),
+                )?,
+            };
+        }
+        transaction.commit()
+    }
 }
 
 #[derive(Clone)]
@@ -118,11 +193,24 @@ fn new_session() -> Result<String, StatusCode> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), AnyError> {
     let sessions = Sessions::default();
     let config = ServerConfig::default().allow_host(vec!["shop.example".to_owned()]);
-    let chat =
-        Server::builder().config(config).authenticator(sessions.clone()).hooks(HouseRules).start();
+    let mut chat =
+        Server::builder().config(config).authenticator(sessions.clone()).hooks(HouseRules);
+    if let Ok(url) = env::var("REDIS_URL") {
+        let (broker, events) = RedisBroker::connect(RedisConfig::new(url)).await?;
+        chat = chat.broker(broker, events);
+    }
+    let chat = chat.start();
+
+    let archive = Archive::open(&env::var("ARCHIVE_FILE").unwrap_or(":memory:".to_owned()))?;
+    let archiving = archive.follow(chat.room(&RoomId::new(ARCHIVED)?));
+    tokio::spawn(async {
+        if let Err(error) = archiving.await {
+            eprintln!("the archive has ended, and continues after a restart: {error}");
+        }
+    });
 
     // `/orders` is for the staff and the payment provider alone: a real shop checks that.
     let routes = Router::new()
@@ -133,7 +221,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_state(Desk { chat: chat.clone(), sessions })
         // The WebSocket alone, at `/chat/ws`: the pages are those of the shop.
         .nest("/chat", chat.websocket_router());
-    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000);
+    let port = env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, routes).await?;

@@ -60,7 +60,10 @@ pub use auth::{
 };
 pub use config::{InvalidConfig, ServerConfig};
 pub use error::Error;
-pub use handle::{BanOptions, HistoryPage, OutgoingMessage, RoomHandle, RoomMembers, UserHandle};
+pub use handle::{
+    BanOptions, HistoryPage, OutgoingMessage, RoomFollow, RoomHandle, RoomItem, RoomMembers,
+    UserHandle,
+};
 pub use hooks::{Draft, HookError, Hooks, JoinAttempt};
 /// A network such as `10.0.0.0/8`: [`IpNet`](https://docs.rs/ipnet/2) of `ipnet` 2.
 pub use ipnet::IpNet;

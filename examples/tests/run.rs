@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axum::http::StatusCode;
 use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_transport::client::{Client, ClientConfig, Event, Events, PresenceChange, User};
 use chat_transport::testing::WsClient;
@@ -51,9 +52,13 @@ fn output(name: &str) -> String {
 struct Running(Child, String);
 
 impl Running {
-    /// Starts an example and reads the address that it prints.
     fn start(name: &str) -> Self {
-        let mut child = example(name).spawn().expect("the example starts");
+        Self::of(example(name))
+    }
+
+    /// Starts an example and reads the address that it prints.
+    fn of(mut example: Command) -> Self {
+        let mut child = example.spawn().expect("the example starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit("//").next().unwrap().trim_end_matches('/').to_owned();
@@ -309,20 +314,24 @@ async fn authenticator() {
     assert_eq!(WsClient::try_connect(&url, &[]).await.unwrap_err().as_u16(), 401);
 }
 
+/// The cookie of the user at a support desk.
+fn log_in(user: &str, address: &str) -> Option<String> {
+    let answer = request(address, "POST", &format!("/login/{user}"));
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+    cookie.map(|cookie| cookie.split(';').next().unwrap().to_owned())
+}
+
+async fn connect_to_desk(address: &str, cookie: &str) -> Result<WsClient, StatusCode> {
+    let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
+    WsClient::try_connect(&format!("ws://{address}/chat/ws"), &headers).await
+}
+
 #[tokio::test]
 async fn support_desk() {
     let server = Running::start("support_desk");
-    let login = |user: &str| {
-        let answer = request(&server.1, "POST", &format!("/login/{user}"));
-        let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: "));
-        cookie.map(|cookie| cookie.split(';').next().unwrap().to_owned())
-    };
-    assert_eq!(login("eve"), None);
-    let (ann, sam) = (login("ann").unwrap(), login("sam").unwrap());
-    let connect = async |cookie: &str| {
-        let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
-        WsClient::try_connect(&format!("ws://{}/chat/ws", server.1), &headers).await
-    };
+    let connect = async |cookie: &str| connect_to_desk(&server.1, cookie).await;
+    assert_eq!(log_in("eve", &server.1), None);
+    let [ann, sam] = ["ann", "sam"].map(|user| log_in(user, &server.1).unwrap());
     assert_eq!(connect("session=guessed").await.unwrap_err().as_u16(), 401);
     let (mut customer, mut staff) = (connect(&ann).await.unwrap(), connect(&sam).await.unwrap());
     customer.send(r#"{"type":"join","room":"order-8"}"#).await;
@@ -355,6 +364,73 @@ async fn support_desk() {
     assert_eq!(next_of("goodbye", &mut customer).await["message"], "logged out");
     assert_eq!(connect(&ann).await.unwrap_err().as_u16(), 401);
     assert!(get(&server.1, "/chat/metrics").contains(" 404 "));
+}
+
+/// A customer in the archived room.
+async fn customer_of(desk: &Running) -> WsClient {
+    let cookie = log_in("ann", &desk.1).unwrap();
+    let mut customer = connect_to_desk(&desk.1, &cookie).await.unwrap();
+    customer.send(r#"{"type":"join","room":"order-7"}"#).await;
+    next_of("joined", &mut customer).await;
+    customer
+}
+
+async fn say(text: &str, customer: &mut WsClient) {
+    customer.send(&format!(r#"{{"type":"send","room":"order-7","message":"{text}"}}"#)).await;
+    next_of("message", customer).await;
+}
+
+/// Waits until the archive has these texts, and no others; `None` is a gap.
+async fn until_archived(texts: &[Option<&str>], file: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let database = rusqlite::Connection::open(file).unwrap();
+        let mut rows = database.prepare("SELECT text FROM archive ORDER BY id").unwrap();
+        let archived = rows.query_map([], |row| row.get::<_, Option<String>>(0)).unwrap();
+        let archived: Vec<_> = archived.map(Result::unwrap).collect();
+        if archived.iter().map(Option::as_deref).eq(texts.iter().copied()) {
+            return;
+        }
+        assert!(archived.len() < texts.len() && Instant::now() < deadline, "{archived:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The archiver is killed twice. First another process of the shop continues to serve the room in
+/// Redis; then the room, in memory, begins again.
+#[tokio::test]
+async fn support_desk_archives_each_message_once() {
+    let redis = RedisServer::start();
+    let file = std::env::temp_dir().join(format!("archive-{}.sqlite", std::process::id()));
+    let desk = || {
+        let mut command = example("support_desk");
+        command.env("REDIS_URL", redis.url());
+        command
+    };
+    let archiver = |mut desk: Command| {
+        desk.env("ARCHIVE_FILE", &file);
+        Running::of(desk)
+    };
+    let other = Running::of(desk());
+    let mut customer = customer_of(&other).await;
+    say("one", &mut customer).await;
+    let first = archiver(desk());
+    say("two", &mut customer).await;
+    until_archived(&[Some("one"), Some("two")], &file).await;
+    drop(first);
+
+    say("three", &mut customer).await;
+    let second = archiver(desk());
+    say("four", &mut customer).await;
+    let all = ["one", "two", "three", "four"].map(Some);
+    until_archived(&all, &file).await;
+    drop(second);
+
+    let alone = archiver(example("support_desk"));
+    say("five", &mut customer_of(&alone).await).await;
+    until_archived(&[&all[..], &[None, Some("five")]].concat(), &file).await;
+    drop(alone);
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[tokio::test]

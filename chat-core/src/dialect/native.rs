@@ -123,21 +123,39 @@ fn begun_epoch(position: Option<Position>) -> Option<Epoch> {
     position.filter(|position| position.offset == 1).map(|first| first.epoch)
 }
 
-fn in_room<'a>(
-    room: Cow<'a, str>,
-    message: &event::Message<'a>,
-    position: Option<Position>,
-) -> Message<'a> {
-    let event::Message { user, text, data, key, at } = *message;
-    Message {
-        room,
-        offset: position.map(|position| position.offset),
-        epoch: begun_epoch(position),
-        user: user.into(),
-        text: text.into(),
-        data: data.map(Cow::Borrowed),
-        at,
-        key: key.map(Cow::Borrowed),
+impl<'a> Message<'a> {
+    /// The frame of a message in a room, at `position` if the room has a history.
+    ///
+    /// ```
+    /// use chat_core::wire::Message;
+    /// use chat_core::{Event, Position, RoomId, envelope};
+    ///
+    /// // What the broker has delivered.
+    /// fn frame<'a>(room: &'a RoomId, payload: &'a [u8], at: Position) -> Option<Message<'a>> {
+    ///     match envelope::decode(payload) {
+    ///         Ok(Event::Message(message)) => Some(Message::new(room, &message, Some(at))),
+    ///         _ => None,
+    ///     }
+    /// }
+    /// # assert!(frame(&RoomId::new("r").unwrap(), b"", Position::default()).is_none());
+    /// ```
+    #[must_use]
+    pub fn new(
+        room: impl Into<Cow<'a, str>>,
+        message: &event::Message<'a>,
+        position: Option<Position>,
+    ) -> Self {
+        let event::Message { user, text, data, key, at } = *message;
+        Self {
+            room: room.into(),
+            offset: position.map(|position| position.offset),
+            epoch: begun_epoch(position),
+            user: user.into(),
+            text: text.into(),
+            data: data.map(Cow::Borrowed),
+            at,
+            key: key.map(Cow::Borrowed),
+        }
     }
 }
 
@@ -152,7 +170,7 @@ impl<'a> PageFrame<'a> {
         let frame = |entry: &'a HistoryEntry| {
             let Ok(Event::Message(message)) = envelope::decode(&entry.payload) else { return None };
             let position = Position { epoch, offset: entry.offset };
-            Some(Self::Message(in_room(room.into(), &message, Some(position))))
+            Some(Self::Message(Message::new(room, &message, Some(position))))
         };
         let entries = entries.into_iter();
         let mut page = Vec::with_capacity(entries.size_hint().0);
@@ -193,7 +211,7 @@ mod tests {
             };
             let mut written = Vec::new();
             append_message(&mut written, &room, &message, position);
-            let serialized = serde_json::to_string(&in_room(room.into(), &message, position)).unwrap();
+            let serialized = serde_json::to_string(&Message::new(&*room, &message, position)).unwrap();
             prop_assert_eq!(String::from_utf8(written).unwrap(), serialized);
         }
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use chat_broker::{Follow, Published};
+use chat_broker::Published;
 use chat_core::wire::{self, PageFrame};
 use chat_core::{ErrorCode, HistoryRange, Position, RoomId, Topic, User, UserId};
 
 use super::ban::BanOptions;
+use super::follow::RoomFollow;
 use super::message::OutgoingMessage;
 use crate::error::Error;
 use crate::moderation::{Actor, Ban, SanctionScope};
@@ -167,31 +168,30 @@ impl RoomHandle {
         Ok(RoomMembers { users, count })
     }
 
-    /// Follows what is published to the room: after `since`, or from now on if that is `None`. For an
-    /// archive, a search index or a bot, which saves the [position](chat_broker::Followed::position) of
-    /// each item and continues from it after a restart. The follow is no member.
+    /// Follows the messages of the room: those after `since`, or from now on if that is `None`. For
+    /// an archive, a search index or a bot, which saves the [position](crate::RoomItem::position) of each
+    /// item and continues from it after a restart. [`Position::default`] is before the first message.
+    /// The follow is no member.
     ///
     /// ```
-    /// # async fn example(room: chat_server::RoomHandle, saved: Option<chat_core::Position>)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// use chat_broker::Followed;
-    /// use chat_core::{Event, envelope};
+    /// # async fn example(room: chat_server::RoomHandle, saved: Option<chat_core::Position>) {
+    /// use chat_server::RoomItem;
     ///
     /// let mut follow = room.follow(saved);
     /// while let Some(item) = follow.recv().await {
-    ///     if let Followed::Publication { payload, .. } = &item
-    ///         && let Event::Message(message) = envelope::decode(payload)?
-    ///     {
-    ///         println!("{}: {}", message.user.name, message.text);
+    ///     match &item {
+    ///         RoomItem::Message { message, .. } => println!("{}: {}", message.user.name, message.text),
+    ///         RoomItem::Gap { .. } => println!("some messages are lost"),
+    ///         _ => {}
     ///     }
     ///     println!("continue from {:?}", item.position());
     /// }
-    /// # Ok(())
     /// # }
     /// ```
     #[must_use = "dropping it unsubscribes"]
-    pub fn follow(&self, since: Option<Position>) -> Follow {
-        self.state.hub.follow(&Topic::Room(self.room.clone()), since)
+    pub fn follow(&self, since: Option<Position>) -> RoomFollow {
+        let topic = Topic::Room(self.room.clone());
+        RoomFollow::new(self.room.clone(), self.state.hub.follow(&topic, since))
     }
 
     /// Removes `user` from the room, on all servers. The user receives the reason and may join again.

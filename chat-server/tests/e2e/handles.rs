@@ -7,14 +7,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::extract::{Path, State};
 use chat_broker::testing::RedisServer;
-use chat_broker::{HistoryRules, HubConfig, MemoryBus, RedisBroker, RedisConfig};
-use chat_core::{ErrorCode, HistoryRange, Position, Retention, RoomId, User, UserId};
+use chat_broker::{HistoryRules, HubConfig, MemoryBus, PublishOptions, RedisBroker, RedisConfig};
+use chat_core::{ErrorCode, HistoryRange, Position, Retention, RoomId, Topic, User, UserId};
 use chat_server::{
-    AuthError, Authenticator, BanOptions, Credentials, Identity, OutgoingMessage, Server,
+    AuthError, Authenticator, BanOptions, Credentials, Identity, OutgoingMessage, RoomItem, Server,
     ServerConfig,
 };
 use chat_transport::testing::WsClient;
+use futures_util::StreamExt;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
@@ -180,6 +182,35 @@ async fn both_servers_read_the_same([first, second]: [Node; 2]) {
     assert_eq!(first.server.user(&id("ann")).connections(), 1);
     assert_eq!(second.server.user(&id("ann")).connections(), 0);
     assert_eq!(first.server.hub().rooms(), 1);
+}
+
+/// A typing event is left out, and what is no message is a gap, as for clients.
+#[tokio::test]
+async fn follow_has_messages_and_gaps() {
+    let [node, _] = pair_in_memory().await;
+    let (room, mut ann) = (node.server.room(&room("r")), node.member("ann", "r").await);
+    let mut follow = room.follow(None);
+    let begin = follow.subscribed().await.unwrap();
+    ann.send(r#"{"type":"typing","room":"r","typing":true}"#).await;
+    ask(&mut ann, "pong", json!({"type": "ping"})).await;
+    let options = PublishOptions::default().retention(Retention::default());
+    let topic = Topic::Room(room.id().clone());
+    let own = node.server.broker().publish(&topic, "own".into(), options).await.unwrap();
+    let own = own.await.unwrap().position;
+    let sent = room.send(OutgoingMessage::new("hello").data([3])).await.unwrap();
+
+    let Some(RoomItem::Gap { from, to, .. }) = follow.recv().await else { panic!() };
+    assert_eq!((from.map(|from| from.offset), begin.map(|begin| begin.offset)), (Some(0), Some(0)));
+    assert_eq!(to, own);
+    let Some(RoomItem::Message { message, position, .. }) = follow.next().await else { panic!() };
+    assert_eq!((&*message.text, &*message.user.id), ("hello", "@server"));
+    assert_eq!(message.data.as_deref().map(RawValue::get), Some("[3]"));
+    assert_eq!((position, follow.position()), (sent.position, sent.position));
+
+    let mut since_own = room.follow(own);
+    assert_eq!(since_own.recv().await.and_then(|item| item.position()), sent.position);
+    node.server.broker().close().await;
+    assert!(follow.recv().await.is_none());
 }
 
 #[tokio::test]
