@@ -148,6 +148,13 @@ impl Export {
 
 fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
+    // The `data` of a message is as its sender wrote it, and its white space may have line breaks, which
+    // would end the line: the sender could forge lines. Texts have no line breaks, only their escapes.
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
     line.push(b'\n');
     Ok(line)
 }
