@@ -340,6 +340,18 @@ impl ActiveKey {
         Err(self.forbidden(format_args!("is not for the user {:?}", user.as_str())))
     }
 
+    /// Checks that every room whose name begins with `prefix` is one that this key is for.
+    pub(crate) fn check_prefix(&self, prefix: &str) -> Result<(), Refusal> {
+        let beginning = format!("{prefix}*");
+        // The `*` at the end of the beginning can only match a `*` of the pattern.
+        let covers =
+            |pattern: &Pattern| !pattern.as_str().starts_with('@') && pattern.matches(&beginning);
+        if self.key.patterns.iter().any(covers) {
+            return Ok(());
+        }
+        Err(self.forbidden(format_args!("is not for all that the pattern {beginning:?} matches")))
+    }
+
     /// Checks that every name which matches `rule`, a pattern in a token, is one that this key is for.
     #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
     pub(crate) fn check_rule(&self, rule: &str) -> Result<(), Refusal> {
