@@ -236,7 +236,7 @@ pub(super) struct UserRequest {
 /// Makes the connections of a user join a room.
 ///
 /// Those that are open now and speak the native protocol, on all servers. Each receives `joined` without
-/// an `id`. Bans and limits apply, permissions do not.
+/// an `id`. Bans and limits apply, permissions do not. The key must be for the room and for the user.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/rooms/{room}/join", tag = "rooms",
     params(("room" = String, Path, description = "The name of the room")),
@@ -245,10 +245,12 @@ pub(super) struct UserRequest {
 ))]
 pub(super) async fn join(
     Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    key.check_user(&user)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)
 }
@@ -264,10 +266,12 @@ pub(super) async fn join(
 ))]
 pub(super) async fn leave(
     Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    key.check_user(&user)?;
     state.request_room(user, room, false).await.map_err(Error::from)?;
     Ok(Done::OK)
 }
