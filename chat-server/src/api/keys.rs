@@ -163,8 +163,8 @@ impl ApiKey {
     }
 
     /// The key of [`ServerConfig::api_key`](crate::ServerConfig::api_key): named `api`, with every scope.
-    pub(crate) fn of_all_scopes(secret: &Secret) -> Self {
-        Self::unchecked("api".to_owned(), hash(secret.reveal())).scopes(ApiScope::ALL)
+    pub(crate) fn of_all_scopes(secret: &Secret) -> Result<Self, InvalidApiKey> {
+        Ok(Self::new("api", secret)?.scopes(ApiScope::ALL))
     }
 
     fn hashed(name: String, hash: [u8; 32]) -> Result<Self, InvalidApiKey> {
@@ -172,13 +172,12 @@ impl ApiKey {
         if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_allowed) {
             return Err(InvalidApiKey::Name);
         }
-        Ok(Self::unchecked(name, hash))
-    }
-
-    fn unchecked(name: String, hash: [u8; 32]) -> Self {
+        if RESERVED_NAMES.contains(&name.as_str()) {
+            return Err(InvalidApiKey::Name);
+        }
         let (scopes, rate, until) = (Vec::new(), None, None);
-        let everywhere = Grants::new([("*".into(), Capabilities::all())]);
-        Self { name, hash, scopes, patterns: vec!["*".into()], grants: everywhere, rate, until }
+        let grants = Grants::new([("*".into(), Capabilities::all())]);
+        Ok(Self { name, hash, scopes, patterns: vec!["*".into()], grants, rate, until })
     }
 
     /// Sets what the key may be used for. Default: nothing.
