@@ -23,6 +23,9 @@ const HASH_PREFIX: &str = "sha256:";
 /// The fewest bytes of a secret: a shorter one can be guessed from its hash.
 const SHORTEST_SECRET: usize = 16;
 
+/// Names of which the server itself has the ids, after an `@`: its sender, and its topic.
+const RESERVED_NAMES: [&str; 2] = ["server", "servers"];
+
 /// The longest name of a key, in bytes.
 const LONGEST_NAME: usize = 32;
 
@@ -117,7 +120,7 @@ pub struct ApiKey {
 #[non_exhaustive]
 pub enum InvalidApiKey {
     /// The name is not one that metrics, logs and secrets can hold.
-    #[error("a name has 1 to 32 letters, digits and dashes of ASCII")]
+    #[error("a name has 1 to 32 letters, digits and dashes of ASCII, and is not server or servers")]
     Name,
     /// The hash is not in its form.
     #[error("expected \"sha256:\" and 64 hexadecimal digits, as `chat-server key` prints them")]
@@ -411,7 +414,7 @@ mod tests {
     #[test]
     fn invalid_keys_are_refused() {
         let secret = Secret::new("0123456789abcdef");
-        for name in ["", "a b", "a_b", "@a", "é", "x\n", &"x".repeat(33)] {
+        for name in ["", "a b", "a_b", "@a", "é", "x\n", "server", "servers", &"x".repeat(33)] {
             assert_eq!(ApiKey::new(name, &secret).unwrap_err(), InvalidApiKey::Name, "{name}");
         }
         for hash in ["", "sha256:", "sha256:00", "md5:00", &"0".repeat(64)] {
