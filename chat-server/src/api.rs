@@ -152,6 +152,7 @@ pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
             .clone()
             .fallback(async || Refusal::not_found())
             .method_not_allowed_fallback(wrong_method)
+            .layer(DefaultBodyLimit::max(largest))
             .with_state(Arc::clone(state)),
     );
     alone

@@ -75,8 +75,8 @@ pub struct ServerConfig {
     /// [HTTP connections](LimitsConfig::http_connections) are taken, every response closes its
     /// connection, but for those of [trusted proxies](Self::trusted_proxies).
     pub keep_alive_timeout: Duration,
-    /// The secret of a key with which backends use `/api`, with every scope. The key is named `api`.
-    /// Default: none.
+    /// The secret, of at least 16 bytes, of a key with which backends use `/api`, with every scope. The key is
+    /// named `api`. Default: none.
     pub api_key: Option<Secret>,
     /// The keys with which backends use `/api`. Without any key there is no `/api`. Default: none.
     /// [`Server::set_api_keys`](crate::Server::set_api_keys) replaces them while the server runs.
@@ -186,19 +186,22 @@ setters! {
 
 impl ServerConfig {
     /// Checks the settings that are texts. A server that is started with an invalid one logs an error
-    /// and ignores it: it rejects that host or origin, or its links have no public URL. Two keys of one
-    /// name are told apart by neither metrics nor the log.
+    /// and ignores it: it rejects that host or origin, its links have no public URL, or the key is none. Metrics and
+    /// the log cannot distinguish two keys of one name.
     ///
     /// # Errors
     /// The first invalid one of [`public_url`](Self::public_url),
-    /// [`allow_host`](Self::allow_host), [`allow_origin`](Self::allow_origin) and the names of
-    /// [`all_api_keys`](Self::all_api_keys).
+    /// [`allow_host`](Self::allow_host), [`allow_origin`](Self::allow_origin), [`api_key`](Self::api_key)
+    /// and the names of [`all_api_keys`](Self::all_api_keys).
     pub fn check(&self) -> Result<(), InvalidConfig> {
         if let Some(url) = &self.public_url {
             PublicUrl::parse(url).map_err(|why| invalid("public_url", url, why))?;
         }
         check_hosts(&self.allow_host)?;
         check_origins(&self.allow_origin)?;
+        if self.api_key.as_ref().is_some_and(|secret| ApiKey::of_all_scopes(secret).is_err()) {
+            return Err(invalid("api_key", "…", "a secret has at least 16 bytes"));
+        }
         let mut names = HashSet::new();
         for key in self.all_api_keys() {
             if !names.insert(key.name().to_owned()) {
@@ -209,10 +212,11 @@ impl ServerConfig {
     }
 
     /// The key of [`api_key`](Self::api_key), named `api`, and [`api_keys`](Self::api_keys): what
-    /// [`Server::set_api_keys`](crate::Server::set_api_keys) takes from settings that were read again.
+    /// [`Server::set_api_keys`](crate::Server::set_api_keys) takes from settings that were read again. An
+    /// `api_key` of less than 16 bytes is left out: an empty one would open `/api` to every client.
     #[must_use]
     pub fn all_api_keys(&self) -> Vec<ApiKey> {
-        let of_all_scopes = self.api_key.iter().map(ApiKey::of_all_scopes);
+        let of_all_scopes = self.api_key.iter().filter_map(|key| ApiKey::of_all_scopes(key).ok());
         of_all_scopes.chain(self.api_keys.iter().cloned()).collect()
     }
 
@@ -295,6 +299,11 @@ mod tests {
         }
         let key = || ApiKey::generate("shop").unwrap().0;
         assert_eq!(config().api_keys(vec![key(), key()]).check().unwrap_err().value, "shop");
+        for short in ["", "0123456789abcde"] {
+            let config = config().api_key(Some(Secret::new(short)));
+            assert!(config.all_api_keys().is_empty());
+            assert_eq!(config.check().unwrap_err().setting, "api_key");
+        }
         let valid = config().public_url(Some("https://chat.example/chat".to_owned()));
         let valid = valid.allow_host(texts(".chat.example"));
         assert_eq!(valid.allow_origin(vec!["null".to_owned()]).check(), Ok(()));

@@ -38,7 +38,8 @@ pub(crate) struct NodeInfo {
     /// Rooms with members on this server.
     rooms: usize,
     uptime_ms: u64,
-    /// A digest of the settings: servers whose settings differ have different ones.
+    /// A digest of the settings of the start, without secrets. It may also differ where settings depend on
+    /// the machine.
     config: String,
 }
 

@@ -43,6 +43,11 @@ impl Refusal {
         Self { status, code, reason: code, message: message.into(), retry_after: None }
     }
 
+    /// The value of `Retry-After`, in seconds.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(|time| time.as_secs())
+    }
+
     /// Sets the reason for metrics, which is the code otherwise.
     pub(crate) fn because(mut self, reason: &'static str) -> Self {
         self.reason = reason;
@@ -201,10 +206,10 @@ impl From<JsonRejection> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, retry_after) = (self.status, self.retry_after);
+        let (status, retry_after) = (self.status, self.retry_after_seconds());
         let mut response = (status, axum::Json(self.into_body())).into_response();
-        if let Some(time) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, time.as_secs().into());
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");

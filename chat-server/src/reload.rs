@@ -36,7 +36,7 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    /// Reads the settings again at each signal. Signals that arrive meanwhile are one.
+    /// Reads the settings again at each signal. Signals that arrive during a reload cause one more.
     pub(crate) async fn on_each(mut self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
             let mut sources = Sources::of_process();

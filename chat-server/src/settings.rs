@@ -221,8 +221,12 @@ impl Settings {
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
         let invalid = |InvalidConfig { setting, value, why, .. }| {
-            // As the flags and the file name it.
-            Invalid::new(&setting.replace('_', "-"), value, why)
+            // As the flags and the file name it; tables of the file have an underscore.
+            let name = match setting {
+                "api_keys" => setting.to_owned(),
+                _ => setting.replace('_', "-"),
+            };
+            Invalid::new(&name, value, why)
         };
         server.check().map_err(invalid)?;
         Ok(server)

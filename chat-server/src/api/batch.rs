@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body as HttpBody, to_bytes};
-use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::{Extension, Json, Router};
 use futures_util::{StreamExt, stream};
 use hyper::service::Service;
@@ -65,6 +65,10 @@ pub(super) struct CallAnswer {
     status: u16,
     #[cfg_attr(test, schema(value_type = serde_json::Value))]
     body: Box<RawValue>,
+    /// The seconds after which to make the call again: its `Retry-After`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    retry_after: Option<u64>,
 }
 
 /// Makes several calls.
@@ -137,17 +141,23 @@ impl Batch {
         }
         let Ok(response) = self.calls.call(request.into_http(&self.key)?).await;
         let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
         let body = to_bytes(response.into_body(), usize::MAX).await.ok();
         let body = body.and_then(|body| serde_json::from_slice(&body).ok());
-        body.map(|body| CallAnswer { status, body }).ok_or_else(Refusal::not_found)
+        body.map(|body| CallAnswer { status, body, retry_after }).ok_or_else(Refusal::not_found)
     }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()
 }
 
 impl From<Refusal> for CallAnswer {
     fn from(refusal: Refusal) -> Self {
-        let status = refusal.status.as_u16();
+        let (status, retry_after) = (refusal.status.as_u16(), refusal.retry_after_seconds());
         let body = to_raw_value(&refusal.into_body());
-        Self { status, body: body.unwrap_or_else(|_| RawValue::NULL.to_owned()) }
+        let body = body.unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self { status, body, retry_after }
     }
 }
 

@@ -45,11 +45,21 @@ struct End {
     messages: u64,
 }
 
+/// The last line of an export that lacks messages.
+#[derive(Serialize)]
+struct Gap {
+    end: bool,
+    messages: u64,
+    code: &'static str,
+    message: String,
+}
+
 /// Exports the history of a room, as lines of JSON.
 ///
 /// The first line is `{"room","epoch","offset"}`, each further one a message as members receive it, and
-/// the last one `{"end":true,"messages":n}`: without it the export was cut. A server makes two exports
-/// at a time.
+/// the last one `{"end":true,"messages":n}`: without it the export was cut. It is
+/// `{"end":false,"messages":n,"code":"gap","message"}` if the history lost messages before they were
+/// exported. A server makes two exports at a time.
 #[cfg_attr(test, utoipa::path(
     get, path = "/api/rooms/{room}/export", tag = "rooms",
     params(("room" = String, Path, description = "The name of the room"), ExportParams),
@@ -129,9 +139,15 @@ impl Export {
         if page.position.epoch != self.position.epoch {
             return Err(io::Error::other("the sequence of the room was lost"));
         }
-        let mut lines = Vec::new();
         let wanted = page.entries.iter().take_while(|entry| entry.offset <= self.position.offset);
         let wanted: Vec<_> = wanted.cloned().collect();
+        // While a client reads slowly, messages leave the history. Those that had left before the export are
+        // not missed: they precede the first page.
+        let expected = self.after + 1;
+        if self.messages > 0 && wanted.first().is_none_or(|first| first.offset != expected) {
+            return line(&self.gap());
+        }
+        let mut lines = Vec::new();
         for frame in PageFrame::page(&self.room, self.position.epoch, &wanted) {
             lines.extend(line(&frame)?);
             self.messages += 1;
@@ -144,10 +160,22 @@ impl Export {
         }
         Ok(lines)
     }
+
+    fn gap(&self) -> Gap {
+        let message = format!("Messages after offset {} left the history.", self.after);
+        Gap { end: false, messages: self.messages, code: "gap", message }
+    }
 }
 
 fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
+    // The `data` of a message is as its sender wrote it, and its white space may have line breaks, which
+    // would end the line: the sender could forge lines. Texts have no line breaks, only their escapes.
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
     line.push(b'\n');
     Ok(line)
 }

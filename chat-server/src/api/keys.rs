@@ -23,6 +23,9 @@ const HASH_PREFIX: &str = "sha256:";
 /// The fewest bytes of a secret: a shorter one can be guessed from its hash.
 const SHORTEST_SECRET: usize = 16;
 
+/// Names of which the server itself has the ids, after an `@`: its sender, and its topic.
+const RESERVED_NAMES: [&str; 2] = ["server", "servers"];
+
 /// The longest name of a key, in bytes.
 const LONGEST_NAME: usize = 32;
 
@@ -117,7 +120,7 @@ pub struct ApiKey {
 #[non_exhaustive]
 pub enum InvalidApiKey {
     /// The name is not one that metrics, logs and secrets can hold.
-    #[error("a name has 1 to 32 letters, digits and dashes of ASCII")]
+    #[error("a name has 1 to 32 letters, digits and dashes of ASCII, and is not server or servers")]
     Name,
     /// The hash is not in its form.
     #[error("expected \"sha256:\" and 64 hexadecimal digits, as `chat-server key` prints them")]
@@ -163,8 +166,8 @@ impl ApiKey {
     }
 
     /// The key of [`ServerConfig::api_key`](crate::ServerConfig::api_key): named `api`, with every scope.
-    pub(crate) fn of_all_scopes(secret: &Secret) -> Self {
-        Self::unchecked("api".to_owned(), hash(secret.reveal())).scopes(ApiScope::ALL)
+    pub(crate) fn of_all_scopes(secret: &Secret) -> Result<Self, InvalidApiKey> {
+        Ok(Self::new("api", secret)?.scopes(ApiScope::ALL))
     }
 
     fn hashed(name: String, hash: [u8; 32]) -> Result<Self, InvalidApiKey> {
@@ -172,13 +175,12 @@ impl ApiKey {
         if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_allowed) {
             return Err(InvalidApiKey::Name);
         }
-        Ok(Self::unchecked(name, hash))
-    }
-
-    fn unchecked(name: String, hash: [u8; 32]) -> Self {
+        if RESERVED_NAMES.contains(&name.as_str()) {
+            return Err(InvalidApiKey::Name);
+        }
         let (scopes, rate, until) = (Vec::new(), None, None);
-        let everywhere = Grants::new([("*".into(), Capabilities::all())]);
-        Self { name, hash, scopes, patterns: vec!["*".into()], grants: everywhere, rate, until }
+        let grants = Grants::new([("*".into(), Capabilities::all())]);
+        Ok(Self { name, hash, scopes, patterns: vec!["*".into()], grants, rate, until })
     }
 
     /// Sets what the key may be used for. Default: nothing.
@@ -340,6 +342,18 @@ impl ActiveKey {
         Err(self.forbidden(format_args!("is not for the user {:?}", user.as_str())))
     }
 
+    /// Checks that every room whose name begins with `prefix` is one that this key is for.
+    pub(crate) fn check_prefix(&self, prefix: &str) -> Result<(), Refusal> {
+        let beginning = format!("{prefix}*");
+        // The `*` at the end of the beginning can only match a `*` of the pattern.
+        let covers =
+            |pattern: &Pattern| !pattern.as_str().starts_with('@') && pattern.matches(&beginning);
+        if self.key.patterns.iter().any(covers) {
+            return Ok(());
+        }
+        Err(self.forbidden(format_args!("is not for all that the pattern {beginning:?} matches")))
+    }
+
     /// Checks that every name which matches `rule`, a pattern in a token, is one that this key is for.
     #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
     pub(crate) fn check_rule(&self, rule: &str) -> Result<(), Refusal> {
@@ -400,7 +414,7 @@ mod tests {
     #[test]
     fn invalid_keys_are_refused() {
         let secret = Secret::new("0123456789abcdef");
-        for name in ["", "a b", "a_b", "@a", "é", "x\n", &"x".repeat(33)] {
+        for name in ["", "a b", "a_b", "@a", "é", "x\n", "server", "servers", &"x".repeat(33)] {
             assert_eq!(ApiKey::new(name, &secret).unwrap_err(), InvalidApiKey::Name, "{name}");
         }
         for hash in ["", "sha256:", "sha256:00", "md5:00", &"0".repeat(64)] {

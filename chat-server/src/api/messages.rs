@@ -110,6 +110,10 @@ pub(super) struct BroadcastResult {
     room: String,
     #[serde(flatten)]
     outcome: BroadcastOutcome,
+    /// The seconds after which to send to this room again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    retry_after: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -197,11 +201,13 @@ pub(super) async fn broadcast(
                 key.check_room(&room)?;
                 send_to(state, room, message).await
             };
-            let outcome = match sent.await {
+            let sent = sent.await;
+            let retry_after = sent.as_ref().err().and_then(Refusal::retry_after_seconds);
+            let outcome = match sent {
                 Ok(sent) => BroadcastOutcome::Sent(sent),
                 Err(refusal) => BroadcastOutcome::Refused(refusal.into_body()),
             };
-            BroadcastResult { room, outcome }
+            BroadcastResult { room, outcome, retry_after }
         }
     });
     let results = stream::iter(sending).buffered(IN_FLIGHT).collect().await;

@@ -119,10 +119,10 @@ fn complete(
 ) {
     operation["operationId"] = name_of_call.into();
     let needs = scope.map_or("Any key.".to_owned(), |scope| format!("Scope: `{scope}`."));
-    let told = operation.get("description").and_then(Value::as_str);
+    let described = operation.get("description").and_then(Value::as_str);
     operation.insert(
         "description".to_owned(),
-        told.map_or(needs.clone(), |told| format!("{told}\n\n{needs}")).into(),
+        described.map_or(needs.clone(), |text| format!("{text}\n\n{needs}")).into(),
     );
     let has_body = operation.contains_key("requestBody");
     if let Some(body) = operation.get_mut("requestBody") {

@@ -195,7 +195,8 @@ struct OccupiedRoom {
 
 /// Lists the rooms that have users, on any server.
 ///
-/// A room that has users while all pages are read is in one of them.
+/// A room that has users while all pages are read is in one of them. The key must be for every room whose
+/// name begins with the prefix.
 #[cfg_attr(test, utoipa::path(
     get, path = "/api/rooms", tag = "rooms",
     params(RoomsParams),
@@ -211,9 +212,12 @@ pub(super) async fn rooms(
     let presence = state.hub.broker().presence();
     let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
     let prefix = params.prefix.as_deref().unwrap_or_default();
+    // Otherwise `next` would name rooms of others.
+    key.check_prefix(prefix)?;
     let page = presence.rooms(prefix, after.as_ref(), limit as usize).await.map_err(Error::from)?;
-    let seen = page.rooms.into_iter().filter(|occupied| key.is_for_room(&occupied.room));
-    let rooms = seen
+    let rooms = page
+        .rooms
+        .into_iter()
         .map(|occupied| OccupiedRoom { room: occupied.room.to_string(), count: occupied.count });
     let next = page.next.map(|room| room.to_string());
     Ok(Json(RoomsAnswer { rooms: rooms.collect(), next }))
@@ -232,7 +236,7 @@ pub(super) struct UserRequest {
 /// Makes the connections of a user join a room.
 ///
 /// Those that are open now and speak the native protocol, on all servers. Each receives `joined` without
-/// an `id`. Bans and limits apply, permissions do not.
+/// an `id`. Bans and limits apply, permissions do not. The key must be for the room and for the user.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/rooms/{room}/join", tag = "rooms",
     params(("room" = String, Path, description = "The name of the room")),
@@ -241,10 +245,12 @@ pub(super) struct UserRequest {
 ))]
 pub(super) async fn join(
     Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    key.check_user(&user)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)
 }
@@ -260,10 +266,12 @@ pub(super) async fn join(
 ))]
 pub(super) async fn leave(
     Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    key.check_user(&user)?;
     state.request_room(user, room, false).await.map_err(Error::from)?;
     Ok(Done::OK)
 }

@@ -11,9 +11,9 @@ use chat_core::{Capability, UserName};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, integer, missing};
-use super::keys::ActiveKey;
+use super::keys::{ActiveKey, ApiScope};
 use super::names::user_id;
-use crate::auth::TokenClaims;
+use crate::auth::{MAX_RULES, MAX_TOKEN_BYTES, TokenClaims};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -31,7 +31,7 @@ pub(super) struct TokenRequest {
     /// The name of the user. Default: made from the id.
     name: Option<String>,
     /// Capabilities by patterns of rooms, as in docs/authentication.md. Default: what members do, in
-    /// every room.
+    /// every room. At most 256 patterns.
     #[cfg_attr(test, schema(example = json!({"shop-*": ["join", "send"]})))]
     rooms: Option<BTreeMap<String, Vec<String>>>,
     /// The lifetime of the token, in seconds, at most a year.
@@ -50,7 +50,8 @@ pub(super) struct TokenAnswer {
 
 /// Issues a token for a client.
 ///
-/// The server must know the secret of tokens.
+/// The server must know the secret of tokens. A token with the capability `moderate` or `*` needs the scope
+/// `moderate` as well.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/tokens", tag = "tokens",
     request_body = TokenRequest,
@@ -79,20 +80,30 @@ pub(super) async fn issue(
     claims.name = name.map(|name| name.to_string());
     claims.rooms = request.rooms;
     let token = issuer.issue(claims).map_err(|error| bad_field(error.to_string()))?;
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(bad_field(format!("The token would be longer than {MAX_TOKEN_BYTES} bytes.")));
+    }
     Ok(Json(TokenAnswer { token, expires_in_ms: lifetime.as_millis() as u64 }))
 }
 
-/// A key issues no more rights than it has rooms: a token without rules is for all.
+/// A key issues no more rights than it has: it is for the rooms of the token, of which one without rules
+/// has all, and may moderate them if the token may.
 fn check_rooms(
     key: &ActiveKey,
     rooms: Option<&BTreeMap<String, Vec<String>>>,
 ) -> Result<(), Refusal> {
     let Some(rooms) = rooms else { return key.check_rule("*") };
+    if rooms.len() > MAX_RULES {
+        return Err(bad_field(format!("\"rooms\" has at most {MAX_RULES} entries.")));
+    }
     for (rule, capabilities) in rooms {
         key.check_rule(rule)?;
         for name in capabilities {
-            if name != "*" && Capability::parse(name).is_none() {
-                return Err(bad_field(format!("There is no capability {name:?}.")));
+            match Capability::parse(name) {
+                _ if name == "*" => key.check_scope(ApiScope::Moderate)?,
+                Some(Capability::Moderate) => key.check_scope(ApiScope::Moderate)?,
+                Some(_) => {}
+                None => return Err(bad_field(format!("There is no capability {name:?}."))),
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::log_budget::OncePerMinute;
 const LEEWAY: Duration = Duration::from_secs(5);
 
 /// The longest token that is verified, in bytes.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Authenticates clients by JSON Web Tokens. A valid token is signed with one of the keys, not expired
 /// (`exp` is required), not used before its time (`nbf`), and, where these are set, for one of the

@@ -48,9 +48,13 @@ pub use issuer::TokenIssuer;
 #[cfg(feature = "jwt")]
 pub use jwt::JwtAuthenticator;
 #[cfg(feature = "jwt")]
+pub(crate) use jwt::MAX_TOKEN_BYTES;
+#[cfg(feature = "jwt")]
 pub use key::InvalidKey;
 #[cfg(feature = "jwt")]
 pub use key_set::JwtKeys;
+#[cfg(feature = "jwt")]
+pub(crate) use payload::MAX_RULES;
 #[cfg(feature = "jwks")]
 pub use remote_keys::{FetchError, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwt")]

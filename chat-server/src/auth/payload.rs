@@ -12,7 +12,7 @@ use super::token_header::{self, even_null, object_of, shown};
 use super::{AuthError, Identity};
 
 /// The most rules in the claim `rooms`.
-const MAX_RULES: usize = 256;
+pub(crate) const MAX_RULES: usize = 256;
 
 /// The largest `limit_factor`.
 const MAX_FACTOR: u32 = 1000;

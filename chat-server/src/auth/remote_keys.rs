@@ -30,12 +30,12 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// Pauses after a fetch that failed. The keys that are known stay valid meanwhile.
+/// Pauses after a fetch that failed. The keys that are known stay valid until then.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// The least time between the starts of two fetches for tokens that name an unknown key: anybody
-/// can send such tokens.
+/// The least time between the starts of two fetches for tokens that name an unknown key: every
+/// client can send such tokens.
 const MIN_FETCH_DISTANCE: Duration = Duration::from_secs(10);
 
 /// The largest set, in bytes. Sets with certificates have some KiB for each key.

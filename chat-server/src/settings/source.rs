@@ -116,6 +116,10 @@ impl Sources {
 
     /// A setting as its value was written: `--port`, `CHAT_PORT`, or `port (chat.toml, line 3)`.
     pub(crate) fn name(&self, setting: &str) -> String {
+        // A table, which no flag and no variable is for.
+        if setting == "api_keys" {
+            return format!("[[{setting}]]");
+        }
         let (flag, variable) = (format!("--{setting}"), self.variable(setting));
         if self.has_flag(&flag) {
             return flag;

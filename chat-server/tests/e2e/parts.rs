@@ -107,8 +107,7 @@ async fn rooms_work_without_presence() {
 #[tokio::test]
 async fn kicks_and_bans_are_unsupported_without_a_table() {
     let (broker, events) = bare(&MemoryBus::new());
-    let config =
-        ServerConfig::default().api_key(Some(Secret::new("a key for backends".to_owned())));
+    let config = ServerConfig::default().api_key(Some(Secret::new("a key for backends")));
     let builder = Server::builder().config(config).authenticator(Open).authorizer(Open);
     let server = Running::start(builder.broker(broker, events)).await;
     let mut ann = server.client("?token=ann").await;
@@ -119,8 +118,12 @@ async fn kicks_and_bans_are_unsupported_without_a_table() {
         assert_eq!((&error["code"], &error["id"]), (&json!("unsupported"), &json!(1)), "{error}");
         assert_eq!(error["retry_after_ms"], Value::Null, "to repeat it does not help");
     }
-    for path in ["users/bob/disconnect", "users/bob/unban", "rooms/r/kick", "rooms/r/unban"] {
-        let body = if path.starts_with("rooms/") { json!({"user": "bob"}) } else { json!({}) };
+    for (path, body) in [
+        ("users/bob/disconnect", json!({})),
+        ("users/bob/unban", json!({})),
+        ("rooms/r/kick", json!({"user": "bob"})),
+        ("rooms/r/unban", json!({"user": "bob"})),
+    ] {
         let body = body.to_string();
         let request = format!(
             "POST /api/{path} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a key for backends\r\nConnection: close\r\n\

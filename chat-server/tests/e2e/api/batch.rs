@@ -63,6 +63,28 @@ async fn call_of_a_batch_is_checked_and_refused_by_itself() {
     assert_eq!(results[11]["body"]["offset"], 2);
 }
 
+/// The batch itself is a call, too.
+#[tokio::test]
+async fn refused_call_of_a_batch_says_when_to_make_it_again() {
+    let started = server_with_key("scopes = [\"send\"]\nrate = \"1/2\"", &[]);
+    let calls = json!({"calls": [send("r", "1"), send("r", "2")]});
+    let (status, answer) = call(&started.server, SHOP, "POST /batch", Some(&calls)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["results"][0]["retry_after"], Value::Null, "{answer}");
+    assert_eq!(answer["results"][1]["status"], 429, "{answer}");
+    assert!(answer["results"][1]["retry_after"].as_u64() >= Some(1), "{answer}");
+}
+
+/// Above the limit that axum has by default, of 2 MB.
+#[tokio::test]
+async fn call_of_a_batch_may_be_as_large_as_a_call() {
+    let args = ["--max-message-bytes", "3000000", "--outbox-bytes", "30000000"];
+    let server = server(&args);
+    let calls = json!({"calls": [send("r", &"x".repeat(2_500_000))]});
+    let answer = post(&server, "/batch", calls).await;
+    assert_eq!(answer["results"][0]["status"], 200, "{answer}");
+}
+
 #[tokio::test]
 async fn batch_is_bounded() {
     let server = server(&[]);

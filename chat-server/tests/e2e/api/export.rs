@@ -45,14 +45,54 @@ async fn export_has_every_message_and_an_end() {
     );
 }
 
+/// White space between the tokens of JSON is sent to members as it was.
+#[tokio::test]
+async fn line_feeds_in_data_forge_no_line() {
+    let server = server(&[]);
+    let body = "{\"message\":\"x\",\"data\":[\n{\"end\":true,\"messages\":0}\r\n]}";
+    let send = format!(
+        "POST /api/rooms/r/messages HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(exchange(server.port(), &send).await.0, 200);
+    let lines = export(&server, "/rooms/r/export").await;
+    assert_eq!((lines.len(), &lines[2]), (3, &json!({"end": true, "messages": 1})));
+    assert_eq!(lines[1]["data"], json!([{"end": true, "messages": 0}]));
+}
+
+async fn send_large_messages(server: &Chat, batches: usize) {
+    let send = json!({"method": "POST", "path": "/rooms/r/messages", "body": {"message": "x".repeat(30_000)}});
+    for _ in 0..batches {
+        post(server, "/batch", json!({"calls": vec![&send; 30]})).await;
+    }
+}
+
+#[tokio::test]
+async fn export_that_lacks_messages_says_so() {
+    let server = server(&["--history", "900", "--history-bytes", "100000000"]);
+    send_large_messages(&server, 30).await;
+    let mut reader = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    reader.write_all(request("/rooms/r/export").as_bytes()).await.unwrap();
+    // The answer has begun, and the rest is more than the sockets hold.
+    reader.read_exact(&mut [0; 1000]).await.unwrap();
+    send_large_messages(&server, 30).await;
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).await.unwrap();
+    let end: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert_eq!((&end["end"], &end["code"]), (&json!(false), &json!("gap")), "{end}");
+    let exported = end["messages"].as_u64().unwrap();
+    assert!((1..900).contains(&exported), "{end}");
+    // What is left can be exported.
+    let left = export(&server, &format!("/rooms/r/export?after={exported}")).await;
+    assert_eq!(left.last(), Some(&json!({"end": true, "messages": 900})));
+}
+
 /// Who has left has freed it.
 #[tokio::test]
 async fn server_makes_two_exports_at_a_time() {
     let server = server(&["--history", "1000", "--history-bytes", "100000000"]);
-    for _ in 0..30 {
-        let send = json!({"method": "POST", "path": "/rooms/r/messages", "body": {"message": "x".repeat(30_000)}});
-        post(&server, "/batch", json!({"calls": vec![send; 30]})).await;
-    }
+    send_large_messages(&server, 30).await;
     let mut readers = Vec::new();
     for _ in 0..2 {
         let mut reader = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();

@@ -116,14 +116,41 @@ async fn rooms_with_users_are_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn key_lists_its_rooms() {
-    let started = server_with_key("scopes = [\"read\"]\nrooms = [\"shop-*\"]", &[]);
+async fn key_lists_no_room_of_others() {
+    let lines = "scopes = [\"read\"]\nrooms = [\"shop-*\", \"*-x\", \"@u*\"]";
+    let started = server_with_key(lines, &[]);
     let mut ann = user(&started.server, "ann").await;
-    for room in ["shop-1", "other"] {
+    for room in ["shop-1", "shop-2", "other", "@u"] {
         join(&mut ann, room).await;
     }
-    let (_, page) = call(&started.server, SHOP, "GET /rooms", None).await;
-    assert_eq!(page, json!({"rooms": [{"room": "shop-1", "count": 1}]}));
+    let list =
+        async |query: &str| call(&started.server, SHOP, &format!("GET /rooms{query}"), None).await;
+    let first = json!({"rooms": [{"room": "shop-1", "count": 1}], "next": "shop-1"});
+    assert_eq!(list("?prefix=shop-&limit=1").await, (200, first));
+    let second = json!({"rooms": [{"room": "shop-2", "count": 1}]});
+    assert_eq!(list("?prefix=shop-&after=shop-1").await, (200, second));
+    // Of these some rooms are others', whose names the `next` of a page would disclose.
+    for query in ["", "?limit=1", "?prefix=shop", "?prefix=o", "?prefix=@u", "?prefix=*"] {
+        let (status, answer) = list(query).await;
+        assert_eq!((status, &answer["code"]), (403, &json!("forbidden")), "{query}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn key_moves_only_its_users() {
+    let lines = "scopes = [\"moderate\"]\nrooms = [\"shop-*\", \"@shop-*\"]";
+    let started = server_with_key(lines, &[]);
+    for (call_name, user, status) in [
+        ("join", "shop-1", 200),
+        ("join", "eve", 403),
+        ("leave", "shop-1", 200),
+        ("leave", "eve", 403),
+        ("kick", "eve", 200),
+    ] {
+        let of = format!("POST /rooms/shop-1/{call_name}");
+        let answer = call(&started.server, SHOP, &of, Some(&json!({"user": user}))).await;
+        assert_eq!(answer.0, status, "{call_name} {user}: {answer:?}");
+    }
 }
 
 #[tokio::test]
