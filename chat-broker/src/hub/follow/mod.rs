@@ -93,7 +93,8 @@ pub enum Followed {
         from: Option<Position>,
         /// The position after which the stream continues, which a consumer saves. If it is of the
         /// same epoch as `from`, the difference of the offsets is the number of missing
-        /// publications. `None` in a topic without history: ephemeral publications may be missing.
+        /// publications; a lower offset is that of a backend which lost the end of the sequence, and
+        /// assigns the offsets after it again. `None` in a topic without history: ephemeral publications may be missing.
         to: Option<Position>,
     },
 }
@@ -282,7 +283,7 @@ impl<M: Deliver + Clone> Subscription<M> {
         let mut reader = Reader::new(self.queue.end_position());
         loop {
             let Err(room) = self.attach(&reader) else { return };
-            if !reader.is_ahead_of(room) {
+            if reader.wants_page(room) {
                 let read = HistoryRead::new(self.topic.clone(), reader.range(), PAGE);
                 let history = match self.shared.history(read).await {
                     Ok(history) => history,
