@@ -107,6 +107,8 @@ struct Shared<M> {
     rooms: AtomicUsize,
     /// Payload that all rooms hold for joins, in bytes.
     recent_bytes: AtomicUsize,
+    /// The driver unsubscribes all topics and ends. Only a [`Follower`] stops its driver.
+    stopping: Notify,
     /// The driver has ended: no join completes any more.
     ended: AtomicBool,
 }
@@ -174,6 +176,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),
+            stopping: Notify::new(),
             ended: AtomicBool::new(false),
         });
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })

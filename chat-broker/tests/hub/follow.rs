@@ -268,6 +268,17 @@ async fn dropped_follow_unsubscribes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn follow_that_outlives_its_follower_unsubscribes() {
+    let World { follower, broker, topic, .. } = World::long();
+    let follow = follower.follow(&topic, None);
+    follow.subscribed().await.unwrap();
+    drop(follower);
+    drop(follow);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(broker.count(Call::Unsubscribe), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn follow_ends_with_the_broker() {
     let mut world = World::long();
     let (mut follow, mut waiting) = (world.follow(None).await, world.follow(None).await);

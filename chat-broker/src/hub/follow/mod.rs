@@ -67,8 +67,9 @@ pub struct Follow {
     /// reference to the follow [`Send`].
     items: Mutex<BoxStream<'static, Followed>>,
     queue: Arc<FollowQueue>,
-    /// What keeps the driver of a [`Follower`] running.
-    _driver: Option<Arc<follower::DriverTask>>,
+    /// What keeps the driver of a [`Follower`] running. Dropped after the items, which release the
+    /// topic.
+    _driver: Option<Arc<follower::DriverHandle>>,
 }
 
 /// An item of a [`Follow`].
