@@ -2,7 +2,6 @@
 
 use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::Hub;
 use super::catch_up::{CatchUp, Wanted};
@@ -262,7 +261,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 if joined.first {
                     self.shared.begin(topic, &mut room.state);
                 }
-                room.state.sequence.expire(Instant::now());
+                self.shared.expire(&mut room.state.sequence);
                 if let Some(snapshot) = room.state.snapshot(topic, room.members()) {
                     return (Started::Now(start(snapshot)), false);
                 }

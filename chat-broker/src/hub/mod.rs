@@ -408,7 +408,7 @@ impl<M: Deliver + Clone> Shared<M> {
         read: impl FnOnce(Snapshot<'_, M>) -> R,
     ) -> Option<R> {
         let read = self.registry.update(topic, |room| {
-            room.state.sequence.expire(Instant::now());
+            self.expire(&mut room.state.sequence);
             room.state.snapshot(topic, room.members()).map(read)
         });
         read.flatten()
@@ -514,6 +514,13 @@ impl<M: Deliver + Clone> Shared<M> {
             self.fan_out.enqueue(topic, state);
             result
         })
+    }
+
+    /// Drops the expired messages of a room, which a joiner must not get.
+    fn expire(&self, sequence: &mut RoomSequence) {
+        let before = sequence.recent_bytes();
+        sequence.expire(Instant::now());
+        self.account(before, sequence);
     }
 
     /// Accounts for a change of the memory that a room holds. Above the budget a room that grows

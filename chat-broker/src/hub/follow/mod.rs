@@ -30,7 +30,7 @@ use bytes::Bytes;
 use chat_core::{Deliver, Item, Position, Topic};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::config::RETRY_DELAY;
 use super::pages::{PAGE, Reader};
@@ -312,7 +312,7 @@ impl<M: Deliver + Clone> Subscription<M> {
     /// room's memory. Returns the room's position if not.
     fn attach(&self, reader: &Reader) -> Result<(), Option<Position>> {
         let attached = self.shared.registry.update(&self.topic, |room| {
-            room.state.sequence.expire(Instant::now());
+            self.shared.expire(&mut room.state.sequence);
             let snapshot = room.state.snapshot(&self.topic, room.members()).ok_or(None)?;
             let rest = match snapshot.recent {
                 Some(_) => reader.rest(&snapshot).ok_or(snapshot.position)?,
