@@ -26,7 +26,7 @@ use crate::error::BrokerError;
 ///   what its node has published to the topic before.
 /// * **Failure.** When a node ends without leaving, its users leave within 15 seconds.
 /// * **Maximum.** An implementation may have [`enter_limited`](Self::enter_limited), which adds a user
-///   only if the topic has a place left: counting and adding is one atomic step on the bus.
+///   only if the topic has fewer than a maximum: counting and adding is one atomic step on the bus.
 /// * **The end.** After [`close`](crate::Broker::close), users that the node still holds leave
 ///   within ten seconds. No leave is published for a user whom another node holds by then.
 #[async_trait]
@@ -40,13 +40,13 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
 
     /// [`enter`](Self::enter), unless the user is in `topic` on no node and `max` users are: then the
     /// answer is [`BrokerError::RoomFull`], and no event is published. Returns at once; the
-    /// [`EnterReceipt`] resolves with the backend's answer. Until then the user has no place: call
+    /// [`EnterReceipt`] resolves with the backend's answer. Until then the user is not added: call
     /// [`leave`](Self::leave) if the answer is an error, or is no longer wanted. An
     /// [`enter`](Self::enter) of the same user before the answer adds the user whatever the maximum.
     ///
     /// The maximum is that of this call: nothing is stored, and users who were added by `enter`
-    /// count. After the backend has lost data, nodes send it the users that they hold, which may
-    /// then be more. The default answers [`BrokerError::Unsupported`].
+    /// count. After the backend has lost data, or a node its lease, nodes send the users that they hold
+    /// again, which may then be more. The default answers [`BrokerError::Unsupported`].
     fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> EnterReceipt {
         let _ = (topic, occupant, max);
         EnterReceipt::ready(Err(BrokerError::Unsupported("maximum of users in a topic")))

@@ -48,7 +48,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of its code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: &'static [Self] = &[
         Self::Normal,
         Self::GoingAway,
         Self::ProtocolError,

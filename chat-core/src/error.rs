@@ -60,7 +60,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: &'static [Self] = &[
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -116,7 +116,7 @@ impl FromStr for ErrorCode {
     type Err = UnknownCode;
 
     fn from_str(code: &str) -> Result<Self, UnknownCode> {
-        Self::ALL.into_iter().find(|known| known.as_str() == code).ok_or(UnknownCode)
+        Self::ALL.iter().copied().find(|known| known.as_str() == code).ok_or(UnknownCode)
     }
 }
 

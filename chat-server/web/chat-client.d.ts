@@ -360,7 +360,8 @@ export class ChatClient<Data = unknown> {
 
   /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
    *  many of the latest messages to bring. `since`: a position that an earlier client saved; the
-   *  messages after it are `message` events, after a `gap` if some are lost. Joins are not counted:
+   *  messages after it are `message` events, after a `gap` if some are lost; if the room cannot
+   *  continue there, only the latest 256 follow, and `history` has those before. Joins are not counted:
    *  one `leave` ends them all. */
   join(room: string, options?: { history?: number } | { since: Position }): Promise<Joined<Data>>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */

@@ -20,6 +20,9 @@ const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
 /** The shortest time between two frames with the same typing state. */
 const TYPING_REPEAT_MS = 2_000;
 
+/** Messages that the answer to a join has at most. */
+const MAX_HISTORY = 256;
+
 export class ChatClient extends Emitter {
   static version = "0.1.0";
 
@@ -387,8 +390,10 @@ function isMessage({ type }) {
 /** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;
  *  `asked`: the join that is to be answered; `isKnown`: one has been sent on this connection;
  *  `waiting`: who waits for the first one. */
-function newEntry(room, history, since) {
+function newEntry(room, latest, since) {
   const copy = new RoomCopy(since);
+  // Where the room cannot continue at `since`, the answer has the latest messages: as many as it takes.
+  const history = since ? MAX_HISTORY : latest;
   return { room, history, copy, joined: false, rejoins: false, asked: null, isKnown: false, waiting: [] };
 }
 

@@ -238,7 +238,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         if state == JoinState::Live {
             return Ok(());
         }
-        let mut reader = Reader::new(here);
+        let mut reader = Reader::after_page(here);
         loop {
             if !self.joiner.drained(&self.member).await {
                 return Err(interrupted());
@@ -255,7 +255,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             if state == JoinState::Live || self.is_closed {
                 return Ok(());
             }
-            if !reader.is_ahead_of(room) {
+            if reader.wants_page(room) {
                 let history = self.read(reader.range(), PAGE).await?;
                 let before = reader;
                 self.deliver(reader.take(&history));

@@ -215,10 +215,11 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
             continue;
         };
         let cost = match turn {
-            Turn::Cut(room) => {
-                let job = shared.cut(room).map(Arc::new);
-                job.map_or(0, |job| shared.serve(&job, Cursor::default(), worker))
-            }
+            Turn::Cut(room) => shared.cut(room).map_or(0, |(job, fed)| {
+                let cost = shared.serve(&Arc::new(job), Cursor::default(), worker);
+                // Of a room without members, the batch itself.
+                cost.max(LEAST_COST) + fed * LEAST_COST
+            }),
             Turn::Rest(job, cursor) => shared.serve(&job, cursor, worker),
             Turn::Flush(member) => {
                 member.flush();
@@ -234,8 +235,9 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Makes a batch of what is pending in a room.
-    fn cut(&self, Room { topic, serial }: Room) -> Option<Job<M>> {
+    /// Makes a batch of what is pending in a room, and queues it for the followers. Returns how many
+    /// these are.
+    fn cut(&self, Room { topic, serial }: Room) -> Option<(Job<M>, usize)> {
         let cut = self.registry.update(&topic, |room| {
             if room.state.backlog.serial != serial {
                 return None;
@@ -245,14 +247,14 @@ impl<M: Deliver + Clone> Shared<M> {
             Counters::add(&self.counters.slow_followers, full);
             self.fan_out.recount(&mut room.state.backlog);
             let since = room.state.backlog.take_since();
-            Some((items, room.members().clone(), since))
+            Some((items, room.members().clone(), room.state.followers().len(), since))
         });
-        let (items, members, since) = cut.flatten()?;
+        let (items, members, fed, since) = cut.flatten()?;
         // A room with followers alone has no group: its one turn finishes the batch.
         let groups_left = AtomicUsize::new(members.groups().len().max(1));
         let batch = Batch::new(topic, items);
         let cost = batch.payload_len().max(LEAST_COST);
-        Some(Job { serial, batch, members, groups_left, cost, since })
+        Some((Job { serial, batch, members, groups_left, cost, since }, fed))
     }
 
     /// Serves one group of members, or as many of it as the budget allows. The worker that serves

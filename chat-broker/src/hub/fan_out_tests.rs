@@ -37,7 +37,7 @@ impl Shared<NullMember> {
 
     fn next_cut(&self) -> Option<Job<NullMember>> {
         match self.fan_out.take(0) {
-            Some(Turn::Cut(room)) => self.cut(room),
+            Some(Turn::Cut(room)) => self.cut(room).map(|(job, _)| job),
             _ => panic!("a room has its turn"),
         }
     }

@@ -53,7 +53,7 @@ const FAILURE_LINES: u32 = 10;
 /// How often the members of a large room get the number of occupants.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs the loop; it never returns.
+/// Runs the loop until the driver is to stop.
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
     let mut interest = Interest::new(shared);
     interest.set_timer(RECONCILE, Timer::Reconcile);
@@ -61,6 +61,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
         interest.start_calls();
         let due = interest.timers.front().map(|(due, _)| *due);
         tokio::select! {
+            () = shared.stopping.notified() => return interest.unsubscribe_all().await,
             () = shared.dirty_topics.changed() => interest.take_dirty(),
             Some(outcome) = interest.calls.next() => interest.finish_call(outcome),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -157,6 +158,20 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             // Only the timer of the latest interruption counts: the delay restarts with each.
             self.interruptions += 1;
             self.set_timer(ROSTER_DELAY, Timer::RefreshRosters(self.interruptions));
+        }
+    }
+
+    /// Ends the subscriptions. Calls that are under way are dropped, so each of their topics may be
+    /// subscribed.
+    async fn unsubscribe_all(self) {
+        let Self { shared, states, calls, .. } = self;
+        drop(calls);
+        let is_subscribed = |(topic, state)| (state != State::Failed).then_some(topic);
+        let topics: Vec<_> = states.into_iter().filter_map(is_subscribed).collect();
+        for topics in topics.chunks(Kind::Unsubscribe.max_topics()) {
+            if let Err(error) = shared.broker.unsubscribe(topics).await {
+                debug!(%error, topics = topics.len(), "unsubscribe failed");
+            }
         }
     }
 

@@ -2,7 +2,6 @@
 
 use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::Hub;
 use super::catch_up::{CatchUp, Wanted};
@@ -38,16 +37,19 @@ pub struct JoinOptions {
     /// [since](Self::since) a position: at most 256, and 256 KiB. Default 50 with `since`, 0 without.
     pub history: Option<u32>,
     /// The maximum of the topic's members on this server, this one included. A join that exceeds it
-    /// fails with [`BrokerError::RoomFull`]: of concurrent joins exactly as many succeed as there are
-    /// places. A member counts until its [`Membership`] is dropped, also one that was closed.
-    /// Default: `None`, no maximum.
+    /// fails with [`BrokerError::RoomFull`], also among concurrent ones. A member counts until its
+    /// [`Membership`] is dropped, also one that was closed. Default: `None`, no maximum.
     pub max_members: Option<u32>,
     /// The maximum of the room's users, on all servers, with the [`occupant`](Self::occupant) of this
     /// join; a join without an occupant has none. A join that exceeds it fails with
     /// [`BrokerError::RoomFull`], and no member receives an event of it. A user who is in the room
-    /// already, with another connection or on another server, takes no other place. The place of a
-    /// lost connection is free after the [grace](super::HubConfig::grace), that of a crashed server
-    /// when its lease has expired. Default: `None`, no maximum.
+    /// already, with another connection or on another server, counts once. The user of a lost
+    /// connection counts until the [grace](super::HubConfig::grace) ends, that of a crashed server
+    /// until its lease has expired. Default: `None`, no maximum.
+    ///
+    /// Concurrent joins never exceed the maximum. But a server whose lease expired while it runs, in an
+    /// outage or a pause, sends its users again when it is back, and so do all servers after the
+    /// backend has lost data. If others have joined since, the users are more than the maximum.
     ///
     /// The join waits for the answer of the broker, and then takes its snapshot: the roster in that may
     /// list the user already, and then the member does not receive its own join. The broker needs
@@ -262,7 +264,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 if joined.first {
                     self.shared.begin(topic, &mut room.state);
                 }
-                room.state.sequence.expire(Instant::now());
+                self.shared.expire(&mut room.state.sequence);
                 if let Some(snapshot) = room.state.snapshot(topic, room.members()) {
                     return (Started::Now(start(snapshot)), false);
                 }
@@ -305,7 +307,7 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
     /// them the batches that are on their way to the member: a message may be delivered twice. A
     /// member that was [detached](Self::is_detached) joins as a new one. An
     /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does. The
-    /// member has its place, so the maximums of the options do not apply.
+    /// member counts already, so the maximums of the options do not apply.
     ///
     /// ```
     /// # use chat_broker::{JoinOptions, Membership};

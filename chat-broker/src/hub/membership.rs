@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic, UserId};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::Shared;
 use super::awaited::RosterCondition;
@@ -94,7 +93,7 @@ impl<M: Deliver + Clone> Membership<M> {
         start: impl FnOnce(Snapshot<'_, M>, T) -> bool,
     ) -> JoinState {
         let attached = self.shared.registry.update(&self.topic, |room| {
-            room.state.sequence.expire(Instant::now());
+            self.shared.expire(&mut room.state.sequence);
             let found = in_memory(&room.state.snapshot(&self.topic, room.members())?)?;
             // A new slot, since batches that were cut before the snapshot hold the old one. A
             // worker may be delivering one of them now, so the old slot is detached before `start`:

@@ -107,6 +107,8 @@ struct Shared<M> {
     rooms: AtomicUsize,
     /// Payload that all rooms hold for joins, in bytes.
     recent_bytes: AtomicUsize,
+    /// The driver unsubscribes all topics and ends. Only a [`Follower`] stops its driver.
+    stopping: Notify,
     /// The driver has ended: no join completes any more.
     ended: AtomicBool,
 }
@@ -174,6 +176,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),
+            stopping: Notify::new(),
             ended: AtomicBool::new(false),
         });
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
@@ -405,7 +408,7 @@ impl<M: Deliver + Clone> Shared<M> {
         read: impl FnOnce(Snapshot<'_, M>) -> R,
     ) -> Option<R> {
         let read = self.registry.update(topic, |room| {
-            room.state.sequence.expire(Instant::now());
+            self.expire(&mut room.state.sequence);
             room.state.snapshot(topic, room.members()).map(read)
         });
         read.flatten()
@@ -511,6 +514,13 @@ impl<M: Deliver + Clone> Shared<M> {
             self.fan_out.enqueue(topic, state);
             result
         })
+    }
+
+    /// Drops the expired messages of a room, which a joiner must not get.
+    fn expire(&self, sequence: &mut RoomSequence) {
+        let before = sequence.recent_bytes();
+        sequence.expire(Instant::now());
+        self.account(before, sequence);
     }
 
     /// Accounts for a change of the memory that a room holds. Above the budget a room that grows

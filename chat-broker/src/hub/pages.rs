@@ -19,12 +19,20 @@ pub(super) struct Reader {
     /// a gap. It waits for the next page, which may begin later in the sequence: two gaps would say
     /// the same.
     is_lost: bool,
+    /// The broker has had all up to `here`. It may have lost some of that since a consumer saved
+    /// the position.
+    is_confirmed: bool,
 }
 
 impl Reader {
-    /// A reader that has the messages up to `here`.
+    /// A reader that has the messages up to `here`, a position that a consumer has saved.
     pub(super) fn new(here: Position) -> Self {
-        Self { here, is_lost: false }
+        Self { here, is_lost: false, is_confirmed: false }
+    }
+
+    /// A reader that has the messages up to `here`, where a page of the broker ended.
+    pub(super) fn after_page(here: Position) -> Self {
+        Self { is_confirmed: true, ..Self::new(here) }
     }
 
     /// What the reader reads next.
@@ -35,12 +43,18 @@ impl Reader {
     /// Takes the page that was read; returns its messages, after a gap if they do not follow.
     pub(super) fn take(&mut self, History { position, entries, .. }: &History) -> Vec<Item> {
         let position = *position;
+        self.is_confirmed = true;
         if self.here.epoch != position.epoch && self.here != Position::default() {
-            *self = Self { here: Position { offset: 0, ..position }, is_lost: true };
+            (self.here, self.is_lost) = (Position { offset: 0, ..position }, true);
             if position.offset > 0 {
                 // Read after an offset of the old sequence: the new one is read from its beginning.
                 return Vec::new();
             }
+        }
+        if position.offset < self.here.offset {
+            // The backend lost the end of the sequence, and assigns its offsets to other messages.
+            self.here = position;
+            return vec![Item::Gap(Some(position))];
         }
         let mut items = Vec::with_capacity(entries.len() + 1);
         let first = entries.first().map_or(position.offset + 1, |first| first.offset);
@@ -50,7 +64,6 @@ impl Reader {
         }
         items.extend(envelopes(position, entries.iter()));
         let offset = entries.last().map_or(position.offset, |last| last.offset);
-        let offset = offset.max(self.here.offset);
         // An empty room has no epoch that the position could be of.
         if offset > 0 {
             self.here = Position { offset, ..position };
@@ -67,9 +80,14 @@ impl Reader {
         Some(envelopes(position, missed.into_iter()).collect())
     }
 
-    /// Whether the reader is ahead of a room of the same sequence: then there is nothing to read.
-    pub(super) fn is_ahead_of(&self, room: Option<Position>) -> bool {
-        room.is_some_and(|room| room.epoch == self.here.epoch && room.offset < self.here.offset)
+    /// Whether the next page is to be read. Not if the reader is ahead of a room of the same
+    /// sequence: the room receives what it lacks. But a position that the broker has not confirmed is
+    /// read after once: the broker may have lost the end of the sequence, and be at the room's
+    /// position.
+    pub(super) fn wants_page(&self, room: Option<Position>) -> bool {
+        let is_behind =
+            |room: Position| room.epoch == self.here.epoch && room.offset < self.here.offset;
+        !(self.is_confirmed && room.is_some_and(is_behind))
     }
 }
 
@@ -133,6 +151,15 @@ mod tests {
             assert_eq!(taken(&mut reader, &page(at(2, 2), offsets)), expected);
             assert_eq!(reader.here, at(2, 2));
         }
+    }
+
+    #[test]
+    fn sequence_without_its_end_is_a_gap() {
+        let mut reader = Reader::new(at(1, 9));
+        assert!(reader.wants_page(Some(at(1, 3))));
+        assert_eq!(taken(&mut reader, &page(at(1, 3), &[])), [(at(1, 3), true)]);
+        assert_eq!(taken(&mut reader, &page(at(1, 4), &[4])), [(at(1, 4), false)]);
+        assert!(!reader.wants_page(Some(at(1, 3))), "the broker was at 4");
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl<M> RoomState<M> {
         occupancy: Option<Occupancy>,
         members: &Members<MemberSlot<M>>,
     ) -> Ingested {
+        self.followers().iter().for_each(|follower| follower.recover());
         let read = self.sequence.finish_reads(history, occupancy, &mut self.backlog.pending);
         if read.is_known && self.is_waiting() {
             self.go_live(topic, read.opened, members);

@@ -1,6 +1,5 @@
 //! Reading what was kept.
 
-use bytes::Bytes;
 use chat_core::{History, HistoryEntry, HistoryRange};
 use redis::Pipeline;
 
@@ -9,15 +8,12 @@ use super::health::damage::SEQUENCE;
 use super::last_seen::LastSeen;
 use super::names::Address;
 use super::tail::TailRead;
-use super::wire::{self, MAX_OFFSET};
+use super::wire::{self, HistoryReply, MAX_OFFSET};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
 
 /// Reads in one pipeline: of 256 KiB each at most, so that the answer arrives in time.
 const MAX_READS: usize = 16;
-
-/// The reply of `history.lua`: epoch, offset, offset of the oldest entry, entries.
-pub(super) type Reply = (Vec<u8>, u64, u64, Vec<Bytes>);
 
 impl Store {
     /// See [`Broker::history`](crate::Broker::history); with each part the latest
@@ -50,7 +46,7 @@ impl Store {
         reads: &[HistoryRead],
         addresses: &[Address],
         known: &[Option<LastSeen>],
-    ) -> Result<Vec<Option<Reply>>, BrokerError> {
+    ) -> Result<Vec<Option<HistoryReply>>, BrokerError> {
         let tails = reads.iter().zip(known).map(|(read, known)| TailRead::new(read, *known));
         let tails: Vec<_> = tails.collect();
         let mut commands = Pipeline::new();
@@ -73,8 +69,8 @@ impl Store {
         &self,
         reads: &[HistoryRead],
         addresses: &[Address],
-        replies: Vec<Option<Reply>>,
-    ) -> Result<Vec<Reply>, BrokerError> {
+        replies: Vec<Option<HistoryReply>>,
+    ) -> Result<Vec<HistoryReply>, BrokerError> {
         let mut commands = Pipeline::new();
         let mut unread = Vec::new();
         for ((read, address), reply) in reads.iter().zip(addresses).zip(&replies) {
@@ -105,7 +101,7 @@ impl Store {
         &self,
         read: &HistoryRead,
         address: &Address,
-        (epoch, offset, oldest, mut entries): Reply,
+        (epoch, offset, oldest, mut entries): HistoryReply,
     ) -> (History, LastSeen) {
         let is_forward = matches!(read.range, HistoryRange::After(_));
         if !is_forward {

@@ -271,6 +271,7 @@ impl Broker for RedisBroker {
             tracing::warn!("closing: redis did not take all publications within the deadline");
         }
         publishing.shutdown().await;
+        self.presence.close();
         // The lease is released last: while publications and leaves are sent, other nodes must not
         // expire this one. The reaper ends with the lease task, which holds the sender.
         self.releasing.send_replace(true);

@@ -17,10 +17,9 @@ use bytes::Bytes;
 use chat_core::{Epoch, HistoryRange};
 use redis::{FromRedisValue, Pipeline, Value};
 
-use super::history::Reply;
 use super::last_seen::LastSeen;
 use super::names::Address;
-use super::wire::{self, MAX_OFFSET, MessageId};
+use super::wire::{self, HistoryReply, MAX_OFFSET, MessageId};
 use crate::history::HistoryRead;
 
 /// Entries at most. A log is read as the script does first, which bounds the bytes of an answer.
@@ -69,14 +68,14 @@ impl TailRead {
     }
 
     /// What the script would have replied; `None` if the commands do not agree.
-    pub(super) fn reply(&self, [entries, head, length]: [Value; 3]) -> Option<Reply> {
+    pub(super) fn reply(&self, [entries, head, length]: [Value; 3]) -> Option<HistoryReply> {
         let mut entries: Vec<Bytes> = read(entries)?;
         let (epoch, base, kept) = wire::decode_head(read(head)?)?;
         let length: u64 = read(length)?;
 
         let newer = entries.iter().rev().position(|entry| entry.starts_with(self.id.as_bytes()))?;
         let last = self.offset + newer as u64;
-        if epoch != self.epoch || last > MAX_OFFSET || last + 1 != base + length {
+        if epoch != self.epoch || last > MAX_OFFSET || Some(last + 1) != base.checked_add(length) {
             return None;
         }
         // The first element may be the head.
@@ -175,6 +174,7 @@ mod tests {
                 [entries([7, 9, 8, 9]), head(EPOCH, 0), Value::Int(12)],
             ),
             ("too many new ones", [entries(9..=12), head(EPOCH, 0), Value::Int(13)]),
+            ("an impossible base", [entries(7..=9), head(EPOCH, u64::MAX), Value::Int(10)]),
         ] {
             assert_eq!(reply(7, replies), None, "{what}");
         }

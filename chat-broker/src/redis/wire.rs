@@ -27,6 +27,9 @@ const HEAD_LEN: usize = 44;
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
+/// The reply of `history.lua`: epoch, offset, offset of the oldest entry, entries.
+pub(super) type HistoryReply = (Vec<u8>, u64, u64, Vec<Bytes>);
+
 /// Distinguishes a publication from another that was given the same position by a Redis that
 /// restarted with older data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

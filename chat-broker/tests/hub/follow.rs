@@ -186,6 +186,19 @@ async fn new_epoch_is_one_gap() {
     assert!(next(&mut follow).await.starts_with("1 "));
 }
 
+/// A backend that crashed and lost the end of the sequence assigns its offsets again.
+#[tokio::test(start_paused = true)]
+async fn position_ahead_of_the_broker_is_a_gap() {
+    let mut world = World::long();
+    let here = world.publish(5).await.unwrap();
+    let mut live = world.follow(None).await;
+    let mut ahead = world.follow(Some(Position { offset: 9, ..here })).await;
+    expect(&mut ahead, &["gap 9..5"]).await;
+    world.publish(2).await;
+    expect(&mut ahead, &["6 6", "7 7"]).await;
+    expect(&mut live, &["6 6", "7 7"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn follower_waits_while_the_broker_is_unavailable() {
     let mut world = World::long();
@@ -252,6 +265,17 @@ async fn dropped_follow_unsubscribes() {
     drop(other);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.broker.count(Call::Unsubscribe), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn follow_that_outlives_its_follower_unsubscribes() {
+    let World { follower, broker, topic, .. } = World::long();
+    let follow = follower.follow(&topic, None);
+    follow.subscribed().await.unwrap();
+    drop(follower);
+    drop(follow);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(broker.count(Call::Unsubscribe), 1);
 }
 
 #[tokio::test(start_paused = true)]

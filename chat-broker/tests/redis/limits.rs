@@ -9,7 +9,8 @@ use chat_broker::{
     Status,
 };
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Occupant, Topic};
-use futures_util::future::join_all;
+use futures_util::future::{join as both, join_all};
+use tokio::time::timeout;
 
 use crate::support::{Node, assert_damaged, assert_unavailable, eventually, keys, room, user};
 
@@ -126,6 +127,35 @@ async fn refused_user_leaves_no_key() {
 }
 
 #[tokio::test]
+async fn leave_frees_its_slot_for_the_next_join() {
+    let redis = RedisServer::start();
+    let node = Node::start(&redis).await;
+    let topic = room("r");
+    let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 1);
+    enter("ann").await.unwrap();
+    let _departure = node.broker.leave(&topic, &user("ann"));
+    enter("bob").await.unwrap();
+}
+
+/// Redis may lose a field, for example by an operator's command.
+#[tokio::test]
+async fn users_of_a_room_without_version_count() {
+    let redis = RedisServer::start();
+    let node = Node::start(&redis).await;
+    let topic = room("r");
+    let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 2);
+    enter("ann").await.unwrap();
+    enter("bob").await.unwrap();
+    redis.command(&["HDEL", "chat:{r.r}:members", ""]).await;
+    let full = enter("cid").await;
+    assert!(matches!(full, Err(BrokerError::RoomFull { max: 2 })), "{full:?}");
+    node.leave(&topic, "bob");
+    let count =
+        async || node.broker.occupancy(std::slice::from_ref(&topic), 9).await.unwrap()[0].count;
+    eventually("one user is left", async || count().await == 1).await;
+}
+
+#[tokio::test]
 async fn damaged_room_answers_with_an_error() {
     let redis = RedisServer::start();
     let node = Node::start(&redis).await;
@@ -143,4 +173,19 @@ async fn closed_node_admits_nobody() {
     let ann = Occupant::new(user("ann"), "".into());
     let refused = node.broker.enter_limited(&room("r"), ann, 8).await;
     assert!(matches!(refused, Err(BrokerError::Closed)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn answers_that_wait_for_redis_end_with_the_node() {
+    let mut redis = RedisServer::start();
+    let node = Node::with(Node::config(&redis).deadline(Duration::from_millis(100))).await;
+    let topic = room("r");
+    let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 8);
+    enter("ann").await.unwrap();
+    redis.kill();
+    let (entered, left) = (enter("bob"), node.broker.leave(&topic, &user("ann")));
+    node.broker.close().await;
+    let (entered, left) = timeout(Duration::from_secs(10), both(entered, left)).await.unwrap();
+    assert!(matches!(entered, Err(BrokerError::Closed)), "{entered:?}");
+    assert_eq!(left, None);
 }

@@ -14,6 +14,7 @@ use crate::wire::Rejected;
 pub enum ClientError {
     /// Not an address that the client can connect to.
     #[error("cannot connect to {url:?}: {problem}")]
+    #[non_exhaustive]
     Url {
         /// The address.
         url: String,
@@ -25,6 +26,7 @@ pub enum ClientError {
     NoUrl,
     /// A header that the handshake cannot have.
     #[error("the header {name:?} cannot be sent: {problem}")]
+    #[non_exhaustive]
     Header {
         /// The name of the header.
         name: String,
@@ -91,6 +93,20 @@ pub enum ClientError {
     /// The client is closed.
     #[error("the client is closed")]
     Closed,
+}
+
+impl ClientError {
+    /// [`Url`](Self::Url), for a transport that checks addresses.
+    #[must_use]
+    pub fn url(url: impl Into<String>, problem: &'static str) -> Self {
+        Self::Url { url: url.into(), problem }
+    }
+
+    /// [`Header`](Self::Header), for a transport that checks headers.
+    #[must_use]
+    pub fn header(name: impl Into<String>, problem: &'static str) -> Self {
+        Self::Header { name: name.into(), problem }
+    }
 }
 
 /// The contents of the server's `error` frame.

@@ -170,7 +170,9 @@ impl Machine {
 
     /// [`join`](Self::join) from a position that an earlier client saved
     /// ([`Message::position`](super::Message::position)): the messages after it are events after
-    /// [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost. In a room that the
+    /// [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost. If the room cannot
+    /// continue at `since`, only its latest messages follow on the gap, at most 256 of them:
+    /// [`history`](Self::history) has what it holds before these. In a room that the
     /// client is in, or joins, already, `since` is not used.
     ///
     /// # Errors

@@ -13,6 +13,9 @@ use super::track::Track;
 /// The same typing state is sent at most once in this time.
 const TYPING_REPEAT: Duration = Duration::from_secs(2);
 
+/// Messages that the answer to a join has at most.
+const MAX_HISTORY: u32 = 256;
+
 /// A room, from the first `join` to `leave`.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -62,7 +65,9 @@ impl Room {
     fn new(start: Start) -> Self {
         match start {
             Start::Latest(history) => Self { history, ..Self::default() },
-            Start::After(position) => Self { track: Track::after(position), ..Self::default() },
+            Start::After(position) => {
+                Self { track: Track::after(position), history: MAX_HISTORY, ..Self::default() }
+            }
         }
     }
 

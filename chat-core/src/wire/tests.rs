@@ -406,7 +406,7 @@ where
 
 #[test]
 fn error_codes_round_trip_and_unknown_ones_survive() {
-    for code in ErrorCode::ALL {
+    for &code in ErrorCode::ALL {
         both_ways(&code).unwrap();
         let rejection = Rejection::new(code, "why");
         let text = serde_json::to_string(&ServerFrame::from(&rejection)).unwrap();

@@ -39,7 +39,7 @@ const NO_TLS: &str = "wss:// needs the feature client-tls of roomcast-transport"
 
 impl Endpoint {
     pub(super) fn parse(url: &str) -> Result<Self, ClientError> {
-        let invalid = |problem| ClientError::Url { url: url.to_owned(), problem };
+        let invalid = |problem| ClientError::url(url, problem);
         let uri: Uri = url.parse().map_err(|_| invalid(FORM))?;
         let is_tls = is_tls(uri.scheme_str(), cfg!(feature = "client-tls")).map_err(invalid)?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -194,7 +194,7 @@ fn failed(error: impl fmt::Display) -> Disconnect {
 fn check_headers(headers: &[(String, String)]) -> Result<HeaderMap, ClientError> {
     let mut checked = HeaderMap::new();
     for (name, value) in headers {
-        let invalid = |problem| ClientError::Header { name: name.clone(), problem };
+        let invalid = |problem| ClientError::header(name, problem);
         let name = HeaderName::try_from(name).map_err(|_| invalid("its name is invalid"))?;
         if is_of_handshake(&name) {
             return Err(invalid("the handshake has its own"));
@@ -238,7 +238,7 @@ mod tests {
 
     fn problem(url: &str) -> &'static str {
         match Endpoint::parse(url) {
-            Err(ClientError::Url { url: named, problem }) if named == url => problem,
+            Err(ClientError::Url { url: named, problem, .. }) if named == url => problem,
             other => panic!("{url}: {other:?}"),
         }
     }

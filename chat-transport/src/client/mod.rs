@@ -152,8 +152,9 @@ impl Client {
 
     /// [`join`](Self::join) from a position that an earlier client saved
     /// ([`Message::position`]), for a program that continues where it stopped: the messages after it
-    /// are events after [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost.
-    /// [`Position::default`] is the position before the first message of a room. In a room that the
+    /// are events after [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost. If the
+    /// room cannot continue at `since`, only its latest messages follow on the gap, at most 256 of
+    /// them: [`history`](Self::history) has what it holds before these. [`Position::default`] is the position before the first message of a room. In a room that the
     /// client is in, or joins, already, `since` is not used.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ where
 
 #[tokio::test]
 async fn every_reason_has_its_code_and_phrase() {
-    for reason in CloseReason::ALL {
+    for &reason in CloseReason::ALL {
         let (mut client, session) = in_memory(1024, TransportConfig::default());
         session.outbox().close(reason);
         let peer = async {

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome, Position, Topic};
-use tokio::task::AbortHandle;
 
 use super::Follow;
 use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::hub::{Hub, HubConfig, HubStats};
+use crate::hub::{Hub, HubConfig, HubStats, Shared};
 
 /// Follows any number of topics over one connection to a broker, for programs without a [`Hub`].
 /// A clone is another handle on the same follower.
@@ -39,7 +38,7 @@ use crate::hub::{Hub, HubConfig, HubStats};
 #[derive(Clone)]
 pub struct Follower {
     hub: Hub<NoMember>,
-    driver: Arc<DriverTask>,
+    driver: Arc<DriverHandle>,
 }
 
 impl Follower {
@@ -64,7 +63,8 @@ impl Follower {
     pub fn with_config(broker: Arc<dyn Broker>, events: BrokerEvents, config: HubConfig) -> Self {
         // Rosters would cost a read and memory for each topic, and nothing shows them.
         let (hub, driver) = Hub::with_rosters(broker, events, config, false);
-        let driver = Arc::new(DriverTask(tokio::spawn(driver.run()).abort_handle()));
+        tokio::spawn(driver.run());
+        let driver = Arc::new(DriverHandle(Arc::clone(&hub.shared)));
         Self { hub, driver }
     }
 
@@ -94,18 +94,19 @@ impl fmt::Debug for Follower {
     }
 }
 
-/// The task that runs the hub. Dropping it aborts the task.
-pub(super) struct DriverTask(AbortHandle);
+/// Keeps the driver of a hub running. When it is dropped, the driver unsubscribes and ends.
+pub(super) struct DriverHandle(Arc<Shared<NoMember>>);
 
-impl Drop for DriverTask {
+impl Drop for DriverHandle {
     fn drop(&mut self) {
-        self.0.abort();
+        // The driver is not aborted: it has yet to unsubscribe the topics of the last follow.
+        self.0.stopping.notify_one();
     }
 }
 
 /// The member of a hub that has followers alone.
 #[derive(Clone)]
-enum NoMember {}
+pub(super) enum NoMember {}
 
 impl Deliver for NoMember {
     fn deliver(&self, _: &Batch) -> DeliveryOutcome {

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use chat_core::{Deliver, Item, Position, Topic};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::config::RETRY_DELAY;
 use super::pages::{PAGE, Reader};
@@ -67,8 +67,9 @@ pub struct Follow {
     /// reference to the follow [`Send`].
     items: Mutex<BoxStream<'static, Followed>>,
     queue: Arc<FollowQueue>,
-    /// What keeps the driver of a [`Follower`] running.
-    _driver: Option<Arc<follower::DriverTask>>,
+    /// What keeps the driver of a [`Follower`] running. Dropped after the items, which release the
+    /// topic.
+    _driver: Option<Arc<follower::DriverHandle>>,
 }
 
 /// An item of a [`Follow`].
@@ -93,7 +94,8 @@ pub enum Followed {
         from: Option<Position>,
         /// The position after which the stream continues, which a consumer saves. If it is of the
         /// same epoch as `from`, the difference of the offsets is the number of missing
-        /// publications. `None` in a topic without history: ephemeral publications may be missing.
+        /// publications; a lower offset is that of a backend which lost the end of the sequence, and
+        /// assigns the offsets after it again. `None` in a topic without history: ephemeral publications may be missing.
         to: Option<Position>,
     },
 }
@@ -282,7 +284,7 @@ impl<M: Deliver + Clone> Subscription<M> {
         let mut reader = Reader::new(self.queue.end_position());
         loop {
             let Err(room) = self.attach(&reader) else { return };
-            if !reader.is_ahead_of(room) {
+            if reader.wants_page(room) {
                 let read = HistoryRead::new(self.topic.clone(), reader.range(), PAGE);
                 let history = match self.shared.history(read).await {
                     Ok(history) => history,
@@ -310,7 +312,7 @@ impl<M: Deliver + Clone> Subscription<M> {
     /// room's memory. Returns the room's position if not.
     fn attach(&self, reader: &Reader) -> Result<(), Option<Position>> {
         let attached = self.shared.registry.update(&self.topic, |room| {
-            room.state.sequence.expire(Instant::now());
+            self.shared.expire(&mut room.state.sequence);
             let snapshot = room.state.snapshot(&self.topic, room.members()).ok_or(None)?;
             let rest = match snapshot.recent {
                 Some(_) => reader.rest(&snapshot).ok_or(snapshot.position)?,

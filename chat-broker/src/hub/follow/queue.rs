@@ -113,6 +113,11 @@ impl FollowQueue {
         self.state().error = Some(error.clone());
     }
 
+    /// A call to the broker for this topic has succeeded.
+    pub(in crate::hub) fn recover(&self) {
+        self.state().error = None;
+    }
+
     pub(in crate::hub) fn end(&self) {
         let mut state = self.state();
         state.phase = Phase::Ended;

@@ -97,6 +97,13 @@ impl Presence {
         }
     }
 
+    /// The tasks that publish have ended: nothing is sent any more.
+    pub(super) fn close(&self) {
+        for outbox in &self.outboxes {
+            outbox.close();
+        }
+    }
+
     /// The outbox of each connection that publishes.
     pub(super) fn outboxes(&self) -> &[Arc<PresenceOutbox>] {
         &self.outboxes

@@ -57,6 +57,8 @@ struct Queues {
     transient: usize,
     /// The latest sequence number that was given out.
     last_seq: u64,
+    /// Nothing is sent any more.
+    is_closed: bool,
 }
 
 /// A user in a topic.
@@ -148,13 +150,18 @@ pub(crate) enum Outcome {
     Unanswered,
     /// The change is sent again after a [retry](PresenceOutbox::retry_refused).
     Refused,
-    /// The join has a maximum, and there was no place.
+    /// The join has a maximum, and the room was full.
     RoomFull,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
         self.joins.is_empty() && self.leaves.is_empty()
+    }
+
+    /// Whether a user leaves this topic.
+    fn leaves_from(&self, address: &Address) -> bool {
+        self.leaves.binary_search_by(|leave| leave.address.cmp(address)).is_ok()
     }
 }
 
@@ -178,6 +185,11 @@ impl PresenceOutbox {
         let receipt = self.queues().join_limited(key, info, accepted, max);
         self.changed.notify_one();
         receipt
+    }
+
+    /// The broker was closed: callers that wait for an answer get that, and so do later ones.
+    pub(crate) fn close(&self) {
+        self.queues().close();
     }
 
     /// Redis has refused the join of a user with this error: callers that wait for an answer get it.
@@ -328,6 +340,9 @@ impl Queues {
 
     fn join_limited(&mut self, key: Key, info: Bytes, accepted: u64, max: u32) -> EnterReceipt {
         let (sender, receipt) = EnterReceipt::pending();
+        if self.is_closed {
+            return receipt;
+        }
         let is_admitted = self.users.get(&key).is_some_and(PendingPresence::is_admitted);
         self.join(key.clone(), info, accepted);
         if let Some(pending) = self.users.get_mut(&key) {
@@ -339,8 +354,22 @@ impl Queues {
         receipt
     }
 
+    fn close(&mut self) {
+        self.is_closed = true;
+        for pending in self.users.values_mut() {
+            if let Some(unsettled) = &mut pending.unsettled {
+                unsettled.departures.clear();
+                if let Some(limit) = &mut unsettled.limit {
+                    limit.receipts.clear();
+                }
+            }
+        }
+    }
+
     fn fail_limited_joins(&mut self, key: &Key, error: &BrokerError) {
+        // A later join that waits has an answer of its own.
         let pending = self.users.get_mut(key);
+        let pending = pending.filter(|pending| !pending.state.stage.awaits_join());
         let limit = pending.and_then(PendingPresence::limit);
         for receipt in limit.into_iter().flat_map(|limit| limit.receipts.drain(..)) {
             receipt.resolve(Err(error.clone()));
@@ -349,6 +378,9 @@ impl Queues {
 
     fn leave(&mut self, key: &Key, accepted: u64) -> Departure {
         let (sender, departure) = Departure::pending();
+        if self.is_closed {
+            return departure;
+        }
         let has_room = self.transient < MAX_TRANSIENT;
         let present = self.users.get_mut(key).filter(|pending| pending.state.stage.is_present());
         if let Some(pending) = present {
@@ -413,10 +445,15 @@ impl Queues {
             return;
         }
         let mut outcomes = outcomes.into_iter();
-        for Join { key, max, .. } in changes.joins {
-            let outcome = outcomes.next().unwrap_or(Outcome::Unanswered);
-            self.answer_limited_joins(&key, outcome, max);
-            self.record_join(&key, outcome);
+        for Join { key, max, .. } in &changes.joins {
+            let mut outcome = outcomes.next().unwrap_or(Outcome::Unanswered);
+            // Redis executes the joins of a pipeline before its leaves. The leave may have been accepted
+            // first, and have freed a slot: the join is sent again, without it.
+            if outcome == Outcome::RoomFull && changes.leaves_from(&key.address) {
+                outcome = Outcome::Unanswered;
+            }
+            self.answer_limited_joins(key, outcome, *max);
+            self.record_join(key, outcome);
         }
         for key in changes.leaves {
             self.record_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));

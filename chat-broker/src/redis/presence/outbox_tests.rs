@@ -325,6 +325,48 @@ async fn join_without_a_maximum_admits_the_user() {
     assert!(receipt.await.is_ok() && again.await.is_ok());
 }
 
+/// Redis executes the joins of a pipeline before its leaves.
+#[tokio::test]
+async fn join_behind_a_leave_of_the_room_is_sent_again() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    outbox.leave(&key(1), 0);
+    let receipt = outbox.join_limited(key(2), Bytes::new(), 0, 1);
+    outbox.record(outbox.take(0), [Outcome::RoomFull, Outcome::Announced(2)]);
+    let again = outbox.take(0);
+    assert_eq!(again.joins[0].max, Some(1));
+    outbox.record(again, [Outcome::RoomFull]);
+    assert!(matches!(receipt.await, Err(BrokerError::RoomFull { max: 1 })));
+}
+
+#[tokio::test]
+async fn closed_outbox_answers_all_callers() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    let (departure, receipt) =
+        (outbox.leave(&key(1), 0), outbox.join_limited(key(2), Bytes::new(), 0, 8));
+    outbox.close();
+    assert_eq!(departure.await, None);
+    assert!(matches!(receipt.await, Err(BrokerError::Closed)));
+    let late = outbox.join_limited(key(3), Bytes::new(), 0, 8);
+    assert!(matches!(late.await, Err(BrokerError::Closed)));
+    assert_eq!(outbox.leave(&key(2), 0).await, None);
+}
+
+#[tokio::test]
+async fn refusal_of_an_earlier_join_is_none_of_a_later_one() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    let refused = outbox.take(0);
+    let later = outbox.join_limited(key(1), Bytes::new(), 0, 8);
+    outbox.fail_limited_joins(&key(1), &BrokerError::refused("no"));
+    outbox.record(refused, [Outcome::Refused]);
+    send(&outbox, 0);
+    assert!(later.await.is_ok());
+}
+
 #[tokio::test]
 async fn refusal_fails_the_callers_and_leaves_nothing() {
     let outbox = outbox();

@@ -18,7 +18,9 @@ local topics, leases, node = KEYS[1], KEYS[2], ARGV[1]
 
 -- `<prefix>:occupied` has the rooms with occupants, see rooms.lua: `r.<room>`, the part of a channel in
 -- braces. Only the first join and the last leave of a room write it, after the change. No change fails with
--- it: reconcile.lua adds what is missing, and rooms.lua removes what is left.
+-- it: reconcile.lua adds what is missing, and rooms.lua removes what is left. Its name and the room are cut
+-- from `leases`, `<prefix>:nodes`, and the channel: in `settle` below, in enter.lua and in reconcile.lua. A
+-- function here would cost each call of a script a closure.
 
 local JOINED, LEFT, RENAMED = '\3', '\4', '\5'
 
@@ -40,10 +42,12 @@ local function open(nth, channel, users, first, last)
   local members = KEYS[nth]
   local stored = try('HMGET', members, '', unpack(users, first, last))
   if stored.err then return nil, stored end
-  -- Without a version the topic is empty. If Redis lost the field alone, the count is wrong in one event,
-  -- whose version is not the next: servers read the topic.
-  local fields = stored[1] and try('HLEN', members) or 1
+  -- Without a version the topic is empty, unless Redis lost the field alone.
+  local is_empty = not stored[1]
+  for n = 2, is_empty and #stored or 1 do is_empty = is_empty and not stored[n] end
+  local fields = is_empty and 0 or try('HLEN', members)
   if refusal(fields) then return nil, fields end
+  local count = stored[1] and fields - 1 or fields
   local version = tonumber(stored[1])
   if not version then
     -- Versions rise, though an empty topic leaves nothing: the first one is the time.
@@ -59,8 +63,8 @@ local function open(nth, channel, users, first, last)
     stored = stored,
     -- The version, and the number of users, before the next event.
     version = version,
-    count = fields - 1,
-    was_occupied = fields > 1,
+    count = count,
+    was_occupied = count > 0,
   }
 end
 

@@ -4,7 +4,7 @@
 --          and of each user '1': this is the latest info; '0': one that the node has set before,
 --          `members` may have a later one; 'max <n>': the latest info, of a user who enters only if
 --          there are fewer than n others, or if any node holds the user
--- returns  1 for each user, 2 if there is no place, or an error; 0 if the node has no lease: it has
+-- returns  1 for each user, 2 if the room is full, or an error; 0 if the node has no lease: it has
 --          expired, and must send all its users under a new name
 
 local ROOMS = #KEYS / 2 - 1
@@ -16,10 +16,17 @@ if not lease or lease == '0' then return 0 end
 redis.call('SREM', topics, '')
 redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 
--- Returns 2 if a user has no place, or an error. A user whom this node holds has one, though Redis may
--- have lost the field.
-local function check_place(room, user, member, mode)
-  if member or room.count < tonumber(string.sub(mode, 5)) then return nil end
+-- Returns 2 if the room is full for a user, or an error. It is not for one whom this node holds, though
+-- Redis may have lost the field.
+local function check_limit(room, user, member, mode)
+  if member then return nil end
+  if room.count == 0 and not room.stored[1] then
+    -- Redis may have lost the version alone: `open` has not counted the users.
+    local users = try('HLEN', room.members)
+    if refusal(users) then return users end
+    room.count = users
+  end
+  if room.count < tonumber(string.sub(mode, 5)) then return nil end
   room.is_full = true
   local is_held = try('SISMEMBER', room.held, user)
   return refusal(is_held) or is_held == 0 and 2
@@ -28,8 +35,8 @@ end
 local function enter(room, user, member, info, mode)
   local is_latest = mode == '1'
   if not is_latest and mode ~= '0' then
-    local no_place = check_place(room, user, member, mode)
-    if no_place then return no_place end
+    local full = check_limit(room, user, member, mode)
+    if full then return full end
     is_latest = true
   end
   local before, known = parse(member)

@@ -9,7 +9,8 @@
 local rooms, prefix = KEYS[1], ARGV[1]
 local page, left = {}, {}
 for n, room in ipairs(redis.call('ZRANGEBYLEX', rooms, ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])) do
-  -- A key of the wrong type is that room's trouble. One of the fields is the version.
+  -- A key of the wrong type must not fail the page: its room counts as empty. One of the fields is the
+  -- version.
   local fields = redis.pcall('HLEN', prefix .. ':{' .. room .. '}:members')
   if fields == 0 then left[#left + 1] = room end
   page[2 * n - 1] = room

@@ -251,6 +251,7 @@ async fn messages_that_the_hub_holds_expire_together() {
         inbox.expect_numbers(1..=held).await;
         assert_eq!(inbox.0.try_recv().ok(), None);
         assert_eq!(world.reads() - reads, read);
+        assert_eq!(world.hub.stats().recent_bytes > 0, held > 0);
     }
 }
 
