@@ -46,8 +46,9 @@ use rooms::Rooms;
 
 pub(crate) use exit::{Exit, print};
 pub(crate) use listen::Listen;
-pub(crate) use source::{Invalid, Sources};
+pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
+pub(crate) use value::Invalid;
 
 /// What the program runs with.
 #[derive(Debug, Args)]

@@ -6,8 +6,7 @@ use chat_server::{ApiKey, ApiScope, InvalidApiKey, Secret, ServerConfig};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
 
-use super::source::Invalid;
-use super::value::{RateArg, api_key, date, text};
+use super::value::{Invalid, RateArg, api_key, date, text};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "API for backends")]

@@ -6,8 +6,9 @@ use chat_core::MAX_NAME_BYTES;
 use chat_server::ServerConfig;
 use clap::Args;
 
-use super::source::Invalid;
-use super::value::{MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, YEAR, number, time, zero_or};
+use super::value::{
+    Invalid, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, YEAR, number, time, zero_or,
+};
 
 /// What a healthy client sends.
 const FEWEST_CONTROL_FRAMES: u32 = 10;

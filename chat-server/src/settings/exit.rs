@@ -7,8 +7,8 @@ use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
-use super::source::{Invalid, Sources};
-use super::value::refusal;
+use super::source::Sources;
+use super::value::{Invalid, refusal};
 
 /// Why the program does not start.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Exit {
     pub(crate) fn message(self, sources: &Sources) -> String {
         match self {
             Self::Usage(error) => usage(&error, sources),
-            Self::Value(invalid) => invalid.message(sources),
+            Self::Value(invalid) => invalid.message(|setting| sources.name(setting)),
             Self::File(error) | Self::System(error) => error,
         }
     }
@@ -75,9 +75,10 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
     let Some(setting) = argument.strip_prefix("--") else { return line.to_owned() };
     let setting = setting.split([' ', '=']).next().unwrap_or(setting);
+    let name_of = |setting: &str| sources.name(setting);
     match (refusal(error), context(error, ContextKind::InvalidValue)) {
-        (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(sources),
-        (Some(why), Some(value)) => Invalid::new(setting, value, why).message(sources),
+        (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(name_of),
+        (Some(why), Some(value)) => Invalid::new(setting, value, why).message(name_of),
         _ => line.replace(&format!("'{argument}'"), &sources.name(setting)),
     }
 }

@@ -5,8 +5,7 @@ use clap::Args;
 
 use super::api::Rights;
 use super::exit::Exit;
-use super::source::Invalid;
-use super::value::text;
+use super::value::{Invalid, text};
 
 /// What the key is to be.
 #[derive(Debug, Args)]

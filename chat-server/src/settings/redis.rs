@@ -56,7 +56,7 @@ mod config {
 
     use chat_broker::{BrokerError, RedisConfig};
 
-    use super::super::source::Invalid;
+    use super::super::value::Invalid;
     use super::Redis;
 
     impl Redis {

@@ -24,34 +24,6 @@ pub(crate) struct Sources {
     warnings: Vec<String>,
 }
 
-/// Why the value of a setting cannot be used.
-#[derive(Debug)]
-pub(crate) struct Invalid {
-    setting: String,
-    value: Option<String>,
-    why: String,
-}
-
-impl Invalid {
-    /// A value, and why it cannot be used.
-    pub(crate) fn new(setting: &str, value: impl ToString, why: impl Into<String>) -> Self {
-        Self { value: Some(value.to_string()), ..Self::hidden(setting, why) }
-    }
-
-    /// A value that is not shown: a secret, or one that says nothing.
-    pub(crate) fn hidden(setting: &str, why: impl Into<String>) -> Self {
-        Self { setting: setting.to_owned(), value: None, why: why.into() }
-    }
-
-    pub(super) fn message(&self, sources: &Sources) -> String {
-        let (name, why) = (sources.name(&self.setting), &self.why);
-        match &self.value {
-            Some(value) => format!("invalid value '{}' for {name}: {why}", value.escape_debug()),
-            None => format!("invalid value for {name}: {why}"),
-        }
-    }
-}
-
 impl Sources {
     pub(crate) fn of_process() -> Self {
         let (arguments, variables) = (std::env::args_os().collect(), std::env::vars_os().collect());

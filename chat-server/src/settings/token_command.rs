@@ -9,9 +9,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::exit::Exit;
-use super::source::Invalid;
 use super::tokens::Tokens;
-use super::value::{MILLISECOND, YEAR, time};
+use super::value::{Invalid, MILLISECOND, YEAR, time};
 
 /// What the token is to say.
 #[derive(Debug, Args)]

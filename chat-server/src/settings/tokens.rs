@@ -6,8 +6,7 @@ use std::time::Duration;
 use chat_server::{Secret, ServerConfig};
 use clap::Args;
 
-use super::source::Invalid;
-use super::value::{MILLISECOND, YEAR, filled, secret, text, time};
+use super::value::{Invalid, MILLISECOND, YEAR, filled, secret, text, time};
 
 /// A server would accept tokens for so long after their end.
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -126,7 +125,7 @@ mod keys {
 
     use chat_server::{InvalidKey, JwtKeys, Secret};
 
-    use super::super::source::Invalid;
+    use super::super::value::Invalid;
     use super::super::value::secret;
     use super::Tokens;
 

@@ -33,6 +33,35 @@ const SHORTEST_KEY: usize = 16;
 /// The longest prefix of keys that `RedisConfig` takes.
 const MAX_PREFIX_BYTES: usize = 64;
 
+/// Why the value of a setting cannot be used.
+#[derive(Debug)]
+pub(crate) struct Invalid {
+    setting: String,
+    value: Option<String>,
+    why: String,
+}
+
+impl Invalid {
+    /// A value, and why it cannot be used.
+    pub(crate) fn new(setting: &str, value: impl ToString, why: impl Into<String>) -> Self {
+        Self { value: Some(value.to_string()), ..Self::hidden(setting, why) }
+    }
+
+    /// A value that is not shown: a secret, or one that says nothing.
+    pub(crate) fn hidden(setting: &str, why: impl Into<String>) -> Self {
+        Self { setting: setting.to_owned(), value: None, why: why.into() }
+    }
+
+    /// `name_of` returns the setting as its value was written.
+    pub(super) fn message(&self, name_of: impl FnOnce(&str) -> String) -> String {
+        let (name, why) = (name_of(&self.setting), &self.why);
+        match &self.value {
+            Some(value) => format!("invalid value '{}' for {name}: {why}", value.escape_debug()),
+            None => format!("invalid value for {name}: {why}"),
+        }
+    }
+}
+
 /// A rate such as `50/100`, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RateArg(pub(super) Option<Rate>);
