@@ -119,7 +119,7 @@ pub struct ApiKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidApiKey {
-    /// The name is not one that metrics, logs and secrets can hold.
+    /// The name is not one that metrics, logs and secrets can hold, or is one of the server itself.
     #[error("a name has 1 to 32 letters, digits and dashes of ASCII, and is not server or servers")]
     Name,
     /// The hash is not in its form.

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chat_broker::testing::FaultyBroker;
+use chat_broker::testing::{Call, FaultyBroker};
 use chat_broker::{Broker, MemoryBus};
 use chat_core::{RoomId, Topic, UserId};
 use chat_server::{
@@ -102,6 +102,31 @@ async fn rooms_work_without_presence() {
     // No event of a join or leave came before.
     let message = ann.recv_json().await;
     assert_eq!((&message["type"], &message["message"]), (&json!("message"), &json!("hi")));
+}
+
+/// A message of a broadcast that the broker did not take says when to send it again, as an answer of 503
+/// does in its head.
+#[tokio::test]
+async fn refused_room_of_a_broadcast_says_when_to_send_again() {
+    let (broker, events) = MemoryBus::new().connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    let config = ServerConfig::default().api_key(Some(Secret::new("a key for backends")));
+    let builder = Server::builder().config(config);
+    let server =
+        Running::start(builder.broker(Arc::clone(&broker) as Arc<dyn Broker>, events)).await;
+    broker.fail_next(Call::Publish, 1);
+    let body = json!({"rooms": ["a", "b"], "message": "x"}).to_string();
+    let request = format!(
+        "POST /api/broadcast HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a key for backends\r\n\
+         Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (_, _, answer) = exchange(server.port, &request).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let results = answer["results"].as_array().unwrap();
+    let refused = results.iter().filter(|result| result["code"] == "broker_unavailable");
+    let seconds: Vec<_> = refused.map(|result| &result["retry_after"]).collect();
+    assert_eq!(seconds, [&json!(1)], "{answer}");
 }
 
 #[tokio::test]
