@@ -152,7 +152,7 @@ fn keys_of_one_name_are_refused_by_the_name_in_the_file() {
     let hash = format!("sha256:{}", "0".repeat(64));
     let table = format!("[[api_keys]]\nname = \"shop\"\nhash = \"{hash}\"\nscopes = [\"send\"]\n");
     let error = Settings::of_file(&table.repeat(2), &[]).unwrap().server().unwrap_err();
-    let message = error.message(&Sources::default());
+    let message = error.message(|setting| Sources::default().name(setting));
     assert_eq!(message, "invalid value 'shop' for [[api_keys]]: two keys have this name");
 }
 
