@@ -47,8 +47,9 @@ pub(super) struct JoinedRoom {
     pub(super) kept_bytes: usize,
     /// Counts the membership among the rooms of the user.
     _slot: Option<RoomSlot>,
-    /// The last published typing state of the client, and when it was published.
-    typing: Option<(bool, Instant)>,
+    /// The last published typing state of the client, and when it was published. Boxed: at any time few
+    /// clients of a room have typed.
+    typing: Option<Box<(bool, Instant)>>,
 }
 
 /// How long a join waits until the bans are loaded.
@@ -336,13 +337,13 @@ impl Connection {
         let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
         let joined = joined.ok_or_else(not_in_a_room)?;
         // A stop is published once and without delay, a start at most once per interval.
-        let throttled = match joined.typing {
+        let throttled = match joined.typing.as_deref().copied() {
             Some((true, at)) => typing && now.duration_since(at) < TYPING_INTERVAL,
             Some((false, at)) => !typing || now.duration_since(at) < TYPING_INTERVAL / 10,
             None => false,
         };
         if !throttled {
-            joined.typing = Some((typing, now));
+            joined.typing = Some(Box::new((typing, now)));
             let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
             self.announce(&topic, &Event::Typing { user, typing }).await;
