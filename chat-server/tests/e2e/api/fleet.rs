@@ -65,9 +65,15 @@ async fn direct_message_to_the_servers_is_no_request() {
     ask(&mut ann, "welcome", json!({"type": "hello"})).await;
     let request = json!({"user": "ann", "room": "r", "join": true}).to_string();
     let frame = json!({"type": "direct", "id": 1, "to": "@servers", "message": request});
-    ask(&mut ann, "ok", frame).await;
+    ask(&mut ann, "ok", frame.clone()).await;
     post(&server, "/rooms/other/join", json!({"user": "ann"})).await;
     assert_eq!(next_of(&mut ann, "joined").await["room"], "other");
+    // The server follows the topic by now.
+    assert_eq!(ask(&mut ann, "ok", frame).await["delivered"], 0);
+    let sent = post(&server, "/users/@servers/messages", json!({"message": "hi"})).await;
+    assert_eq!(sent, json!({"delivered": 0}));
+    let users = json!({"users": ["@servers", "ann"]});
+    assert_eq!(post(&server, "/users/status", users).await, json!({"online": ["ann"]}));
 }
 
 #[tokio::test]
