@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chat_broker::{BrokerError, OccupiedRooms};
 use chat_core::wire::{self, PageFrame};
-use chat_core::{Epoch, HistoryRange, Position, Topic};
+use chat_core::{Epoch, ErrorCode, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
@@ -17,6 +17,7 @@ use super::names::{RoomPath, room_id, user_id};
 use super::query::{Params, limit};
 use crate::error::Error;
 use crate::refusal::Refusal;
+use crate::service::rules::check_name;
 use crate::service::{history, members};
 use crate::state::State;
 
@@ -245,6 +246,8 @@ pub(super) async fn join(
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
+    let max = state.config.limits.name_bytes;
+    check_name(ErrorCode::RoomNameInvalid, room.as_str(), max).map_err(Error::from)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)
 }

@@ -4,7 +4,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use super::{get, member, pair, post, server, user};
+use super::{get, member, pair, post, refused, server, user};
 use crate::support::{Chat, ask, eventually, next_of};
 
 #[tokio::test]
@@ -74,6 +74,14 @@ async fn direct_message_to_the_servers_is_no_request() {
     assert_eq!(sent, json!({"delivered": 0}));
     let users = json!({"users": ["@servers", "ann"]});
     assert_eq!(post(&server, "/users/status", users).await, json!({"online": ["ann"]}));
+}
+
+#[tokio::test]
+async fn request_to_join_a_room_with_a_long_name_is_refused() {
+    let server = server(&["--max-name-bytes", "8"]);
+    let ann = Some(json!({"user": "ann"}));
+    let long = refused(&server, "POST /rooms/a-long-name/join", ann).await;
+    assert_eq!(long, (400, "room_name_invalid".to_owned()));
 }
 
 #[tokio::test]
