@@ -228,10 +228,9 @@ impl Connection {
                 // The deadline first: a client that sends without a pause must not outlive its token.
                 // Answers before frames, so that `in_flight` drains while frames keep arriving.
                 biased;
-                () = timer::elapsed(&mut timer), if timer.is_some() => match self.due_renewal() {
-                    Some(renewal) => session.drive(Box::pin(self.renew(renewal))).await,
-                    None => self.on_deadline(),
-                },
+                () = timer::elapsed(&mut timer), if timer.is_some() => {
+                    session.drive(self.on_timer()).await;
+                }
                 () = self.progress(), if self.is_waiting() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: the future is large and short-lived, the task is neither.
@@ -382,10 +381,10 @@ impl Connection {
             if self.has_decided() {
                 Box::pin(self.publish_decided()).await;
             }
-            timer::set(&mut timer, self.deadline.at());
+            timer::set(&mut timer, self.wake_at());
             tokio::select! {
                 // A wait may outlast the token: the client must not stay connected beyond it.
-                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
+                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_timer().await,
                 output = &mut event => return Some(output),
                 () = self.progress(), if self.is_waiting() => {}
                 is_notified = member.interrupted() => match is_notified {

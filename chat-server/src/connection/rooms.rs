@@ -181,7 +181,7 @@ impl Connection {
             Box::pin(self.ask_before_join(room)).await?;
         }
         if self.member.has_unsent() {
-            Box::pin(self.member.drained(self.time_limit(), &mut self.deadline)).await;
+            Box::pin(self.member.drained(self.time_limit(), &mut self.read_deadline())).await;
         }
         if self.member.is_closed() {
             // A join now would publish presence events for a closed connection.
@@ -204,7 +204,7 @@ impl Connection {
             room: room.clone(),
             is_joining: index.is_none(),
             time_limit: self.time_limit(),
-            deadline: self.deadline,
+            deadline: self.read_deadline(),
             max_listed: self.state.config.max_listed_members,
             answered: Arc::clone(&answered),
         };
