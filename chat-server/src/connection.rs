@@ -93,6 +93,8 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
+    /// Whether requests of backends may wait whose notification was handled by something else.
+    may_have_requests: bool,
     /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
     /// have none.
     inbox: Option<Box<Membership<Member>>>,
@@ -155,6 +157,7 @@ impl Connection {
             id,
             member,
             dialect_known: params.native,
+            may_have_requests: false,
             inbox: None,
             rooms: Vec::new(),
             in_flight: VecDeque::new(),
@@ -215,6 +218,9 @@ impl Connection {
             session.drive(tokio::task::consume_budget()).await;
             if self.has_decided() {
                 session.drive(Box::pin(self.publish_decided())).await;
+            }
+            if self.may_have_requests {
+                session.drive(Box::pin(self.carry_out_requests())).await;
             }
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker, or a hook, answers late.
@@ -372,8 +378,8 @@ impl Connection {
     }
 
     /// Waits for `event`. Answers are sent, messages that hooks have decided on are published, and
-    /// sanctions and the end of the token are enforced, but no frame is read. `None` if the connection
-    /// is closed.
+    /// sanctions and the end of the token are enforced, but no frame is read and no request of a
+    /// backend is carried out. `None` if the connection is closed.
     async fn wait_for<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
         let (mut event, mut timer) = (pin!(event), None);
         let member = self.member.clone();
@@ -388,7 +394,10 @@ impl Connection {
                 output = &mut event => return Some(output),
                 () = self.progress(), if self.is_waiting() => {}
                 is_notified = member.interrupted() => match is_notified {
-                    true => self.check_sanctions(),
+                    true => {
+                        self.may_have_requests = true;
+                        self.check_sanctions();
+                    }
                     false => return None,
                 },
             }

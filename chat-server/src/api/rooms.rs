@@ -233,7 +233,7 @@ pub(super) struct UserRequest {
 /// Makes the connections of a user join a room.
 ///
 /// Those that are open now and speak the native protocol, on all servers. Each receives `joined` without
-/// an `id`. Bans and limits apply, permissions do not.
+/// an `id`. Bans and limits apply, permissions and hooks do not.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/rooms/{room}/join", tag = "rooms",
     params(("room" = String, Path, description = "The name of the room")),
