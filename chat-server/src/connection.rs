@@ -93,6 +93,8 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
+    /// Whether requests of backends may wait whose notification was handled by something else.
+    may_have_requests: bool,
     /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
     /// have none.
     inbox: Option<Box<Membership<Member>>>,
@@ -155,6 +157,7 @@ impl Connection {
             id,
             member,
             dialect_known: params.native,
+            may_have_requests: false,
             inbox: None,
             rooms: Vec::new(),
             in_flight: VecDeque::new(),
@@ -216,6 +219,9 @@ impl Connection {
             if self.has_decided() {
                 session.drive(Box::pin(self.publish_decided())).await;
             }
+            if self.may_have_requests {
+                session.drive(Box::pin(self.carry_out_requests())).await;
+            }
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker, or a hook, answers late.
             if self.in_flight.len() + self.held_messages() >= self.state.config.max_in_flight {
@@ -228,10 +234,9 @@ impl Connection {
                 // The deadline first: a client that sends without a pause must not outlive its token.
                 // Answers before frames, so that `in_flight` drains while frames keep arriving.
                 biased;
-                () = timer::elapsed(&mut timer), if timer.is_some() => match self.due_renewal() {
-                    Some(renewal) => session.drive(Box::pin(self.renew(renewal))).await,
-                    None => self.on_deadline(),
-                },
+                () = timer::elapsed(&mut timer), if timer.is_some() => {
+                    session.drive(self.on_timer()).await;
+                }
                 () = self.progress(), if self.is_waiting() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: the future is large and short-lived, the task is neither.
@@ -373,8 +378,8 @@ impl Connection {
     }
 
     /// Waits for `event`. Answers are sent, messages that hooks have decided on are published, and
-    /// sanctions and the end of the token are enforced, but no frame is read. `None` if the connection
-    /// is closed.
+    /// sanctions and the end of the token are enforced, but no frame is read and no request of a
+    /// backend is carried out. `None` if the connection is closed.
     async fn wait_for<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
         let (mut event, mut timer) = (pin!(event), None);
         let member = self.member.clone();
@@ -382,14 +387,17 @@ impl Connection {
             if self.has_decided() {
                 Box::pin(self.publish_decided()).await;
             }
-            timer::set(&mut timer, self.deadline.at());
+            timer::set(&mut timer, self.wake_at());
             tokio::select! {
                 // A wait may outlast the token: the client must not stay connected beyond it.
-                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
+                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_timer().await,
                 output = &mut event => return Some(output),
                 () = self.progress(), if self.is_waiting() => {}
                 is_notified = member.interrupted() => match is_notified {
-                    true => self.check_sanctions(),
+                    true => {
+                        self.may_have_requests = true;
+                        self.check_sanctions();
+                    }
                     false => return None,
                 },
             }

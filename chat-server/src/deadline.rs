@@ -24,6 +24,11 @@ impl Deadline {
         Self { at, is_extended: false }
     }
 
+    /// The same, `time` later.
+    pub(crate) fn later(self, time: Duration) -> Self {
+        Self { at: self.at.and_then(|at| at.checked_add(time)), ..self }
+    }
+
     /// `None` for a connection that may stay.
     pub(crate) fn at(&self) -> Option<Instant> {
         self.at

@@ -83,7 +83,8 @@ pub trait Hooks: fmt::Debug + Send + Sync + 'static {
         true
     }
 
-    /// Decides whether a client joins a room: by a frame, or by the room in its URL. Default: it does.
+    /// Decides whether a client joins a room: by a frame, or by the room in its URL. Not asked if a
+    /// backend makes the client join. Default: it does.
     ///
     /// # Errors
     /// [`HookError`] rejects the join.

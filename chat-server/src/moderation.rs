@@ -159,6 +159,16 @@ impl Moderation {
         self.ban(scope, user).or_else(kick)
     }
 
+    /// Whether this server has applied any sanction on `user` after `since`, a value of
+    /// [`now`](Self::now). Takes time for all sanctions.
+    pub(crate) fn has_sanctioned_since(&self, user: &UserId, since: u32) -> bool {
+        let sanctions = self.sanctions.read();
+        sanctions.iter().any(|(key, sanction)| {
+            sanction.applied_at > since
+                && target_of(key).is_some_and(|(sanctioned, _)| sanctioned == *user)
+        })
+    }
+
     /// Whether nine tenths of the table are used. The rest is reserved for backends, so that moderators
     /// cannot fill it.
     pub(crate) fn is_nearly_full(&self) -> bool {

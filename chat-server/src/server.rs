@@ -47,7 +47,7 @@ const OPERATORS: usize = 64;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Server {
-    state: Arc<State>,
+    pub(crate) state: Arc<State>,
 }
 
 /// Builds a [`Server`].

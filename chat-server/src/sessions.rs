@@ -111,6 +111,11 @@ impl Sessions {
         Ok(())
     }
 
+    /// Whether requests wait for a connection.
+    pub(crate) fn has_requests(&self, id: ConnectionId) -> bool {
+        self.shard(id).requests.contains_key(&id)
+    }
+
     /// Takes the requests that wait for a connection.
     pub(crate) fn take_requests(&self, id: ConnectionId) -> Vec<RoomRequest> {
         self.shard(id).requests.remove(&id).unwrap_or_default()

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chat_broker::{BrokerError, OccupiedRooms};
 use chat_core::wire::{self, PageFrame};
-use chat_core::{Epoch, HistoryRange, Position, Topic};
+use chat_core::{Epoch, ErrorCode, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
@@ -17,6 +17,7 @@ use super::names::{RoomPath, room_id, user_id};
 use super::query::{Params, limit};
 use crate::error::Error;
 use crate::refusal::Refusal;
+use crate::service::rules::check_name;
 use crate::service::{history, members};
 use crate::state::State;
 
@@ -236,7 +237,8 @@ pub(super) struct UserRequest {
 /// Makes the connections of a user join a room.
 ///
 /// Those that are open now and speak the native protocol, on all servers. Each receives `joined` without
-/// an `id`. Bans and limits apply, permissions do not. The key must be for the room and for the user.
+/// an `id`. Bans and limits apply, permissions and hooks do not. The key must be for the room
+/// and for the user.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/rooms/{room}/join", tag = "rooms",
     params(("room" = String, Path, description = "The name of the room")),
@@ -251,6 +253,8 @@ pub(super) async fn join(
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
     key.check_user(&user)?;
+    let max = state.config.limits.name_bytes;
+    check_name(ErrorCode::RoomNameInvalid, room.as_str(), max).map_err(Error::from)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)
 }

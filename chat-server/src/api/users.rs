@@ -57,7 +57,10 @@ pub(super) async fn status(
     };
     let topics = users.iter().map(topic).collect::<Result<Vec<_>, Refusal>>()?;
     let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
-    let mut counts = counts.into_iter();
-    users.retain(|_| counts.next().is_some_and(|count| count > 0));
+    let mut online = topics.iter().zip(counts).map(|(topic, count)| {
+        // Servers subscribe to the topic of a backend's id.
+        count > 0 && !matches!(topic, Topic::User(user) if user.is_backend())
+    });
+    users.retain(|_| online.next().unwrap_or_default());
     Ok(Json(StatusAnswer { online: users }))
 }

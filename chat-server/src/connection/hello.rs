@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use chat_broker::Status;
 use chat_core::wire::{ServerFrame, Welcome};
-use chat_core::{Capability, ErrorCode, Hello, Rejection, RoomId, User, UserId};
+use chat_core::{Capability, ErrorCode, Hello, Rejection, User, UserId};
 use serde_json::value::RawValue;
 
 use super::Connection;
+use super::rooms::JoinKind;
 use super::sanctions::EvictionReason;
 use crate::auth::{self, Access, AuthError, Authenticator, Credentials, Identity};
 use crate::error::unavailable;
@@ -74,12 +75,12 @@ impl Connection {
         }
     }
 
-    /// Leaves the rooms that the new token does not allow, and updates in the others whether the client
-    /// sees presence.
+    /// Leaves the rooms that the new token does not allow, except those that backends made the client
+    /// join, and updates in the others whether the client sees presence.
     async fn recheck_permissions(&mut self) {
-        let rooms: Vec<RoomId> = self.rooms.iter().map(|joined| joined.room.clone()).collect();
-        for room in rooms {
-            if !self.may(Capability::Join, &room).await {
+        let rooms = self.rooms.iter().map(|joined| (joined.room.clone(), joined.kind));
+        for (room, kind) in rooms.collect::<Vec<_>>() {
+            if kind != JoinKind::ByBackend && !self.may(Capability::Join, &room).await {
                 self.evict_from(&room, EvictionReason::Forbidden, None);
                 continue;
             }

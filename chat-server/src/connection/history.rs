@@ -19,7 +19,7 @@ impl Connection {
         limit: Option<u32>,
     ) -> Result<(), Rejection> {
         self.must_be_in(room)?;
-        self.member.drained(self.time_limit(), &mut self.deadline).await;
+        self.member.drained(self.time_limit(), &mut self.read_deadline()).await;
         if self.member.is_closed() {
             return Ok(());
         }

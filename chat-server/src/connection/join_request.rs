@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::deadline::Deadline;
 use crate::member::Member;
+use crate::moderation::Moderation;
 use crate::service::members::{self, Requester};
 
 /// A join that is under way.
@@ -23,12 +24,15 @@ pub(super) struct JoinRequest {
     pub(super) is_joining: bool,
     /// How long the client may take to read its outbox.
     pub(super) time_limit: Duration,
-    /// When the connection ends.
+    /// When the wait for the client ends.
     pub(super) deadline: Deadline,
     /// The most members in `joined`.
     pub(super) max_listed: usize,
     /// Bytes of answers so far. Shared, so that a join that fails is charged as well.
     pub(super) answered: Arc<AtomicUsize>,
+    pub(super) moderation: Arc<Moderation>,
+    /// The moderation clock when the join began.
+    pub(super) since: u32,
 }
 
 impl Joiner<Member> for JoinRequest {
@@ -57,18 +61,30 @@ impl Joiner<Member> for JoinRequest {
     }
 
     async fn drained(&mut self, member: &Member) -> bool {
-        member.drained(self.time_limit, &mut self.deadline).await;
-        // The room is not in `Connection::rooms` yet, so a sanction on it cannot be enforced there: a
-        // notified client is closed, and joins again if it may.
-        !member.is_closed() && !member.is_notified()
+        loop {
+            member.drained(self.time_limit, &mut self.deadline).await;
+            if !member.is_notified() {
+                return !member.is_closed();
+            }
+            if !member.interrupted().await || self.is_sanctioned(member) {
+                return false;
+            }
+        }
     }
 
     async fn interrupted(&mut self, member: &Member) {
-        member.interrupted().await;
+        while member.interrupted().await && !self.is_sanctioned(member) {}
     }
 }
 
 impl JoinRequest {
+    /// Whether a notification is of a sanction. The room is not in `Connection::rooms` yet, so a sanction
+    /// on it cannot be enforced there: the client is closed, and joins again if it may. A request of a
+    /// backend waits until the join has ended.
+    fn is_sanctioned(&self, member: &Member) -> bool {
+        self.moderation.has_sanctioned_since(&member.user.id, self.since)
+    }
+
     fn reply(
         &self,
         member: &Member,

@@ -16,12 +16,14 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::ServerConfig;
 use crate::server::Server;
+use crate::sessions::RoomRequest;
 
 struct World {
     broker: Arc<FaultyBroker>,
     /// Another node, to publish through.
     other: MemoryBroker,
     address: std::net::SocketAddr,
+    server: Server,
 }
 
 impl World {
@@ -37,8 +39,9 @@ impl World {
         let server = Server::builder().broker(shared, events).config(config).start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { server.serve(vec![listener], std::future::pending()).await });
-        Self { broker, other: bus.connect().0, address }
+        let serving = server.clone();
+        tokio::spawn(async move { serving.serve(vec![listener], std::future::pending()).await });
+        Self { broker, other: bus.connect().0, address, server }
     }
 
     /// A client of the native protocol.
@@ -126,6 +129,21 @@ async fn ban_is_enforced_while_the_server_is_behind() {
     let url = format!("ws://{}/ws?userId=ann", world.address);
     let again = WsClient::try_connect(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
     assert_eq!(again.err().map(|status| status.as_u16()), Some(403));
+}
+
+#[tokio::test]
+async fn request_of_a_backend_waits_while_the_server_is_behind() {
+    let world = World::start().await;
+    let (mut client, _watcher, _) = ahead(&world).await;
+    let state = &world.server.state;
+    let ann = Topic::User("ann".parse().unwrap());
+    let request = || RoomRequest::Join(RoomId::new("other").unwrap());
+    let connection = state.hub.members(&ann).iter().map(|(id, _)| *id).next().unwrap();
+    state.sessions.request(connection, request()).unwrap();
+    client.send_json(&json!({"type": "ping"})).await;
+    world.publish("r", "4", Retention::default()).await;
+    assert_eq!(next_of(&mut client, "message").await["message"], "4");
+    assert_eq!(next_of(&mut client, "joined").await["room"], "other");
 }
 
 #[tokio::test]

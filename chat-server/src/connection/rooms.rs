@@ -34,8 +34,7 @@ pub(super) struct JoinedRoom {
     pub(super) sees_presence: bool,
     /// Whether members that speak the `rooms` dialect receive the join of the client.
     pub(super) announced: bool,
-    /// Whether it is the current room of a `rooms` client, which is in one at a time.
-    exclusive: bool,
+    pub(super) kind: JoinKind,
     /// The moderation clock when the client joined. Only later kicks from the room apply.
     pub(super) since: u32,
     /// The most that the room's history keeps, in bytes; 0 without history.
@@ -47,8 +46,20 @@ pub(super) struct JoinedRoom {
     pub(super) kept_bytes: usize,
     /// Counts the membership among the rooms of the user.
     _slot: Option<RoomSlot>,
-    /// The last published typing state of the client, and when it was published.
-    typing: Option<(bool, Instant)>,
+    /// The last published typing state of the client, and when it was published. Boxed: at any time few
+    /// clients of a room have typed.
+    typing: Option<Box<(bool, Instant)>>,
+}
+
+/// How a client came to be in a room. One byte in each [`JoinedRoom`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JoinKind {
+    /// The client has asked for the room.
+    Requested,
+    /// The current room of a `rooms` client, which is in one at a time.
+    Exclusive,
+    /// A backend made the client join: neither permissions nor hooks apply.
+    ByBackend,
 }
 
 /// How long a join waits until the bans are loaded.
@@ -65,7 +76,10 @@ impl Connection {
 
     /// The room of a `rooms` client, whose frames name none.
     pub(super) fn current(&self) -> Option<&RoomId> {
-        self.rooms.iter().find(|joined| joined.exclusive).map(|joined| &joined.room)
+        self.rooms
+            .iter()
+            .find(|joined| joined.kind == JoinKind::Exclusive)
+            .map(|joined| &joined.room)
     }
 
     /// Leaves a room, and answers.
@@ -102,11 +116,11 @@ impl Connection {
             // and each holds this future.
             Box::pin(self.leave_current(&join)).await;
         }
-        self.join_room(id, &join).await?;
+        self.join_room(id, &join, JoinKind::Requested).await?;
         if join.exclusive
             && let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == join.room)
         {
-            joined.exclusive = true;
+            joined.kind = JoinKind::Exclusive;
         }
         Ok(())
     }
@@ -130,12 +144,15 @@ impl Connection {
     }
 
     /// Joins and leaves the rooms that backends want the client to, as if it had sent the frames: bans
-    /// and limits apply, permissions do not. A request without effect is skipped.
+    /// and limits apply, permissions and hooks do not. A request without effect is skipped.
     pub(super) async fn carry_out_requests(&mut self) {
+        self.may_have_requests = false;
         for request in self.state.sessions.take_requests(self.id) {
             let done = match request {
                 RoomRequest::Join(room) if self.joined_room(&room).is_some() => continue,
-                RoomRequest::Join(room) => self.join(None, Join::new(room)).await,
+                RoomRequest::Join(room) => {
+                    self.join_room(None, &Join::new(room), JoinKind::ByBackend).await
+                }
                 RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
             };
             if let Err(rejection) = done {
@@ -170,24 +187,29 @@ impl Connection {
         }
     }
 
-    async fn join_room(&mut self, id: Option<&RawValue>, join: &Join) -> Result<(), Rejection> {
+    async fn join_room(
+        &mut self,
+        id: Option<&RawValue>,
+        join: &Join,
+        kind: JoinKind,
+    ) -> Result<(), Rejection> {
         let room = &join.room;
         if !self.state.moderation.is_loaded() {
             Box::pin(self.until_bans_are_loaded()).await?;
         }
         self.not_banned(Action::join(room))?;
-        if self.joined_room(room).is_none() {
+        if kind != JoinKind::ByBackend && self.joined_room(room).is_none() {
             Box::pin(self.ask_before_join(room)).await?;
         }
         if self.member.has_unsent() {
-            Box::pin(self.member.drained(self.time_limit(), &mut self.deadline)).await;
+            Box::pin(self.member.drained(self.time_limit(), &mut self.read_deadline())).await;
         }
         if self.member.is_closed() {
             // A join now would publish presence events for a closed connection.
             return Ok(());
         }
         // Read before the join: a kick that this server applies while the join is under way then counts
-        // as later than the membership, and `check_sanctions` in `add_room` enforces it.
+        // as later than the membership, and `check_sanctions` below enforces it.
         let since = self.state.moderation.now();
         let sees_presence = self.may(Capability::Presence, room).await;
         let may_recover = self.may(Capability::History, room).await;
@@ -203,9 +225,11 @@ impl Connection {
             room: room.clone(),
             is_joining: index.is_none(),
             time_limit: self.time_limit(),
-            deadline: self.deadline,
+            deadline: self.read_deadline(),
             max_listed: self.state.config.max_listed_members,
             answered: Arc::clone(&answered),
+            moderation: Arc::clone(&self.state.moderation),
+            since,
         };
         let joined = match index {
             Some(index) => Box::pin(self.rejoin_room(index, member, options, request)).await,
@@ -215,10 +239,16 @@ impl Connection {
                 let topic = Topic::Room(room.clone());
                 let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
                 let joined = joining.await.map_err(|error| unavailable(&error));
-                joined.map(|membership| self.add_room(membership, join, sees_presence, since, slot))
+                joined.map(|membership| {
+                    self.add_room(membership, join, kind, sees_presence, since, slot);
+                })
             }
         };
         self.charge_answer(answered.load(Ordering::Relaxed));
+        // A kick during the join did not find this room in `rooms`, and the join may have handled its
+        // notification, or that of a request.
+        self.check_sanctions();
+        self.may_have_requests |= self.state.sessions.has_requests(self.id);
         joined
     }
 
@@ -238,6 +268,7 @@ impl Connection {
         &mut self,
         membership: Membership<Member>,
         join: &Join,
+        kind: JoinKind,
         sees_presence: bool,
         since: u32,
         slot: Option<RoomSlot>,
@@ -254,7 +285,7 @@ impl Connection {
             room: join.room.clone(),
             sees_presence,
             announced: join.announced,
-            exclusive: false,
+            kind,
             since,
             room_bytes,
             may_be_new,
@@ -262,9 +293,6 @@ impl Connection {
             _slot: slot,
             typing: None,
         });
-        // A kick during the join did not find this room in `rooms`, and its notification may have been
-        // handled by then.
-        self.check_sanctions();
     }
 
     fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
@@ -336,13 +364,13 @@ impl Connection {
         let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
         let joined = joined.ok_or_else(not_in_a_room)?;
         // A stop is published once and without delay, a start at most once per interval.
-        let throttled = match joined.typing {
+        let throttled = match joined.typing.as_deref().copied() {
             Some((true, at)) => typing && now.duration_since(at) < TYPING_INTERVAL,
             Some((false, at)) => !typing || now.duration_since(at) < TYPING_INTERVAL / 10,
             None => false,
         };
         if !throttled {
-            joined.typing = Some((typing, now));
+            joined.typing = Some(Box::new((typing, now)));
             let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
             self.announce(&topic, &Event::Typing { user, typing }).await;

@@ -43,27 +43,44 @@ impl Connection {
         }
     }
 
-    pub(super) fn due_renewal(&mut self) -> Option<Box<Renewal>> {
-        self.renewal.take_if(|renewal| renewal.at <= Instant::now())
+    /// Renews the identity, or ends the connection, if it is time for that.
+    pub(super) async fn on_timer(&mut self) {
+        match self.renewal.take_if(|renewal| renewal.at <= Instant::now()) {
+            // Boxed: few connections get here, and the task of each would reserve space for it.
+            Some(renewal) => Box::pin(self.renew(renewal)).await,
+            None => self.on_deadline(),
+        }
+    }
+
+    /// When a wait for the client to read its outbox ends. It does not ask the authenticator, which is
+    /// asked when the wait has ended: until then the client may stay for the time of one message.
+    pub(super) fn read_deadline(&self) -> Deadline {
+        match &self.renewal {
+            Some(_) => self.deadline.later(self.time_limit()),
+            None => self.deadline,
+        }
     }
 
     /// Asks the authenticator again. If it does not extend the identity, the deadline stays, until
     /// which the client may send a token.
-    pub(super) async fn renew(&mut self, renewal: Box<Renewal>) {
+    async fn renew(&mut self, renewal: Box<Renewal>) {
         let Some(authenticator) = self.state.authenticator.clone() else { return };
         let (handshake, time_limit) = (renewal.handshake, self.state.config.auth_timeout);
         let credentials = handshake.credentials();
         let renewed = auth::authenticate(&*authenticator, &credentials, time_limit).await;
         let Ok(identity) = renewed else { return };
         let is_later = identity.expires.is_none_or(|expires| expires > SystemTime::now());
-        // An error means that the session is of another user now, which this connection cannot become.
+        if identity.user != self.member.user.id {
+            // The session is of another user now, which this connection cannot become.
+            return self.member.expire();
+        }
         if is_later && self.on_authenticated(identity).await.is_ok() {
             self.set_renewal(Some(handshake));
         }
     }
 
     /// Ends the connection if its deadline has passed.
-    pub(super) fn on_deadline(&mut self) {
+    fn on_deadline(&mut self) {
         if !self.deadline.has_passed() {
             return;
         }

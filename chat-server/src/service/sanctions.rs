@@ -61,6 +61,10 @@ async fn impose(
     check_room_for_more(state, by)?;
     let broker = &**state.hub.broker();
     let id = moderation::impose(broker, by, kind, scope, user, time, reason).await?;
+    if matches!(by, Actor::Moderator(moderator) if moderator == user) {
+        // The connection of the moderator is in the room until it has returned from this call.
+        return Ok(());
+    }
     let evicted = async {
         state.moderation.until_applied(kind, scope, user, &id).await;
         match scope {

@@ -87,9 +87,13 @@ pub(crate) fn direct_frame(to: &UserId, content: &Content<'_>) -> String {
     serde_json::to_string(&DirectFrame { to, content }).unwrap_or_default()
 }
 
-/// Hands a message to the broker. The receipt has the outcome.
+/// Hands a message to the broker. The receipt has the outcome. No client is a user whose id is a
+/// backend's, and servers exchange requests under such an id: a message to it is not published.
 pub(crate) async fn publish(state: &State, message: Outgoing) -> Result<Receipt, BrokerError> {
     let Outgoing { topic, payload, options } = message;
+    if matches!(&topic, Topic::User(user) if user.is_backend()) {
+        return Ok(Receipt::ready(Ok(Published::new(None, 0))));
+    }
     state.metrics.published();
     state.hub.broker().publish(&topic, payload, options).await
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use chat_core::UserId;
 use chat_server::{
-    Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Server, ServerConfig,
+    Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Rate, Server, ServerConfig,
 };
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::yield_now;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
 use crate::support::{DEADLINE, ask, exchange};
@@ -176,9 +176,9 @@ async fn hosts_are_checked_below_a_path_of_an_application() {
     serving.abort();
 }
 
-/// Sessions by cookie, each with the number of seconds until it ends: from the handshake, and from its
-/// end on.
-#[derive(Debug, Default)]
+/// Sessions by cookie. Each of the handshakes, of which there are so many, is valid for one second; then
+/// ann's session is extended, that of carl is dora's, and others have ended.
+#[derive(Debug)]
 struct Cookies(AtomicU64);
 
 #[async_trait]
@@ -186,13 +186,13 @@ impl Authenticator for Cookies {
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
         let cookie = client.headers.and_then(|headers| headers.get("cookie"));
         let user = cookie.ok_or_else(|| AuthError::invalid("log in first"))?.to_str().unwrap();
-        let is_new = self.0.fetch_add(1, Ordering::Relaxed) < 2;
-        let left = if is_new {
-            1
-        } else if user == "ann" {
-            600
-        } else {
-            0
+        let handshakes =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let (user, left) = match (handshakes.is_ok(), user) {
+            (true, user) => (user, 1),
+            (false, "ann") => ("ann", 600),
+            (false, "carl") => ("dora", 600),
+            (false, user) => (user, 0),
         };
         let end = SystemTime::now() + Duration::from_secs(left);
         Ok(Identity::new(UserId::new(user).unwrap()).expires(Some(end)))
@@ -202,20 +202,46 @@ impl Authenticator for Cookies {
 #[tokio::test]
 async fn extended_session_of_a_cookie_keeps_its_connection() {
     let config = ServerConfig::default().token_grace(Duration::from_secs(1));
-    let server = Server::builder().config(config).authenticator(Cookies::default()).start();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
-    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
-    let connect = async |cookie: &str| {
-        let headers = [("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)];
-        WsClient::connect_with(&url, &headers).await
-    };
-    let (mut ann, mut bob) = (connect("ann").await, connect("bob").await);
-    assert_eq!(bob.recv_json().await["reason"], "token_expired");
-    assert_eq!(bob.recv_close().await.0, 4004);
+    let (url, serving) = with_cookies(config, 3).await;
+    let mut ann = with_cookie(&url, "ann").await;
+    let (mut bob, mut carl) = (with_cookie(&url, "bob").await, with_cookie(&url, "carl").await);
+    for other in [&mut bob, &mut carl] {
+        assert_eq!(other.recv_json().await["reason"], "token_expired");
+        assert_eq!(other.recv_close().await.0, 4004);
+    }
     let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
     assert!(welcome["expires_in_ms"].as_u64().unwrap() > 500_000, "{welcome}");
     serving.abort();
+}
+
+#[tokio::test]
+async fn session_that_ends_during_a_wait_for_the_budget_is_renewed() {
+    let mut config = ServerConfig::default().token_grace(Duration::ZERO);
+    config.limits.max_wait = Duration::from_secs(60);
+    config.limits.connection.received_bytes = Some(Rate::new(1000, 1000));
+    let (url, serving) = with_cookies(config, 1).await;
+    let mut ann = with_cookie(&url, "ann").await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    // Three seconds' worth.
+    let text = "x".repeat(4000);
+    ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": text})).await;
+    serving.abort();
+}
+
+/// Serves clients that [`Cookies`] knows. Returns the URL.
+async fn with_cookies(config: ServerConfig, handshakes: u64) -> (String, JoinHandle<()>) {
+    let cookies = Cookies(AtomicU64::new(handshakes));
+    let server = Server::builder().config(config).authenticator(cookies).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let serving = async move {
+        let _ = server.serve(vec![listener], pending()).await;
+    };
+    (url, tokio::spawn(serving))
+}
+
+async fn with_cookie(url: &str, cookie: &str) -> WsClient {
+    WsClient::connect_with(url, &[("Sec-WebSocket-Protocol", "chat.v1"), ("Cookie", cookie)]).await
 }
 
 /// What a middleware of the application knows of a client.

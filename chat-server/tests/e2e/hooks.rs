@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use chat_broker::{HistoryRules, HubConfig};
 use chat_core::{Capability, HistoryRange, RoomId, UserId};
 use chat_server::{
-    Action, BanOptions, Draft, HookError, Hooks, JoinAttempt, OutgoingMessage, Server, ServerConfig,
+    Action, BanOptions, Draft, HookError, Hooks, JoinAttempt, OutgoingMessage, Secret, Server,
+    ServerConfig,
 };
 use chat_transport::testing::WsClient;
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::support::{DEADLINE, ask, exchange, next_of, value_of};
+use crate::support::{DEADLINE, ask, eventually, exchange, next_of, value_of};
 
 /// What the test decides on one question.
 type Decision = Result<(), HookError>;
@@ -496,6 +497,27 @@ async fn hook_decides_on_joins() {
     let url = format!("ws://127.0.0.1:{}/join-room/closed", node.port);
     let mut guest = WsClient::connect(&url).await;
     assert_eq!(next_of(&mut guest, "error").await["code"], "rejected");
+}
+
+#[tokio::test]
+async fn hook_is_not_asked_about_a_join_by_a_backend() {
+    let config = config().api_key(Some(Secret::new("a key")));
+    let node = Node::start(config, Rules::default()).await;
+    let mut ann = node.client("ann").await;
+    settled(&mut ann).await;
+    let body = r#"{"user":"ann"}"#;
+    let post = format!(
+        "POST /api/rooms/closed/join HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a key\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // The server begins to take requests in a task of its own.
+    eventually("the client is made to join", async || {
+        assert_eq!(exchange(node.port, &post).await.0, 200);
+        node.room("closed").members().await.unwrap().count == 1
+    })
+    .await;
+    assert_eq!(next_of(&mut ann, "joined").await["room"], "closed");
 }
 
 #[tokio::test]

@@ -79,8 +79,9 @@ struct Chunk {
 struct Pongs {
     /// Bytes of pongs that were queued since the queue was last empty.
     queued_bytes: usize,
-    /// The pong that is queued when the queue is empty.
-    newest: Option<Bytes>,
+    /// The pong that is queued when the queue is empty. Boxed: few peers flood pings, and each outbox
+    /// has the field.
+    newest: Option<Box<Bytes>>,
 }
 
 /// How the outbox was closed.
@@ -255,7 +256,7 @@ impl Queue {
         }
         let pong = codec::pong(payload);
         if self.pongs.queued_bytes + pong.len() > PONG_BYTES {
-            self.pongs.newest = Some(pong);
+            self.pongs.newest = Some(Box::new(pong));
         } else {
             self.push_pong(pong);
         }
@@ -388,7 +389,7 @@ impl Queue {
         if let Some(pong) = self.pongs.newest.take()
             && self.closing.is_none()
         {
-            self.push_pong(pong);
+            self.push_pong(*pong);
         }
     }
 

@@ -4,8 +4,9 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use super::{get, member, pair, post, server, user};
-use crate::support::{Chat, ask, eventually, next_of};
+use super::{KEY, get, member, pair, post, refused, server, user};
+use crate::e2e::auth::{SECRET, granting, native};
+use crate::support::{Chat, ask, command, eventually, next_of};
 
 #[tokio::test]
 async fn backend_makes_the_connections_of_a_user_join_and_leave() {
@@ -65,9 +66,52 @@ async fn direct_message_to_the_servers_is_no_request() {
     ask(&mut ann, "welcome", json!({"type": "hello"})).await;
     let request = json!({"user": "ann", "room": "r", "join": true}).to_string();
     let frame = json!({"type": "direct", "id": 1, "to": "@servers", "message": request});
-    ask(&mut ann, "ok", frame).await;
+    ask(&mut ann, "ok", frame.clone()).await;
     post(&server, "/rooms/other/join", json!({"user": "ann"})).await;
     assert_eq!(next_of(&mut ann, "joined").await["room"], "other");
+    // The server follows the topic by now.
+    assert_eq!(ask(&mut ann, "ok", frame).await["delivered"], 0);
+    let sent = post(&server, "/users/@servers/messages", json!({"message": "hi"})).await;
+    assert_eq!(sent, json!({"delivered": 0}));
+    let users = json!({"users": ["@servers", "ann"]});
+    assert_eq!(post(&server, "/users/status", users).await, json!({"online": ["ann"]}));
+}
+
+#[tokio::test]
+async fn request_during_a_wait_for_the_budget_is_carried_out_after_it() {
+    let server = server(&["--byte-rate", "1000/1000", "--max-wait", "1m"]);
+    let mut ann = member(&server, "ann").await;
+    let text = "x".repeat(4000);
+    ann.send_json(&json!({"type": "send", "room": "r", "message": text})).await;
+    let waits = "chat_limited_total{limit=\"connection_received_bytes\"}";
+    server.until_metric(waits, |waits| waits == 1).await;
+    post(&server, "/rooms/other/join", json!({"user": "ann"})).await;
+    assert_eq!(next_of(&mut ann, "joined").await["room"], "other");
+}
+
+#[tokio::test]
+async fn user_whom_a_backend_made_join_stays_whatever_the_next_token_allows() {
+    let mut command = command();
+    command.env("API_KEY", KEY).env("JWT_SECRET", SECRET).args(["--port", "0"]);
+    let server = Chat::start(&mut command);
+    let token = granting("ann", &[("own", &["join"])]);
+    let mut ann = native(&server, &token).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "own"})).await;
+    post(&server, "/rooms/r/join", json!({"user": "ann"})).await;
+    next_of(&mut ann, "joined").await;
+    let narrow = granting("ann", &[("none", &["join"])]);
+    ann.send_json(&json!({"type": "hello", "token": narrow})).await;
+    assert_eq!(next_of(&mut ann, "left").await["room"], "own");
+    post(&server, "/rooms/r/messages", json!({"message": "hi"})).await;
+    assert_eq!(next_of(&mut ann, "message").await["room"], "r");
+}
+
+#[tokio::test]
+async fn request_to_join_a_room_with_a_long_name_is_refused() {
+    let server = server(&["--max-name-bytes", "8"]);
+    let ann = Some(json!({"user": "ann"}));
+    let long = refused(&server, "POST /rooms/a-long-name/join", ann).await;
+    assert_eq!(long, (400, "room_name_invalid".to_owned()));
 }
 
 #[tokio::test]

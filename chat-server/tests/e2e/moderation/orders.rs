@@ -1,13 +1,13 @@
 //! Who may put users out: backends with a key, moderators with a token.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::{KEY, is_forbidden, pair, post};
 use crate::e2e::auth::{SECRET, granting, native};
-use crate::support::{Chat, DEADLINE, ask, next_of};
+use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 
 #[tokio::test]
 async fn the_api_is_for_those_with_the_key() {
@@ -62,6 +62,19 @@ async fn the_api_is_for_those_with_the_key() {
     assert_eq!(post(&server, KEY, "/api/rooms/r/kick", &huge).await.0, 413);
     assert_eq!(server.http("GET", "/api/rooms/r/kick").await.0, 405);
     assert_eq!(server.logged(KEY), 0);
+}
+
+/// The answer cannot wait until the room is without the moderator, whose connection leaves after it.
+#[tokio::test]
+async fn moderator_who_kicks_itself_is_answered_at_once() {
+    let server = Chat::start(command().args(["--port", "0", "--jwt-secret", SECRET]));
+    let mut moderator = native(&server, &granting("mo", &[("r", &["*"])])).await;
+    join(&mut moderator, "r").await;
+    let began = Instant::now();
+    let kick = json!({"type": "kick", "room": "r", "user": "mo"});
+    ask(&mut moderator, "ok", kick).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(next_of(&mut moderator, "left").await["reason"], "kicked");
 }
 
 #[tokio::test]
