@@ -6,6 +6,7 @@
 use std::{error::Error, io::ErrorKind, net::TcpStream, thread, time::Duration, time::Instant};
 
 use chat_core::client::{Action, Config, Disconnect, Event, Machine};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error::Io, Message, WebSocket, client};
 
 /// How late a deadline may be noticed.
@@ -19,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut machine = Machine::new(Config::default(), vec![url], seed, now())?;
     machine.join("lobby", 0, now())?;
     machine.send("lobby", "hello", now())?;
-    while !machine.is_closed() {
+    loop {
         while let Some(action) = machine.poll_action() {
             match (action, &mut socket) {
                 (Action::Connect { url }, _) => match connect(&url) {
@@ -34,8 +35,16 @@ fn main() -> Result<(), Box<dyn Error>> {
                 // A socket that cannot be written cannot be read, either.
                 (Action::Send(text), Some(open)) => drop(open.send(Message::text(text))),
                 (Action::Ping, Some(open)) => drop(open.send(Message::Ping("".into()))),
-                _ => socket = None,
+                (Action::Close { code }, _) => {
+                    if let Some(open) = socket.take() {
+                        close(open, code);
+                    }
+                }
+                _ => {}
             }
+        }
+        if machine.is_closed() {
+            break;
         }
         match socket.as_mut().map(WebSocket::read) {
             None => thread::sleep(TICK),
@@ -62,6 +71,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Sends the close frame, and reads until the server has answered it or sends nothing for a tick.
+fn close(mut socket: WebSocket<TcpStream>, code: u16) {
+    let frame = CloseFrame { code: code.into(), reason: "".into() };
+    if socket.close(Some(frame)).is_ok() {
+        while socket.read().is_ok() {}
+    }
 }
 
 fn connect(url: &str) -> Result<WebSocket<TcpStream>, Box<dyn Error>> {

@@ -244,6 +244,13 @@ impl<'a> From<&'a str> for Content<'a> {
     }
 }
 
+impl<'a> From<&'a String> for Content<'a> {
+    /// Text alone.
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
 impl<'a> From<Cow<'a, str>> for Content<'a> {
     /// Text alone.
     fn from(message: Cow<'a, str>) -> Self {

@@ -511,7 +511,7 @@ fn code_of(error: &ClientError) -> &str {
         ClientError::MessageTooLong { .. } => "message_too_long",
         ClientError::TooLarge { .. } => "too_large",
         ClientError::OutcomeUnknown { .. } => "outcome_unknown",
-        ClientError::Closed => "closed",
+        ClientError::Closed { .. } => "closed",
         ClientError::Rejected(rejection) => &rejection.code,
         other => panic!("{other:?}"),
     }

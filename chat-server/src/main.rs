@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Err(exit) => exit.report(&sources),
         },
         Ok(Task::Print(text)) => settings::print(&text, &sources),
+        Ok(Task::PrintKey(key)) => settings::print_key(&key, &sources),
         Err(exit) => exit.report(&sources),
     }
 }

@@ -200,7 +200,22 @@ impl From<JsonRejection> for Refusal {
             JsonRejection::JsonDataError(_) => "bad_field",
             _ => "bad_json",
         };
-        Self::new(rejection.status(), code, rejection.body_text())
+        Self::new(rejection.status(), code, describe_json(&rejection))
+    }
+}
+
+/// What is wrong with a body, without the words of serde about types of Rust.
+fn describe_json(rejection: &JsonRejection) -> String {
+    let text = rejection.body_text();
+    // axum's words for the kind of error precede those of serde.
+    let why = text.split_once(": ").map_or("", |(_, why)| why);
+    match (rejection, why.split_once(": unknown field `")) {
+        (JsonRejection::JsonDataError(_), Some((path, _))) => {
+            format!("The body has an unknown field \"{path}\".")
+        }
+        (JsonRejection::JsonDataError(_), None) => format!("The body cannot be used: {why}."),
+        (JsonRejection::JsonSyntaxError(_), _) => format!("The body is not JSON: {why}."),
+        _ => text.clone(),
     }
 }
 

@@ -44,7 +44,8 @@ use limits::Limits;
 use redis::Redis;
 use rooms::Rooms;
 
-pub(crate) use exit::{Exit, print};
+pub(crate) use exit::{Exit, print, print_key};
+pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
@@ -131,6 +132,8 @@ pub(crate) enum Task {
     Serve(Box<Settings>),
     /// To print a text.
     Print(String),
+    /// To print a new key.
+    PrintKey(NewKey),
 }
 
 impl Task {
@@ -140,7 +143,7 @@ impl Task {
         match command {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
-            Some(Command::Key(arguments)) => arguments.key().map(Self::Print),
+            Some(Command::Key(arguments)) => arguments.key().map(Self::PrintKey),
         }
     }
 }

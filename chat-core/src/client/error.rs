@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::ErrorCode;
 use crate::wire::Rejected;
 
+use super::events::Disconnect;
+
 /// Why a request failed.
 ///
 /// For a message, every error except [`OutcomeUnknown`](Self::OutcomeUnknown) means that it was not
@@ -91,8 +93,11 @@ pub enum ClientError {
         key: String,
     },
     /// The client is closed.
-    #[error("the client is closed")]
-    Closed,
+    #[error("the client is closed: {loss}")]
+    Closed {
+        /// Why, as in [`State::Closed`](super::State::Closed).
+        loss: Disconnect,
+    },
 }
 
 impl ClientError {

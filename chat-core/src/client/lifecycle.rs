@@ -335,7 +335,7 @@ impl Lifecycle {
     fn close(&mut self, loss: Disconnect) {
         self.link.wait(Duration::MAX);
         self.renewal = Renewal::Never;
-        self.session.close();
+        self.session.close(loss.clone());
         self.set_state(State::Closed { loss });
     }
 

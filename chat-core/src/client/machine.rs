@@ -348,8 +348,8 @@ impl Machine {
         now: Duration,
         ask: impl FnOnce(&mut Session, Duration) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        if self.is_closed() {
-            return Err(ClientError::Closed);
+        if let State::Closed { loss } = self.state() {
+            return Err(ClientError::Closed { loss: loss.clone() });
         }
         let now = self.begin(now);
         let outcome = ask(&mut self.client.session, now);

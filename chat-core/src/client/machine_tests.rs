@@ -88,7 +88,8 @@ fn closed_client_takes_no_request_and_waits_for_nothing() {
     assert!(!machine.is_closed());
     machine.close(START);
     assert!(machine.is_closed());
-    assert_eq!(machine.join("r", 0, START).unwrap_err(), ClientError::Closed);
+    let error = machine.join("r", 0, START).unwrap_err();
+    assert_eq!(error.to_string(), "the client is closed: closed by the application (1000)");
     assert_eq!(machine.poll_timeout(), None);
 }
 
@@ -294,9 +295,11 @@ fn close_fails_all_that_waits() {
     failed.sort_by_key(|(request, _)| *request);
     let errors = failed.into_iter().map(|(request, outcome)| (request, outcome.unwrap_err()));
     let [joining, members, sending] = requests;
+    let closed =
+        || ClientError::Closed { loss: Disconnect::with_code(1000, "closed by the application") };
     let expected = [
-        (joining, ClientError::Closed),
-        (members, ClientError::Closed),
+        (joining, closed()),
+        (members, closed()),
         (sending, ClientError::OutcomeUnknown { key: "k".into() }),
     ];
     assert!(errors.eq(expected));
@@ -309,7 +312,7 @@ fn message_is_not_sent_in_a_frame_that_is_too_large() {
     let mut refused = 0;
     for length in 50..=150 {
         let mut machine = member_with(r#"{"message_bytes":150,"frame_bytes":200}"#);
-        machine.send("r", &*"x".repeat(length), START).unwrap();
+        machine.send("r", &"x".repeat(length), START).unwrap();
         let frames = sent(&mut machine);
         let answer = machine.poll_answer();
         refused += usize::from(matches!(answer, Some((_, Err(ClientError::TooLarge { .. })))));

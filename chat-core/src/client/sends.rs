@@ -553,7 +553,7 @@ mod tests {
         test.pass(LIFE / 2);
         assert_eq!(test.answers(), [("a", Err(unknown("a"))), ("b", Err(ClientError::Timeout))]);
         assert_eq!(test.dispatch("r", 2).as_deref(), Some("c"));
-        test.sends.fail_all(&ClientError::Closed, &mut test.answers);
+        test.sends.fail_all(&ClientError::Disconnected, &mut test.answers);
         assert_eq!(test.answers(), [("c", Err(unknown("c")))]);
         assert_eq!((test.sends.len(), test.sends.deadline()), (0, None));
     }

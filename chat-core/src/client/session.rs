@@ -12,7 +12,7 @@ use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
 use super::error::ClientError;
-use super::events::Welcome;
+use super::events::{Disconnect, Welcome};
 use super::limits::{check_frame, check_message};
 use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};
@@ -234,10 +234,11 @@ impl Session {
     }
 
     /// No other connection will be opened.
-    pub(super) fn close(&mut self) {
-        self.offline(&ClientError::Closed);
-        self.rooms.fail_all(&ClientError::Closed, &mut self.answers);
-        self.sends.fail_all(&ClientError::Closed, &mut self.answers);
+    pub(super) fn close(&mut self, loss: Disconnect) {
+        let error = ClientError::Closed { loss };
+        self.offline(&error);
+        self.rooms.fail_all(&error, &mut self.answers);
+        self.sends.fail_all(&error, &mut self.answers);
     }
 
     /// Applies the user and the server's limits of a welcome.

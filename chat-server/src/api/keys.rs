@@ -107,7 +107,8 @@ impl fmt::Display for ApiScope {
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     name: String,
-    hash: [u8; 32],
+    /// One, and more while the secret is replaced.
+    hashes: Vec<[u8; 32]>,
     scopes: Vec<ApiScope>,
     patterns: Vec<Pattern>,
     grants: Grants,
@@ -148,10 +149,27 @@ impl ApiKey {
     /// # Errors
     /// [`InvalidApiKey::Name`] and [`InvalidApiKey::Hash`].
     pub fn with_hash(name: impl Into<String>, hash: &str) -> Result<Self, InvalidApiKey> {
-        let digits = hash.strip_prefix(HASH_PREFIX).ok_or(InvalidApiKey::Hash)?;
-        let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes());
-        let hash = bytes.ok().and_then(|bytes| bytes.try_into().ok());
-        Self::hashed(name.into(), hash.ok_or(InvalidApiKey::Hash)?)
+        Self::hashed(name.into(), parse_hash(hash)?)
+    }
+
+    /// Adds the hash of a further secret, `sha256:…`, with which the same key is used: the secret is
+    /// replaced while backends use the old one and the new one. Name, sender, idempotency keys and
+    /// rate are those of the one key.
+    ///
+    /// ```
+    /// use chat_server::ApiKey;
+    ///
+    /// let (old, _) = ApiKey::generate("shop")?;
+    /// let (new, secret) = ApiKey::generate("shop")?;
+    /// let key = old.also_hash(&new.hash())?;
+    /// # Ok::<(), chat_server::InvalidApiKey>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidApiKey::Hash`].
+    pub fn also_hash(mut self, hash: &str) -> Result<Self, InvalidApiKey> {
+        self.hashes.push(parse_hash(hash)?);
+        Ok(self)
     }
 
     /// A key with a new random secret, `ck_NAME_…`, which only the backend keeps; see
@@ -180,7 +198,8 @@ impl ApiKey {
         }
         let (scopes, rate, until) = (Vec::new(), None, None);
         let grants = Grants::new([("*".into(), Capabilities::all())]);
-        Ok(Self { name, hash, scopes, patterns: vec!["*".into()], grants, rate, until })
+        let hashes = vec![hash];
+        Ok(Self { name, hashes, scopes, patterns: vec!["*".into()], grants, rate, until })
     }
 
     /// Sets what the key may be used for. Default: nothing.
@@ -221,11 +240,19 @@ impl ApiKey {
         &self.name
     }
 
-    /// The hash of the secret, `sha256:…`, as it is written in the configuration file.
+    /// The hash of the secret, of several of the first, `sha256:…`, as it is written in the
+    /// configuration file.
     #[must_use]
     pub fn hash(&self) -> String {
-        format!("{HASH_PREFIX}{}", HEXLOWER.encode(&self.hash))
+        format!("{HASH_PREFIX}{}", HEXLOWER.encode(&self.hashes[0]))
     }
+}
+
+/// Reads the form `sha256:…`.
+fn parse_hash(text: &str) -> Result<[u8; 32], InvalidApiKey> {
+    let digits = text.strip_prefix(HASH_PREFIX).ok_or(InvalidApiKey::Hash)?;
+    let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes());
+    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or(InvalidApiKey::Hash)
 }
 
 fn hash(secret: &str) -> [u8; 32] {
@@ -276,8 +303,10 @@ impl ApiKeys {
         let hash = hash(secret);
         let mut found = None;
         for active in keys.iter() {
-            if bool::from(active.key.hash.ct_eq(&hash)) {
-                found = Some(Arc::clone(active));
+            for known in &active.key.hashes {
+                if bool::from(known.ct_eq(&hash)) {
+                    found = Some(Arc::clone(active));
+                }
             }
         }
         found

@@ -38,9 +38,10 @@ pub(super) struct ApiKeyTable {
     #[arg(long, value_name = "NAME", value_parser = key_name)]
     name: String,
 
-    /// SHA-256 of the secret, as chat-server key prints it: sha256:…
-    #[arg(long, value_name = "HASH", value_parser = key_hash)]
-    hash: String,
+    /// SHA-256 of the secret, as chat-server key prints it: sha256:…; a list of them while the secret
+    /// is replaced
+    #[arg(long, required = true, value_name = "HASH", value_parser = key_hash)]
+    hash: Vec<String>,
 
     #[command(flatten)]
     rights: Rights,
@@ -87,7 +88,10 @@ impl Api {
     /// The API is taken off the port for clients, and is on no other.
     pub(super) fn add_to(&self, server: &mut ServerConfig) -> Result<(), Invalid> {
         server.api_key = self.api_key.clone().filter(|key| !key.reveal().is_empty());
-        server.api_keys = self.keys.iter().map(ApiKeyTable::key).collect::<Result<_, _>>()?;
+        let key = |table: &ApiKeyTable| {
+            table.key().map_err(|error| Invalid::new("api_keys", &table.name, error.to_string()))
+        };
+        server.api_keys = self.keys.iter().map(key).collect::<Result<_, _>>()?;
         server.serve_api = self.api_on_clients_port;
         if !server.serve_api && server.serve_metrics {
             let why = "it needs metrics-addr, the other address with /api";
@@ -105,9 +109,10 @@ impl ApiKeyTable {
         ("scopes", "send"),
     ];
 
-    fn key(&self) -> Result<ApiKey, Invalid> {
-        let key = ApiKey::with_hash(&self.name, &self.hash)
-            .map_err(|error| Invalid::new("api_keys", &self.name, error.to_string()))?;
+    fn key(&self) -> Result<ApiKey, InvalidApiKey> {
+        let (first, further) = self.hash.split_first().ok_or(InvalidApiKey::Hash)?;
+        let key = ApiKey::with_hash(&self.name, first)?;
+        let key = further.iter().try_fold(key, |key, hash| key.also_hash(hash))?;
         Ok(self.rights.add_to(key))
     }
 }

@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
+use super::key_command::NewKey;
 use super::source::Sources;
 use super::value::{Invalid, refusal};
 
@@ -103,6 +104,14 @@ pub(crate) fn print(text: &str, sources: &Sources) -> ExitCode {
     }
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The secret on stderr and the table on stdout, which may be appended to the configuration file.
+pub(crate) fn print_key(key: &NewKey, sources: &Sources) -> ExitCode {
+    match writeln!(io::stderr(), "{}", key.secret.reveal()) {
+        Ok(()) => print(&key.table, sources),
         Err(_) => ExitCode::FAILURE,
     }
 }

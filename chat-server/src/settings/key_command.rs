@@ -1,6 +1,6 @@
 //! `chat-server key`: a key for a backend.
 
-use chat_server::ApiKey;
+use chat_server::{ApiKey, Secret};
 use clap::Args;
 
 use super::api::Rights;
@@ -18,12 +18,19 @@ pub(super) struct KeyArgs {
     rights: Rights,
 }
 
+/// A key that was made.
+pub(crate) struct NewKey {
+    /// For the backend.
+    pub(super) secret: Secret,
+    /// For the configuration file.
+    pub(super) table: String,
+}
+
 impl KeyArgs {
-    /// The secret on the first line, and below it the table for the configuration file.
-    pub(super) fn key(&self) -> Result<String, Exit> {
+    pub(super) fn key(&self) -> Result<NewKey, Exit> {
         let (key, secret) = ApiKey::generate(&self.name)
             .map_err(|error| Invalid::new("name", &self.name, error.to_string()))?;
-        let table = self.rights.lines(&key);
-        Ok(format!("{}\n\n[[api_keys]]\n{}", secret.reveal(), table.join("\n")))
+        let table = format!("[[api_keys]]\n{}", self.rights.lines(&key).join("\n"));
+        Ok(NewKey { secret, table })
     }
 }

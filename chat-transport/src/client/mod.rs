@@ -207,7 +207,8 @@ impl Client {
     }
 
     /// Sends a message to a room that was joined, and waits until it is in the room's
-    /// history. While there is no connection it waits for one. While as many messages wait as
+    /// history. The sender's own event of the message may arrive before this call returns, or after.
+    /// While there is no connection it waits for one. While as many messages wait as
     /// [`send_queue`](Config::send_queue) allows, it waits for a slot among them, for as
     /// long as that takes; slots are given in the order of the calls.
     ///
@@ -280,7 +281,7 @@ impl Client {
     /// message again after a call was dropped.
     pub async fn send_with(&self, room: &str, content: Content<'_>) -> Result<Sent, ClientError> {
         let slot = unconstrained(Arc::clone(&self.slots).acquire_owned()).await;
-        let slot = slot.map_err(|_| ClientError::Closed)?;
+        let slot = slot.map_err(|_| self.closed())?;
         self.send_from(slot, room, content).await
     }
 
@@ -309,7 +310,7 @@ impl Client {
     ) -> Result<Sent, ClientError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned();
         let slot = slot.map_err(|error| match error {
-            TryAcquireError::Closed => ClientError::Closed,
+            TryAcquireError::Closed => self.closed(),
             TryAcquireError::NoPermits => ClientError::QueueFull,
         })?;
         self.send_from(slot, room, content).await
@@ -449,7 +450,9 @@ impl Client {
         }
     }
 
-    /// Closes the client, and waits until the connection has ended, for at most 5 s. Unanswered calls
+    /// Closes the client, and waits until the connection has ended, for at most 5 s. Events that have
+    /// not arrived by then are not delivered. The user stays listed in its rooms for the server's
+    /// grace, 5 s by default: [`leave`](Self::leave) them first to be removed at once. Unanswered calls
     /// fail at once as [`Closed`](ClientError::Closed), or as
     /// [`OutcomeUnknown`](ClientError::OutcomeUnknown), and so does each later call.
     ///
@@ -515,11 +518,18 @@ impl Client {
         // tokio's cooperative budget would make some calls yield and poll these in reverse order; the
         // messages of one task must keep their order.
         let taken = unconstrained(self.commands.send(command(reply))).await;
-        taken.map_err(|_| ClientError::Closed)?;
-        outcome.await.map_err(|_| ClientError::Closed)
+        taken.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())
+    }
+
+    /// The error of a call that the client's task does not answer.
+    fn closed(&self) -> ClientError {
+        let loss = self.last_disconnect();
+        let loss = loss.unwrap_or_else(|| Disconnect::new("the client has ended"));
+        ClientError::Closed { loss }
     }
 }
 
 /// The error of a call whose answer is of another kind than its request. The machine never returns
 /// one.
-const UNEXPECTED: ClientError = ClientError::Closed;
+const UNEXPECTED: ClientError = ClientError::Disconnected;

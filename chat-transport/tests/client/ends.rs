@@ -59,7 +59,8 @@ async fn final_close_codes_end_the_client() {
         let State::Closed { loss } = next_state(&mut events).await else { panic!("{code}") };
         assert_eq!((loss.code, &*loss.reason), (Some(code), "so it is"));
         assert!(events.recv().await.is_none());
-        assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
+        let error = ClientError::Closed { loss: loss.clone() };
+        assert_eq!(client.join("general", 0).await, Err(error));
         assert_eq!(client.state(), State::Closed { loss });
     }
 }
@@ -254,12 +255,21 @@ async fn calls_made_while_the_client_closes_are_answered_at_once() {
         let close = client.close();
         let calls = async {
             assert!(matches!(next_state(&mut events).await, State::Closed { .. }));
-            assert_eq!(client.join("other", 0).await, Err(ClientError::Closed));
-            assert_eq!(client.leave("general").await, Err(ClientError::Closed));
-            assert_eq!(client.send("general", "late").await, Err(ClientError::Closed));
-            assert_eq!(client.direct("bob", "late", None).await, Err(ClientError::Closed));
-            assert_eq!(client.typing("general", true).await, Err(ClientError::Closed));
-            assert_eq!(client.members("general").await, Err(ClientError::Closed));
+            assert!(matches!(client.join("other", 0).await, Err(ClientError::Closed { .. })));
+            assert!(matches!(client.leave("general").await, Err(ClientError::Closed { .. })));
+            assert!(matches!(
+                client.send("general", "late").await,
+                Err(ClientError::Closed { .. })
+            ));
+            assert!(matches!(
+                client.direct("bob", "late", None).await,
+                Err(ClientError::Closed { .. })
+            ));
+            assert!(matches!(
+                client.typing("general", true).await,
+                Err(ClientError::Closed { .. })
+            ));
+            assert!(matches!(client.members("general").await, Err(ClientError::Closed { .. })));
             client.close().await;
             begun.elapsed()
         };
@@ -271,7 +281,7 @@ async fn calls_made_while_the_client_closes_are_answered_at_once() {
     let outcome = async { (send.await, waiting.await, begun.elapsed()) };
     let ((sent, not_sent, after), ()) = tokio::join!(outcome, serve);
     assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
-    assert_eq!(not_sent, Err(ClientError::Closed));
+    assert!(matches!(not_sent, Err(ClientError::Closed { .. })));
     assert!(after < Duration::from_secs(1), "{after:?}");
 }
 

@@ -23,6 +23,8 @@ const STRANGER: &str = include_str!("certificates/stranger.pem");
 const KEY: &str = include_str!("certificates/server.key");
 /// For `localhost`, `chat.example`, `127.0.0.1` and `::1`.
 const SERVER: &str = include_str!("certificates/server.pem");
+/// One that is the certificate of an authority.
+const SELF_SIGNED: &str = include_str!("certificates/self-signed.pem");
 const EXPIRED: &str = include_str!("certificates/expired.pem");
 const ELSEWHERE: &str = include_str!("certificates/elsewhere.pem");
 
@@ -120,6 +122,7 @@ async fn unaccepted_certificate_is_named_and_retried() {
     for (certificate, authority, reason) in [
         (EXPIRED, AUTHORITY, "it has expired"),
         (ELSEWHERE, AUTHORITY, "it is for another name"),
+        (SELF_SIGNED, SELF_SIGNED, "it is the certificate of an authority"),
         (SERVER, STRANGER, "no trusted authority has signed it"),
     ] {
         let (client, mut events, mut streams) =

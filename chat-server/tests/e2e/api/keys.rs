@@ -1,6 +1,6 @@
 //! Which keys may make which calls.
 
-use chat_server::{ApiKey, ApiScope, Server};
+use chat_server::{ApiKey, ApiScope, Secret, Server};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -96,15 +96,41 @@ async fn keys_are_replaced_while_the_server_runs() {
     assert_eq!(status(second_secret.reveal()).await, 200);
 }
 
+/// The secret of a key is replaced: the new one is used with the name of the key.
+#[tokio::test]
+async fn key_has_several_secrets_while_one_is_replaced() {
+    const NEW: &str = "ck_shop_fedcba9876543210";
+    let lines = "scopes = [\"send\", \"read\"]";
+    let started = server_with_key(lines, &[]);
+    let server = &started.server;
+    let hash = |secret| ApiKey::new("shop", &Secret::new(secret)).unwrap().hash();
+    let reload = |hashes: Vec<String>, times| {
+        let text = format!("[[api_keys]]\nname = \"shop\"\nhash = {hashes:?}\n{lines}\n");
+        std::fs::write(&started.file, text).unwrap();
+        server.signal("HUP");
+        server.until_logged_times("settings reloaded", times);
+    };
+    let message = json!({"message": "Paid.", "key": "o7-paid"});
+    let send = async |key| call(server, key, "POST /rooms/r/messages", Some(&message)).await;
+    assert_eq!((send(SHOP).await.0, send(NEW).await.0), (200, 401));
+    reload(vec![hash(SHOP), hash(NEW)], 1);
+    for secret in [SHOP, NEW] {
+        let (status, answer) = send(secret).await;
+        assert_eq!((status, &answer["repeated"]), (200, &json!(true)), "{answer}");
+    }
+    let (_, page) = call(server, NEW, "GET /rooms/r/messages", None).await;
+    assert_eq!(page["messages"][0]["user"]["id"], "@shop", "{page}");
+    reload(vec![hash(NEW)], 2);
+    assert_eq!((send(SHOP).await.0, send(NEW).await.0), (401, 200));
+}
+
 #[test]
-fn key_command_prints_a_secret_and_its_table() {
+fn key_command_prints_the_table_and_on_stderr_the_secret() {
     let args = ["key", "--name", "shop", "--scopes", "send,read"];
     let (code, out, err) = run(crate::support::command().args(args));
-    assert_eq!((code, &*err), (0, ""), "{out}");
-    assert!(
-        out.starts_with("ck_shop_") && out.contains("\n\n[[api_keys]]\nname = \"shop\""),
-        "{out}"
-    );
+    assert_eq!((code, err.lines().count()), (0, 1), "{err}");
+    assert!(err.starts_with("ck_shop_"), "{err}");
+    assert!(out.starts_with("[[api_keys]]\nname = \"shop\"") && !out.contains("ck_"), "{out}");
     let (code, _, err) = run(crate::support::command().args(["key", "--name", "shop"]));
     assert!(code == 2 && err.contains("--scopes"), "{err}");
 }

@@ -105,6 +105,21 @@ async fn message_that_clients_could_not_read_is_refused() {
 }
 
 #[tokio::test]
+async fn error_of_a_body_names_the_field_without_types_of_rust() {
+    let server = server(&[]);
+    for (body, message) in [
+        (json!({"mesage": "hi"}), "The body has an unknown field \"mesage\"."),
+        (json!({"user": {"nme": "a"}}), "The body has an unknown field \"user.nme\"."),
+        (json!({"message": 7}), "The body cannot be used: message: invalid type: integer `7`"),
+        (json!([]), "The body cannot be used: "),
+    ] {
+        let (status, answer) = call(&server, KEY, "POST /rooms/r/messages", Some(&body)).await;
+        let got = answer["message"].as_str().unwrap();
+        assert!(status == 422 && got.starts_with(message), "{body}: {got}");
+    }
+}
+
+#[tokio::test]
 async fn broadcast_has_an_outcome_for_each_room() {
     let started = server_with_key("scopes = [\"send\"]\nrooms = [\"shop-*\"]", &[]);
     let rooms = ["shop-1", "other", "\u{0}", "shop-2", "shop-1"];

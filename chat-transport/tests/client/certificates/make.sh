@@ -41,3 +41,5 @@ here="DNS:localhost,DNS:chat.example,IP:127.0.0.1,IP:::1"
 server server "$here" 20200101000000Z 21260101000000Z
 server expired "$here" 20200101000000Z 20210101000000Z
 server elsewhere "DNS:elsewhere.example" 20200101000000Z 21260101000000Z
+# As openssl makes one by default: the certificate of an authority.
+openssl req -x509 -key server.key -days 36500 -subj "/CN=server" -addext "subjectAltName=$here" -out self-signed.pem
