@@ -2,6 +2,7 @@
 //! stops, and after a restart it receives what it missed, from the position that it saved.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_broker::{Broker, Follow, Followed, Follower, MemoryBus, PublishOptions};
 use chat_core::{Position, Retention, RoomId, Topic};
@@ -37,7 +38,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mailer = Follower::new(Arc::new(broker), events);
     let mut follow = mailer.follow(&topic, Some(Position::default()));
     for n in [1, 2] {
-        publish(n).await?;
+        // With the same key: what was published before an error is not published again.
+        while let Err(error) = publish(n).await {
+            println!("order {n} is not published yet: {error}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
     let saved = handle(&mut follow, 2).await;
     drop(follow);

@@ -10,7 +10,7 @@
 //! `orders.position`.
 
 use std::sync::Arc;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use chat_broker::{Broker, Followed, Follower, PublishOptions, RedisBroker, RedisConfig};
 use chat_core::{Position, Retention, RoomId, Topic};
@@ -36,10 +36,18 @@ async fn process(url: &str, orders: &Topic, file: &str) -> Result<()> {
         }
         // After the work: an order whose processing was interrupted is processed again.
         if let Some(position) = item.position() {
-            fs::write(file, position.to_string())?;
+            save(file, position)?;
         }
     }
     Ok(())
+}
+
+/// A write to the file itself empties it first: a process killed in between would leave no position.
+/// The rename replaces the file in one step.
+fn save(file: &str, position: Position) -> io::Result<()> {
+    let new = format!("{file}.new");
+    fs::write(&new, position.to_string())?;
+    fs::rename(new, file)
 }
 
 async fn publish(url: &str, orders: &Topic, id: &str, text: String) -> Result<()> {

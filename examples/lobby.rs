@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use chat_broker::{Broker, BrokerError, Hub, HubConfig, JoinOptions, MemoryBroker, PublishOptions};
+use chat_broker::{BrokerError, Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Frames, FramesBuilder,
     Occupant, RoomId, Topic, User, UserId,
 };
-use chat_transport::{Incoming, Outbox, Session, TransportConfig, accept_tcp};
+use chat_transport::{End, Incoming, Outbox, Session, TransportConfig, accept_tcp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -92,7 +92,7 @@ impl Lobby {
         let occupant = Occupant::of(&User::new(player, None));
         let options = JoinOptions::default().occupant(occupant).max_users(PLACES);
         let joined = session.drive(self.hub.join(&topic, id, member, options)).await;
-        let _membership = match joined {
+        let membership = match joined {
             Ok(membership) => membership,
             Err(error) => {
                 close(session.outbox(), &error);
@@ -106,22 +106,18 @@ impl Lobby {
                 Incoming::Binary(bytes) => [&[MOVE], &bytes[..]].concat(),
                 _ => continue,
             };
-            let published = self.publish(&topic, &table, payload.into());
-            if let Err(error) = session.drive(published).await {
+            if let Err(error) = session.drive(self.publish(&table, payload)).await {
                 close(session.outbox(), &error);
             }
         }
-        session.finish().await;
+        // A player who did not close keeps the place for the grace, in which it may connect again.
+        if !matches!(session.finish().await, End::ByPeer { .. }) {
+            membership.disconnect();
+        }
     }
 
-    async fn publish(
-        &self,
-        topic: &Topic,
-        table: &RoomId,
-        payload: Bytes,
-    ) -> Result<(), BrokerError> {
-        let options = PublishOptions::default().retention(self.hub.retention(table));
-        self.hub.broker().publish(topic, payload, options).await?.await?;
+    async fn publish(&self, table: &RoomId, payload: Vec<u8>) -> Result<(), BrokerError> {
+        self.hub.publish_payload(table, payload).await?.await?;
         Ok(())
     }
 }
@@ -249,5 +245,26 @@ mod tests {
         let mut again = connect(&second, "player0").await;
         again.send(Message::binary(vec![8])).await.unwrap();
         expect(&mut again, Message::binary(vec![8])).await;
+    }
+    #[tokio::test]
+    async fn lost_player_keeps_the_place_and_one_that_closes_leaves() {
+        let bus = MemoryBus::new();
+        let lobby = start(&bus);
+        let mut ann = connect(&lobby, "ann").await;
+        let (mut bob, mut cat) = (connect(&lobby, "bob").await, connect(&lobby, "cat").await);
+        for (n, player) in [&mut ann, &mut bob, &mut cat].into_iter().enumerate() {
+            player.send(Message::binary(vec![n as u8])).await.unwrap();
+            // All moves so far: the player has joined, and its own is the last.
+            while player.next().await.unwrap().unwrap() != Message::binary(vec![n as u8]) {}
+        }
+        drop(bob);
+        cat.close(None).await.unwrap();
+        while let Some(Ok(message)) = ann.next().await {
+            assert_ne!(message, Message::text(r#"{"left":"bob"}"#));
+            if message == Message::text(r#"{"left":"cat"}"#) {
+                return;
+            }
+        }
+        panic!("cat did not leave");
     }
 }

@@ -31,6 +31,10 @@ pub struct PublishOptions {
     /// How much of the topic's history is kept, this message included: the publication is
     /// persistent and has a position. It applies to the whole history from here on, so all
     /// publishers of a topic should use the same. `None`, the default, is ephemeral.
+    ///
+    /// For rooms: the hub and its [`follow`](crate::Hub::follow) read no history of a
+    /// [`Topic::User`](chat_core::Topic::User). What must reach one user after an outage is published
+    /// to a room of that user.
     pub retention: Option<Retention>,
     /// The idempotency key of a persistent publication, within its topic; see
     /// [`Broker`](crate::Broker). It should contain the publisher's name. Ignored for an ephemeral
@@ -64,7 +68,9 @@ impl PublishOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// The position in the topic's sequence; `None` for an ephemeral publication.
+    /// The position in the topic's sequence; `None` for an ephemeral publication. That of a user's
+    /// topic is one for [`Broker::history`](crate::Broker::history) alone: a
+    /// [`Follow`](crate::Follow) of such a topic has no positions.
     pub position: Option<Position>,
     /// The number of nodes that received the publication; 0 if it is repeated.
     pub nodes: u32,

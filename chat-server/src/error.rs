@@ -1,7 +1,7 @@
 //! Why a request to the server was not carried out.
 
 use chat_broker::BrokerError;
-use chat_core::{ErrorCode, Rejection};
+use chat_core::{ErrorCode, InvalidName, Rejection};
 
 use crate::moderation::UNSUPPORTED;
 
@@ -21,6 +21,15 @@ const RETRY_AFTER_MS: u64 = 1000;
 ///     Err(error) if error.code() == ErrorCode::MessageTooLong => println!("shorten it: {error}"),
 ///     sent => println!("sent at {:?}", sent?.position),
 /// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A name that such a handler parses, and that is invalid, is a `400` with the code `bad_field`:
+///
+/// ```
+/// # async fn example(chat: chat_server::Server, id: &str) -> Result<(), chat_server::Error> {
+/// chat.room(&format!("order-{id}").parse()?).send("Your order is paid.").await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -54,6 +63,13 @@ impl From<Rejection> for Error {
     }
 }
 
+/// The name may be that of a room or a user: the code is that of a field, not `room_name_invalid`.
+impl From<InvalidName> for Error {
+    fn from(why: InvalidName) -> Self {
+        Rejection::new(ErrorCode::BadField, format!("The name {why}.")).into()
+    }
+}
+
 /// What a client receives: not the broker's own words, which may name its address.
 impl From<Error> for Rejection {
     fn from(error: Error) -> Self {
@@ -78,4 +94,22 @@ pub(crate) fn unavailable(error: &BrokerError) -> Rejection {
         _ => "The message bus does not answer. It is unknown whether the request was carried out.",
     };
     Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use chat_core::RoomId;
+
+    use super::*;
+
+    #[test]
+    fn invalid_name_is_400_bad_field() {
+        let parse = |name: &str| -> Result<RoomId, Error> { Ok(name.parse()?) };
+        let error = parse("").unwrap_err();
+        assert_eq!(error.code(), ErrorCode::BadField);
+        assert_eq!(error.to_string(), "The name is empty.");
+        assert_eq!(error.into_response().status(), StatusCode::BAD_REQUEST);
+    }
 }

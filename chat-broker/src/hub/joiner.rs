@@ -28,6 +28,11 @@ pub struct Snapshot<'a, M> {
     pub recent: Option<&'a Recent>,
     /// The room's occupants on all servers; `None` for a user's own topic, and if the broker has no
     /// [presence](crate::Broker::presence).
+    ///
+    /// It is the latest that this server knows, unlike the messages, which end at the position: it
+    /// includes changes that are on their way to the members. So the member may receive a join, a
+    /// rename or a leave that the roster shows already, mostly when users join at the same time. Take
+    /// such an event as the state of its user, not as a difference.
     pub roster: Option<&'a Roster>,
     /// The members on this server, this one included.
     pub members: &'a Members<MemberSlot<M>>,
@@ -90,8 +95,9 @@ pub(super) enum JoinState {
 /// ```
 pub trait Joiner<M: Deliver>: Send + 'static {
     /// Called once, before anything is delivered to the member: what is delivered afterwards
-    /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
-    /// is delivered as a [batch](Snapshot::batch).
+    /// follows on the position in the snapshot, with no gap and no repeat of a message; a change of
+    /// the occupants may repeat what the [roster](Snapshot::roster) shows. By default the snapshot is
+    /// delivered as a [batch](Snapshot::batch).
     ///
     /// In a [rejoin](super::Membership::rejoin) without [`since`](super::JoinOptions::since) the
     /// member continues to receive the room: batches that are on their way to it may arrive after the

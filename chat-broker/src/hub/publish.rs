@@ -46,6 +46,36 @@ impl<M> Hub<M> {
         let (payload, options) = rules.prepare(room, user, &content.into());
         self.broker().publish(&Topic::Room(room.clone()), payload, options).await
     }
+
+    /// Publishes bytes of a protocol of your own to `room`, and stores them by the room's
+    /// [history rule](crate::HubConfig::history). Returns once they are queued, as
+    /// [`Broker::publish`](crate::Broker::publish) does. With a [key](PublishOptions::key), call that
+    /// with [`Hub::retention`].
+    ///
+    /// ```
+    /// # use chat_broker::{BrokerError, Hub};
+    /// # use chat_core::RoomId;
+    /// # async fn play<M: chat_core::Deliver + Clone + 'static>(hub: Hub<M>, table: RoomId)
+    /// # -> Result<(), BrokerError> {
+    /// let published = hub.publish_payload(&table, &b"e2e4"[..]).await?.await?;
+    /// println!("servers with players of the table: {}", published.nodes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What [`Broker::publish`](crate::Broker::publish) reports.
+    ///
+    /// # Cancel safety
+    /// As for [`Broker::publish`](crate::Broker::publish).
+    pub async fn publish_payload(
+        &self,
+        room: &RoomId,
+        payload: impl Into<Bytes>,
+    ) -> Result<Receipt, BrokerError> {
+        let options = PublishOptions::default().retention(self.retention(room));
+        self.broker().publish(&Topic::Room(room.clone()), payload.into(), options).await
+    }
 }
 
 impl HistoryRules {
