@@ -10,7 +10,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use chat_broker::{BrokerError, Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Frames, FramesBuilder,
@@ -162,6 +161,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use chat_broker::MemoryBus;
     use futures_util::{SinkExt, StreamExt};
     use tokio::io::DuplexStream;
