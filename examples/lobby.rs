@@ -161,6 +161,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use chat_broker::MemoryBus;
     use futures_util::{SinkExt, StreamExt};
     use tokio::io::DuplexStream;
