@@ -134,14 +134,8 @@ fn describe_certificate(problem: &CertificateError) -> String {
         Problem::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
             "it is the certificate of an authority".to_owned()
         }
-        Problem::UnsupportedSignatureAlgorithmContext { .. }
-        | Problem::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "its signature algorithm is not supported".to_owned()
-        }
         Problem::BadSignature => "its signature is wrong".to_owned(),
-        Problem::InvalidPurpose | Problem::InvalidPurposeContext { .. } => {
-            "it is not for servers".to_owned()
-        }
+        Problem::InvalidPurpose => "it is not for servers".to_owned(),
         // The texts of rustls for the rest are the names of its variants.
         _ => "it cannot be read or verified".to_owned(),
     }
