@@ -143,7 +143,7 @@ impl Task {
         match command {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
-            Some(Command::Key(arguments)) => arguments.key().map(Self::PrintKey),
+            Some(Command::Key(arguments)) => Ok(Self::PrintKey(arguments.key()?)),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Errors of the application's requests.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::ErrorCode;
 use crate::wire::Rejected;
-
-use super::events::Disconnect;
+use crate::{CloseReason, ErrorCode};
 
 /// Why a request failed.
 ///
@@ -161,5 +160,42 @@ impl Rejection {
         ];
         let passes = passes.into_iter().any(|code| self.is(code));
         self.retry_after.or(passes.then_some(RETRY_AFTER))
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disconnect {
+    /// The WebSocket close code, if there was one.
+    pub code: Option<u16>,
+    /// The reason, for people.
+    pub reason: String,
+}
+
+impl Disconnect {
+    /// The end of a connection without a close frame.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self::with_code(None, reason)
+    }
+
+    /// The end of a connection whose close frame had this code, if it had one.
+    #[must_use]
+    pub fn with_code(code: impl Into<Option<u16>>, reason: impl Into<String>) -> Self {
+        Self { code: code.into(), reason: reason.into() }
+    }
+
+    pub(super) fn is(&self, reason: CloseReason) -> bool {
+        self.code == Some(reason.code())
+    }
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.reason),
+            None => f.write_str(&self.reason),
+        }
     }
 }

@@ -1,16 +1,15 @@
 //! What a client reports to its application: events, and the answers to its requests.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use crate::wire::{self, Limits};
-use crate::{CloseReason, Epoch, Position, PresenceChange};
+use crate::{Epoch, Position, PresenceChange};
 
 use super::config::Resume;
-use super::error::{ClientError, Rejection};
+use super::error::{ClientError, Disconnect, Rejection};
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -137,43 +136,6 @@ pub enum State {
         /// How the connection ended.
         loss: Disconnect,
     },
-}
-
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Disconnect {
-    /// The WebSocket close code, if there was one.
-    pub code: Option<u16>,
-    /// The reason, for people.
-    pub reason: String,
-}
-
-impl Disconnect {
-    /// The end of a connection without a close frame.
-    #[must_use]
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self::with_code(None, reason)
-    }
-
-    /// The end of a connection whose close frame had this code, if it had one.
-    #[must_use]
-    pub fn with_code(code: impl Into<Option<u16>>, reason: impl Into<String>) -> Self {
-        Self { code: code.into(), reason: reason.into() }
-    }
-
-    pub(super) fn is(&self, reason: CloseReason) -> bool {
-        self.code == Some(reason.code())
-    }
-}
-
-impl fmt::Display for Disconnect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            Some(code) => write!(f, "{} ({code})", self.reason),
-            None => f.write_str(&self.reason),
-        }
-    }
 }
 
 /// The `welcome` of a connection.

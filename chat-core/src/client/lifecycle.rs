@@ -17,8 +17,8 @@ use crate::wire::{self, ClientRequest};
 use crate::{Backoff, CloseReason, ErrorCode, Hello, UserName};
 
 use super::config::{Config, Resume};
-use super::error::{ClientError, Rejection};
-use super::events::{Disconnect, Event, State, Welcome};
+use super::error::{ClientError, Disconnect, Rejection};
+use super::events::{Event, State, Welcome};
 use super::inbound::{self, Signal};
 use super::limits::check_frame;
 use super::link::{Due, Link};

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use crate::{CloseReason, Content, HistoryRange, Position};
 
 use super::config::Config;
-use super::error::ClientError;
-use super::events::{Disconnect, Event, State, Welcome};
+use super::error::{ClientError, Disconnect};
+use super::events::{Event, State, Welcome};
 use super::lifecycle::Lifecycle;
 use super::output::{Action, Answer, RequestId};
 use super::rooms::Start;

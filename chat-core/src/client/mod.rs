@@ -135,10 +135,8 @@ mod token;
 mod track;
 
 pub use config::{Config, Resume};
-pub use error::{ClientError, Rejection};
-pub use events::{
-    Disconnect, Event, History, Joined, Members, Message, Sent, State, User, Welcome,
-};
+pub use error::{ClientError, Disconnect, Rejection};
+pub use events::{Event, History, Joined, Members, Message, Sent, State, User, Welcome};
 pub use machine::Machine;
 pub use output::{Action, Answer, RequestId};
 pub use token::{Token, TokenError};

@@ -11,8 +11,8 @@ use crate::wire::ClientRequest;
 use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
-use super::error::ClientError;
-use super::events::{Disconnect, Welcome};
+use super::error::{ClientError, Disconnect};
+use super::events::Welcome;
 use super::limits::{check_frame, check_message};
 use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};

@@ -4,7 +4,6 @@ use chat_server::{ApiKey, Secret};
 use clap::Args;
 
 use super::api::Rights;
-use super::exit::Exit;
 use super::value::{Invalid, text};
 
 /// What the key is to be.
@@ -27,7 +26,7 @@ pub(crate) struct NewKey {
 }
 
 impl KeyArgs {
-    pub(super) fn key(&self) -> Result<NewKey, Exit> {
+    pub(super) fn key(&self) -> Result<NewKey, Invalid> {
         let (key, secret) = ApiKey::generate(&self.name)
             .map_err(|error| Invalid::new("name", &self.name, error.to_string()))?;
         let table = format!("[[api_keys]]\n{}", self.rights.lines(&key).join("\n"));
