@@ -86,8 +86,8 @@ pub(super) fn encode(
     }
 }
 
-/// Appends the frame of a message, as [`in_room`] is serialized. It is the one frame that a server
-/// encodes for each message; by `serde_json`, which has a call for the name of each field and looks up
+/// Appends the frame of a message, as [`crate::wire::Message::new`] is serialized. It is the one frame
+/// that a server encodes for each message; by `serde_json`, which has a call for the name of each field and looks up
 /// each byte of a text, it was the most expensive step of the fan-out.
 fn append_message(
     out: &mut Vec<u8>,
