@@ -501,13 +501,13 @@ async fn hook_decides_on_joins() {
 
 #[tokio::test]
 async fn hook_is_not_asked_about_a_join_by_a_backend() {
-    let config = config().api_key(Some(Secret::new("a key")));
+    let config = config().api_key(Some(Secret::new("a key for backends")));
     let node = Node::start(config, Rules::default()).await;
     let mut ann = node.client("ann").await;
     settled(&mut ann).await;
     let body = r#"{"user":"ann"}"#;
     let post = format!(
-        "POST /api/rooms/closed/join HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a key\r\n\
+        "POST /api/rooms/closed/join HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a key for backends\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
