@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::support::{Chat, DEADLINE, command, exchange};
-use instance::Nginx;
+use instance::{Nginx, replaced};
 
 /// What the documentation draws: nginx, two servers, one Redis.
 struct Site {
@@ -193,16 +193,11 @@ async fn close_code_of_a_large_frame_comes_through() {
 async fn chat_may_be_below_a_path() {
     let url = "https://chat.example/chat";
     let server = Chat::start(command().args(["--port", "0", "--public-url", url]));
-    let nginx = Nginx::start([server.port(), server.port()]);
-    let location = "location /chat/ {\n            proxy_pass http://chat/;";
-    nginx.reconfigure("location / {\n            proxy_pass http://chat;", location);
+    let nginx = Nginx::start_with([server.port(), server.port()], |configuration| {
+        let below = "location /chat/ {\n            proxy_pass http://chat/;";
+        replaced(configuration, "location / {\n            proxy_pass http://chat;", below)
+    });
     let page = async |path: &str| ask(nginx.port(), &format!("GET {path}"), "").await;
-    // nginx reloads in its own time.
-    let deadline = Instant::now() + DEADLINE;
-    while page("/chat/").await.0 != 200 {
-        assert!(Instant::now() < deadline, "never reloaded");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     for path in ["/chat/", "/chat/join-room/x", "/chat/join-room/x/"] {
         let (status, _, html) = page(path).await;
         assert!(status == 200 && html.contains("src=\"/chat/web-"), "{path}: {status} {html}");

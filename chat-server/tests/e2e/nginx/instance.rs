@@ -30,11 +30,19 @@ pub(super) struct Nginx {
 impl Nginx {
     /// Starts one with the documented configuration, in front of servers on these ports.
     pub(super) fn start(servers: [u16; 2]) -> Self {
+        Self::start_with(servers, str::to_owned)
+    }
+
+    /// As `start`, with a change to the configuration. A test that changes it later, by
+    /// `reconfigure`, must not care which configuration answers: until nginx has told its
+    /// old workers to quit, they accept connections beside the new ones.
+    pub(super) fn start_with(servers: [u16; 2], change: impl Fn(&str) -> String) -> Self {
         let directory = new_directory();
         make_certificate(&directory);
         for _ in 0..ATTEMPTS {
             let [plain, tls] = free_ports();
-            fs::write(file(&directory), configuration(&directory, [plain, tls], servers)).unwrap();
+            let text = change(&configuration(&directory, [plain, tls], servers));
+            fs::write(file(&directory), text).unwrap();
             if let Some(master) = spawn(&directory) {
                 return Self { master, directory, plain, tls };
             }
@@ -114,7 +122,7 @@ fn configuration(directory: &Path, [plain, tls]: [u16; 2], servers: [u16; 2]) ->
         .fold(DOCUMENTED.to_owned(), |text, (documented, here)| replaced(&text, documented, here))
 }
 
-fn replaced(text: &str, old: &str, new: &str) -> String {
+pub(super) fn replaced(text: &str, old: &str, new: &str) -> String {
     assert!(text.contains(old), "{old:?} is not in the configuration:\n{text}");
     text.replace(old, new)
 }
