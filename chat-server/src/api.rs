@@ -5,6 +5,7 @@
 
 mod batch;
 mod body;
+mod current_key;
 mod export;
 pub(crate) mod keys;
 mod messages;
@@ -69,6 +70,7 @@ fn calls() -> Vec<Call> {
         Call::get("room", "/rooms/{room}", Read, rooms::room),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
         Call::post("status", "/users/status", Read, users::status),
+        Call::get("user", "/users/{user}", Read, users::user),
         Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
         Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
         Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
@@ -89,6 +91,7 @@ fn calls_alone(batched: Router) -> Vec<Call> {
     vec![
         Call::new("batch", Method::POST, "/batch", None, batch),
         Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
+        Call::new("key", Method::GET, "/key", None, current_key::key),
         Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
     ]
 }

@@ -1,4 +1,4 @@
-//! Health checks, metrics, and `/api` beside them.
+//! Health checks and metrics, with `/api` and the page for operators beside them.
 
 use std::sync::Arc;
 
@@ -13,12 +13,13 @@ use chat_broker::Status;
 use crate::refusal::Refusal;
 use crate::routes::{readable, wrong_method};
 use crate::state::State;
-use crate::{api, host_check, scrape};
+use crate::{admin, api, host_check, scrape};
 
-/// Health checks, metrics and `/api`, for a listener of their own.
+/// Health checks, metrics, `/api` and `/admin/`, for a listener of their own.
 pub(crate) fn router(state: Arc<State>) -> Router {
     let rest = metrics()
         .merge(api::router(&state))
+        .merge(admin::router())
         .layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
     health(&state)
         .merge(rest)

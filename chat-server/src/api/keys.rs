@@ -340,7 +340,20 @@ impl ActiveKey {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.key.until.is_some_and(|until| until <= SystemTime::now())
+        self.ends_at().is_some_and(|end| end <= SystemTime::now())
+    }
+
+    pub(crate) fn ends_at(&self) -> Option<SystemTime> {
+        self.key.until
+    }
+
+    pub(crate) fn scopes(&self) -> &[ApiScope] {
+        &self.key.scopes
+    }
+
+    /// The texts of the patterns that [`ApiKey::rooms`] has.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.key.patterns.iter().map(Pattern::as_str)
     }
 
     /// Takes a call from the rate of the key.
