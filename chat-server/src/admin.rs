@@ -1,5 +1,5 @@
 //! The page for operators, part of the binary. It calls `/api` with the key that the operator gives it,
-//! and reads `/metrics`; so it may do what that key may, and this module grants nothing.
+//! and may do what that key may: this module grants nothing.
 
 use std::sync::Arc;
 
@@ -36,11 +36,11 @@ const ASSETS: [(&str, &str); 14] = assets![
     "app.js" in "admin/",
     "bans.js" in "admin/",
     "elements.js" in "admin/",
-    "metrics.js" in "admin/",
     "overview.js" in "admin/",
     "plots.js" in "admin/",
     "room.js" in "admin/",
     "rooms.js" in "admin/",
+    "samples.js" in "admin/",
     "sanctions.js" in "admin/",
     "user.js" in "admin/",
     "favicon.svg" in "",

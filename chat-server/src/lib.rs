@@ -32,6 +32,8 @@ mod public_url;
 mod query;
 mod refusal;
 mod routes;
+mod sampler;
+mod samples;
 mod scrape;
 mod secret;
 mod server;

@@ -1,6 +1,7 @@
 //! The counters of a server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -26,6 +27,9 @@ pub(crate) struct Metrics {
     hooks: Family<HookLabels, Counter>,
     api_requests: Family<ApiLabels, Counter>,
     panics: Counter,
+    /// The sums of `limited` and of `refused` over their labels.
+    pub(crate) limits_reached: Arc<AtomicU64>,
+    pub(crate) handshakes_refused: Arc<AtomicU64>,
     /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
     /// From the client's frame to the broker's answer.
@@ -92,6 +96,11 @@ impl Metrics {
         self.published.inc();
     }
 
+    /// The messages passed to the broker.
+    pub(crate) fn messages(&self) -> u64 {
+        self.published.get()
+    }
+
     pub(crate) fn rejected(&self, code: ErrorCode) {
         self.rejected.get_or_create(&CodeLabel { code: code.as_str() }).inc();
     }
@@ -99,12 +108,14 @@ impl Metrics {
     /// Counts a client that reached a limit.
     pub(crate) fn limited(&self, limit: &'static str) {
         self.limited.get_or_create(&LimitLabel { limit }).inc();
+        self.limits_reached.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a rejected handshake.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = RefusalLabels { status: refusal.status.as_u16(), reason: refusal.reason };
         self.refused.get_or_create(&labels).inc();
+        self.handshakes_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a question to a hook.

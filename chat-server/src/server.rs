@@ -20,7 +20,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::state::{State, Task};
-use crate::{api, fleet, http, operator};
+use crate::{api, fleet, http, operator, sampler};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -146,6 +146,7 @@ impl ServerBuilder {
         }
         let state = Arc::new(state);
         fleet::start(&state);
+        sampler::start(&state);
         Server { state }
     }
 }

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::origin::Origins;
 use crate::public_url::PublicUrl;
+use crate::samples::Samples;
 use crate::sessions::Sessions;
 use crate::undelivered::{self, DropReporter};
 
@@ -73,6 +74,9 @@ pub(crate) struct State {
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
+    /// The figures of the last ten minutes, and the task that collects them.
+    pub(crate) samples: Samples,
+    pub(crate) sampler: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
@@ -138,6 +142,8 @@ impl State {
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),
+            samples: Samples::default(),
+            sampler: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

@@ -45,6 +45,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         users::user,
         current_key::key,
         nodes::nodes,
+        nodes::samples,
         batch::batch,
         document_call,
     ),

@@ -3,7 +3,6 @@
 import { Api, ApiError } from "./api.js";
 import { bans } from "./bans.js";
 import { byId } from "./elements.js";
-import { Samples } from "./metrics.js";
 import { overview } from "./overview.js";
 import { room } from "./room.js";
 import { rooms } from "./rooms.js";
@@ -14,7 +13,6 @@ const STORAGE = "chat-admin-key";
 /** The views by their addresses; what an address has behind a `/` is a name. */
 const VIEWS = { "": overview, rooms, "rooms/": room, users, "users/": user, bans };
 
-const samples = new Samples();
 let session;
 let shown = new AbortController();
 
@@ -111,7 +109,6 @@ function context(view, signal) {
     view,
     signal,
     api: session.api,
-    samples,
     attempt,
     repeat,
     has: (scope) => session.key.scopes.includes(scope),

@@ -2,10 +2,12 @@
 
 import { bytes, duration, make, muted, number, section, table, update } from "./elements.js";
 import { plot } from "./plots.js";
+import { Samples } from "./samples.js";
 
 const REFRESH_MS = 5000;
 
-export function overview({ view, api, has, samples, repeat }) {
+export function overview({ view, api, has, repeat }) {
+  const samples = new Samples(api);
   const servers = make("div");
   const state = make("p", { "data-testid": "state" });
   const plots = make("div", { class: "plots" });
@@ -17,7 +19,8 @@ export function overview({ view, api, has, samples, repeat }) {
       samples.update(signal),
     ]);
     if (nodes) update(servers, nodes.nodes, listOf);
-    state.replaceChildren(...conditions(samples));
+    if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
+    state.replaceChildren(...conditions(samples.latest));
     plots.replaceChildren(...draw(samples));
   });
 }
@@ -42,11 +45,11 @@ function mostFrequent(values) {
 }
 
 /** What is wrong with the server at this moment. */
-function conditions(samples) {
+function conditions({ ready, broker_up, broker_full }) {
   const checks = [
-    [samples.latest("chat_ready") === 1, "ready for clients", "not ready for clients"],
-    [samples.latest("chat_broker_up") === 1, "the broker accepts messages", "the broker accepts no messages"],
-    [samples.latest("chat_broker_full") !== 1, undefined, "Redis is full"],
+    [ready, "ready for clients", "not ready for clients"],
+    [broker_up, "the broker accepts messages", "the broker accepts no messages"],
+    [!broker_full, undefined, "Redis is full"],
   ];
   return checks.flatMap(([isGood, good, bad]) => {
     const text = isGood ? good : bad;
@@ -54,20 +57,27 @@ function conditions(samples) {
   });
 }
 
+const perSecond = (value) => `${number(value)}/s`;
+const ms = (value) => `${number(value)} ms`;
+
+/** What is plotted of the samples. */
+const PLOTS = [
+  ["connections", "Connections", number],
+  ["messages", "Messages sent", perSecond],
+  ["deliveries", "Deliveries to members", perSecond],
+  ["publish_ms", "Publishing, 99 %", ms],
+  ["fan_out_ms", "Fan-out, 99 %", ms],
+  ["outbox_bytes", "Waiting for clients to read", bytes],
+  ["round_trip_ms", "Redis round trip, 99 %", ms],
+  ["redis_memory_bytes", "Memory of Redis", bytes],
+  ["limited", "Limits reached", perSecond],
+  ["refused", "Handshakes refused", perSecond],
+  ["gaps", "Gaps: messages lost", perSecond],
+];
+
 function draw(samples) {
-  const [perSecond, ms] = [(value) => `${number(value)}/s`, (value) => `${number(value)} ms`];
-  const plots = [
-    ["connections", "Connections", samples.gauge("chat_connections"), number],
-    ["messages", "Messages from clients and backends", samples.rate("chat_published_total"), perSecond],
-    ["deliveries", "Deliveries to members", samples.rate("chat_deliveries_total"), perSecond],
-    ["publishing", "Publishing, 99 %", samples.quantile("chat_publish_seconds_bucket", 0.99), ms],
-    ["fan-out", "Fan-out, 99 %", samples.quantile("chat_fan_out_seconds_bucket", 0.99), ms],
-    ["outbox", "Waiting for clients to read", samples.gauge("chat_outbox_bytes"), bytes],
-    ["round-trips", "Redis round trip, 99 %", samples.quantile("chat_broker_round_trip_seconds_bucket", 0.99), ms],
-    ["redis-memory", "Memory of Redis", samples.gauge("chat_redis_memory_used_bytes"), bytes],
-    ["limited", "Limits reached", samples.rate("chat_limited_total"), perSecond],
-    ["refused", "Handshakes refused", samples.rate("chat_refused_handshakes_total"), perSecond],
-    ["gaps", "Gaps: messages lost", samples.rate("chat_gaps_total"), perSecond],
-  ];
-  return plots.map((each) => plot(...each));
+  return PLOTS.flatMap(([name, title, write]) => {
+    const series = samples.series(name);
+    return series.length > 0 ? [plot(name, title, series, write)] : [];
+  });
 }

@@ -8,9 +8,8 @@ const SPAN_MS = 600_000;
 
 /** A plot with its name, its latest value and its scale; `write` turns a value into text. */
 export function plot(id, title, points, write) {
-  const latest = points.at(-1);
-  const top = scale(Math.max(0, ...points.map(({ value }) => value)));
-  const now = latest ? write(latest.value) : "no data yet";
+  const top = scale(Math.max(...points.map(({ value }) => value)));
+  const now = write(points.at(-1).value);
   const drawing = svg("svg", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     preserveAspectRatio: "none",
