@@ -3,6 +3,8 @@
 
 mod api;
 mod auth;
+mod cause;
+mod client_lines;
 mod config;
 mod connection;
 mod deadline;
@@ -27,6 +29,7 @@ mod moderation;
 mod operator;
 mod origin;
 mod peer;
+mod process;
 mod public_url;
 mod query;
 mod refusal;

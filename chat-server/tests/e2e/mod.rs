@@ -11,6 +11,7 @@ mod hooks;
 mod hosts;
 mod http;
 mod limits;
+mod log;
 mod metrics;
 mod mixed;
 mod moderation;
