@@ -306,6 +306,12 @@ impl Server {
         *self.state.token_issuer.write() = issuer;
     }
 
+    /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.
+    #[must_use]
+    pub fn settings_digest(&self) -> String {
+        self.state.settings_digest.read().clone()
+    }
+
     /// Whether the broker answers, the [authenticator](crate::Authenticator::is_ready) can check
     /// tokens, and the server is not shutting down, as in `/readyz`.
     #[must_use]

@@ -224,6 +224,7 @@ impl Settings {
         self.api.add_to(&mut server)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
+        server.shared_settings = format!("{} {}", self.redis.shared(), self.tokens.shared()?);
         let invalid = |InvalidConfig { setting, value, why, .. }| {
             // As the flags and the file name it; tables of the file have an underscore.
             let name = match setting {

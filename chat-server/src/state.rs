@@ -7,7 +7,6 @@ use std::time::Duration;
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
-#[cfg(feature = "jwt")]
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -39,6 +38,8 @@ pub(crate) const MAX_EXPORTS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
+    /// [`ServerConfig::digest`] of the settings in effect.
+    pub(crate) settings_digest: RwLock<String>,
     /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     /// The URL of this server in links.
@@ -127,6 +128,7 @@ impl State {
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
             public_url,
+            settings_digest: RwLock::new(config.digest()),
             config,
             hub,
             authenticator,
