@@ -22,7 +22,7 @@ mod schemas;
 mod tokens;
 mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::handler::Handler;
@@ -95,6 +95,23 @@ fn calls_alone(batched: Router) -> Vec<Call> {
         Call::new("key", Method::GET, "/key", None, current_key::key),
         Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
     ]
+}
+
+/// Every call with its scope.
+static SCOPES: LazyLock<Vec<(&str, Option<ApiScope>)>> = LazyLock::new(|| {
+    let all = calls().into_iter().chain(calls_alone(Router::new()));
+    all.map(|call| (call.name, call.scope)).collect()
+});
+
+/// Begins the counters of what the keys of the server may call.
+pub(crate) fn expect_requests(state: &State) {
+    for key in state.api_keys.all().iter() {
+        for (call, scope) in &*SCOPES {
+            if scope.is_none_or(|scope| key.check_scope(scope).is_ok()) {
+                state.metrics.expect_api_request(key.name(), call);
+            }
+        }
+    }
 }
 
 /// `GET /openapi.json`: what a test has made from the code.
@@ -177,18 +194,21 @@ async fn authenticate(
     if state.api_keys.is_empty() {
         return Refusal::not_found().into_response();
     }
-    let refused = |message: String| {
-        state.metrics.limited("api_key");
-        Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
-    };
-    match given_key(request.headers()).and_then(|given| state.api_keys.find(given)) {
-        Some(key) if key.has_ended() => refused(format!("The key \"{}\" has ended.", key.name())),
-        Some(key) => {
-            request.extensions_mut().insert(key);
-            next.run(request).await
+    let key = given_key(request.headers()).and_then(|given| state.api_keys.find(given));
+    let (ended, message) = match &key {
+        Some(key) if key.has_ended() => {
+            (Some(key.name()), format!("The key \"{}\" has ended.", key.name()))
         }
-        None => refused("A valid API key is required: Authorization: Bearer …".to_owned()),
-    }
+        Some(key) => {
+            request.extensions_mut().insert(Arc::clone(key));
+            return next.run(request).await;
+        }
+        None => (None, "A valid API key is required: Authorization: Bearer …".to_owned()),
+    };
+    let address = state.config.client_address(request.headers(), request.extensions());
+    state.client_lines.key_rejected(ended, address);
+    state.metrics.limited("api_key");
+    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&str> {

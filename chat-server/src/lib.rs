@@ -4,6 +4,8 @@
 mod admin;
 mod api;
 mod auth;
+mod cause;
+mod client_lines;
 mod config;
 mod connection;
 mod deadline;
@@ -28,6 +30,7 @@ mod moderation;
 mod operator;
 mod origin;
 mod peer;
+mod process;
 mod public_url;
 mod query;
 mod refusal;

@@ -15,6 +15,7 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
+use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
@@ -71,6 +72,7 @@ pub(crate) struct State {
     /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
+    pub(crate) client_lines: Arc<ClientLines>,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
@@ -81,6 +83,7 @@ pub(crate) struct State {
     driver: Task,
     _moderator: Task,
     _reporter: Task,
+    _line_counter: Task,
 }
 
 /// A task that is aborted when this is dropped.
@@ -104,7 +107,8 @@ impl State {
         hooks: Option<Arc<dyn Hooks>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
-        let metrics = Metrics::default();
+        let (metrics, client_lines) =
+            (Metrics::new(hooks.is_some()), Arc::<ClientLines>::default());
         let (drop_reporter, reports) = undelivered::channel(metrics.lost_reports.clone());
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
@@ -141,6 +145,8 @@ impl State {
             sessions,
             outboxes: OutboxStats::new(),
             metrics,
+            _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
+            client_lines,
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),

@@ -12,6 +12,7 @@ mod hooks;
 mod hosts;
 mod http;
 mod limits;
+mod log;
 mod metrics;
 mod mixed;
 mod moderation;
