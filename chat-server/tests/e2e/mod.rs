@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod balancers;
 mod client;
 mod direct;
 mod embedded;
@@ -15,7 +16,6 @@ mod metrics;
 mod mixed;
 mod moderation;
 mod native;
-mod nginx;
 mod operations;
 mod outage;
 mod parts;
