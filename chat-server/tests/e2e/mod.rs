@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod client;
+mod commands;
 mod direct;
 mod embedded;
 mod handles;
