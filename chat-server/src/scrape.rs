@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -170,6 +171,10 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     refusals(page, &stats.refusals)?;
     let help = "Whether the broker refuses what rooms keep, for want of memory";
     page.gauge("broker_full", help, stats.full.into())?;
+    if let Some(run_id) = &stats.run_id {
+        let help = "The process of Redis (run_id) that this server is connected to";
+        page.metric("redis", help, &Info::new([("run_id", run_id.clone())]))?;
+    }
     // 0 without Redis, and without the permission to read it.
     if stats.memory_used == 0 {
         return Ok(());
