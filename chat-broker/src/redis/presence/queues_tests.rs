@@ -1,18 +1,22 @@
 use std::collections::BTreeMap;
 
-use chat_core::{RoomId, Topic};
+use chat_core::{RoomId, Topic, UserId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::redis::names::Names;
+use crate::redis::names::{Address, Names};
+use crate::redis::presence::outbox::PresenceOutbox;
 
 fn key(user: u8) -> Key {
     key_of(&format!("u{user}"))
 }
 
 fn key_of(user: &str) -> Key {
-    let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
-    Key { address, user: UserId::new(user).unwrap() }
+    Key { address: address_of("r"), user: UserId::new(user).unwrap() }
+}
+
+fn address_of(room: &str) -> Address {
+    Names::new("chat", 0).address(&Topic::Room(RoomId::new(room).unwrap()))
 }
 
 fn outbox() -> PresenceOutbox {
