@@ -290,9 +290,11 @@ impl Queues {
         let mut outcomes = outcomes.into_iter();
         for Join { key, max, .. } in &changes.joins {
             let mut outcome = outcomes.next().unwrap_or(Outcome::Unanswered);
-            // Redis executes the joins of a pipeline before its leaves. The leave may have been accepted
-            // first, and have freed a slot: the join is sent again, without it.
-            if outcome == Outcome::RoomFull && changes.leaves_from(&key.address) {
+            // The leave may have been accepted first, and frees a slot: the join is sent again, behind
+            // it.
+            if outcome == Outcome::RoomFull
+                && (changes.leaves_from(&key.address) || self.has_leave_before(key))
+            {
                 outcome = Outcome::Unanswered;
             }
             self.answer_limited_joins(key, outcome, *max);
@@ -301,6 +303,17 @@ impl Queues {
         for key in changes.leaves {
             self.record_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
+    }
+
+    /// Whether a leave from the topic waits that was accepted before the join of this user: behind
+    /// publications, which other joins may hold up, or because too many leave. It is sent after
+    /// finitely many pipelines: no join that follows it in the order, as this one does, holds it up.
+    fn has_leave_before(&self, key: &Key) -> bool {
+        let Some(unsettled) = self.users.get(key).and_then(|user| user.unsettled.as_ref()) else {
+            return false;
+        };
+        let mut before = self.leaves.range(..=(unsettled.joined_after, u64::MAX));
+        before.any(|(_, leave)| leave.address == key.address && leave.user != key.user)
     }
 
     fn record_join(&mut self, key: &Key, outcome: Outcome) {
