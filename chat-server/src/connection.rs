@@ -159,7 +159,7 @@ impl Connection {
             access: params.access.clone(),
             deadline: Deadline::default(),
             renewal: None,
-            limiter: RateLimiter::new(permit),
+            limiter: RateLimiter::new(permit, &state.limits),
             since,
             state,
             id,

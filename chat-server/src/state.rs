@@ -25,6 +25,7 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::origin::Origins;
+use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
 use crate::samples::Samples;
 use crate::sessions::Sessions;
@@ -49,6 +50,7 @@ pub(crate) struct State {
     pub(crate) hosts: Hosts,
     /// The origins of web pages that may use this server.
     pub(crate) origins: Origins,
+    pub(crate) proxies: Proxies,
     pub(crate) hub: Hub<Member>,
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -131,6 +133,7 @@ impl State {
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
+            proxies: Proxies::new(config.trusted_proxies.clone(), config.forwarded_header),
             public_url,
             settings_digest: RwLock::new(config.digest()),
             config,

@@ -253,7 +253,7 @@ pub(super) async fn join(
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
     key.check_user(&user)?;
-    let max = state.config.limits.name_bytes;
+    let max = state.limits.config().name_bytes;
     check_name(ErrorCode::RoomNameInvalid, room.as_str(), max).map_err(Error::from)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)

@@ -172,9 +172,7 @@ async fn metrics_may_have_an_address_of_their_own() {
     server.until_ready().await;
     assert_eq!(server.http("GET", "/metrics").await.0, 404);
     assert_eq!(server.http("GET", "/healthz").await.0, 200);
-    let line = server.until_logged("metrics on http://127.0.0.1:");
-    let port = line.rsplit(':').next().unwrap().strip_suffix("/metrics").unwrap();
-    let port: u16 = port.parse().unwrap();
+    let port = server.metrics_port();
     let ask = async |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         exchange(port, &request).await
