@@ -48,7 +48,10 @@ use rooms::Rooms;
 pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
-pub(crate) use operator_command::{CheckArgs, HealthArgs, OperatorCommand, SettingInEffect};
+pub(crate) use operator_command::{
+    BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
+    TailArgs,
+};
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;
