@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod health;
 mod send;
+mod size;
 mod tail;
 
 use std::io::{self, Write};
@@ -35,6 +36,7 @@ pub(crate) fn run(
             OperatorCommand::Tail(args) => tail::run(&args, settings).await,
             OperatorCommand::Send(args) => send::run(&args, settings).await,
             OperatorCommand::Bench(args) => bench::run(&args, settings).await,
+            OperatorCommand::Size(args) => size::run(&args, settings),
         }
     })
 }

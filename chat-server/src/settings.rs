@@ -50,7 +50,7 @@ pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{
     BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
-    TailArgs,
+    SizeArgs, TailArgs,
 };
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, Subcommand};
 
 use super::source::Sources;
-use super::value::{HOUR, MILLISECOND, SECOND, number, time};
+use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, time};
 
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
@@ -37,6 +37,9 @@ pub(crate) enum OperatorCommand {
     /// Loads a server with clients that send to rooms, and prints how long messages took
     #[command(after_help = BENCH_EXAMPLE)]
     Bench(BenchArgs),
+    /// Prints the memory, CPU, files and ports that so many users and messages need
+    #[command(after_help = SIZE_EXAMPLE)]
+    Size(SizeArgs),
 }
 
 const CHECK_EXAMPLE: &str = "\
@@ -75,6 +78,13 @@ setting is not valid.
 
 Example:
   chat-server bench --clients 1000 --rooms 20 --rate 500 --for 30s";
+
+const SIZE_EXAMPLE: &str = "\
+The history is that of --history, --history-bytes and --history-ttl. docs/sizing.md has the formula,
+and what it was measured on.
+
+Example:
+  chat-server --history 100 size --users 20000 --rooms 4000 --members 10 --messages 500 --servers 3";
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
@@ -166,6 +176,37 @@ pub(crate) struct BenchArgs {
 
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SizeArgs {
+    /// Connected users, on all servers together
+    #[arg(long, value_name = "NUMBER", value_parser = number(1..=MAX_COUNT))]
+    pub(crate) users: usize,
+
+    /// Rooms, on all servers together
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=MAX_COUNT))]
+    pub(crate) rooms: usize,
+
+    /// Users in a room, on average
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=MAX_COUNT))]
+    pub(crate) members: usize,
+
+    /// Messages a second, in all rooms together
+    #[arg(long, value_name = "NUMBER", value_parser = number(0..=MAX_COUNT))]
+    pub(crate) messages: usize,
+
+    /// Text of a message, in bytes, on average
+    #[arg(long, value_name = "BYTES", default_value = "100", value_parser = number(0..=MAX_BYTES))]
+    pub(crate) text: usize,
+
+    /// Servers, over which users are spread evenly
+    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = number(1..=MAX_COUNT))]
+    pub(crate) servers: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How a command connects as a client.

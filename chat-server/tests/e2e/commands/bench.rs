@@ -45,17 +45,16 @@ async fn interrupted_bench_prints_its_figures() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bench_counts_what_the_limits_of_the_server_refuse() {
-    let server = Chat::start(command().args(["--port", "0", "--rate", "1/1", "--max-wait", "1ms"]));
+async fn bench_counts_refused_messages_as_failed() {
+    let server = Chat::start(command().args(["--port", "0", "--max-message-bytes", "100"]));
     let port = server.port().to_string();
-    let load = ["--clients", "1", "--rooms", "1", "--rate", "200", "--for", "1s", "--json"];
+    let load = ["--clients", "2", "--rooms", "1", "--rate", "10", "--for", "1s", "--json"];
     let (code, out, _) = run(command().args(["--port", &port, "bench"]).args(load));
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &report["lost"]), (0, &0.into()), "refused is not lost: {report}");
-    assert!(report["failed"].as_u64().unwrap() > 0, "{report}");
-    let failures = report["failures"].as_object().unwrap().values();
-    let failed: u64 = failures.map(|count| count.as_u64().unwrap()).sum();
-    assert_eq!(report["failed"], failed);
+    assert_eq!(report["failed"], 10);
+    let refusal = "a message has at most 100 bytes, and so has its data";
+    assert_eq!(report["failures"][refusal], 10, "{report}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod health;
 mod rooms;
+mod size;
 
 use std::io::Read;
 use std::process::{Child, Command};
