@@ -53,7 +53,10 @@ use text_command::TextCommand;
 pub(crate) use exit::{Exit, log_warnings, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
-pub(crate) use operator_command::{CheckArgs, HealthArgs, OperatorCommand, SettingInEffect};
+pub(crate) use operator_command::{
+    BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
+    SizeArgs, TailArgs,
+};
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;
