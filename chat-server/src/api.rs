@@ -5,6 +5,7 @@
 
 mod batch;
 mod body;
+mod connections;
 mod export;
 pub(crate) mod keys;
 mod messages;
@@ -78,6 +79,7 @@ fn calls() -> Vec<Call> {
         Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
         Call::get("bans", "/bans", Moderate, moderation::bans),
         Call::get("nodes", "/nodes", Admin, nodes::nodes),
+        Call::get("connections", "/connections", Admin, connections::connections),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),
     ])

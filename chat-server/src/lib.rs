@@ -4,6 +4,7 @@
 mod api;
 mod auth;
 mod cause;
+mod client;
 mod client_lines;
 mod config;
 mod connection;

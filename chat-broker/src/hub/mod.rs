@@ -42,6 +42,7 @@ mod publish;
 mod room;
 mod sequence;
 mod stats;
+mod traffic;
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -69,6 +70,7 @@ use presence::Presence;
 use room::RoomState;
 use sequence::RoomSequence;
 use stats::Counters;
+use traffic::Traffic;
 
 pub use config::{HistoryRules, HubConfig};
 pub use follow::{Follow, Followed, Follower};
@@ -78,6 +80,7 @@ pub use member_slot::MemberSlot;
 pub use membership::Membership;
 pub use publish::unix_millis;
 pub use stats::HubStats;
+pub use traffic::RoomTraffic;
 
 /// Topics that one call visits before it yields to other tasks.
 const TOPICS_PER_TURN: usize = 256;
@@ -101,6 +104,7 @@ struct Shared<M> {
     /// without presence.
     has_rosters: bool,
     counters: Counters,
+    traffic: Traffic,
     /// The broker's records have changed, or may have.
     records_changed: Notify,
     /// Rooms with members or followers.
@@ -173,6 +177,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             presence: Presence::default(),
             has_rosters,
             counters: Counters::default(),
+            traffic: Traffic::new(),
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),

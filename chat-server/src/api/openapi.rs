@@ -12,7 +12,8 @@ use utoipa::OpenApi;
 
 use super::keys::ApiScope;
 use super::{
-    Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens, users,
+    Call, batch, calls, calls_alone, connections, export, messages, moderation, nodes, rooms,
+    tokens, users,
 };
 use crate::refusal::ErrorBody;
 
@@ -42,6 +43,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         tokens::issue,
         users::status,
         nodes::nodes,
+        connections::connections,
         batch::batch,
         document_call,
     ),
