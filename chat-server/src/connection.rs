@@ -2,12 +2,13 @@
 
 mod budget;
 mod connect_params;
-mod end;
+
 mod held;
 mod hello;
 mod history;
 mod join_request;
 mod permit;
+mod report;
 mod rooms;
 mod sanctions;
 mod send;

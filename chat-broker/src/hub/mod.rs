@@ -45,6 +45,7 @@ mod publish;
 mod room;
 mod sequence;
 mod stats;
+mod traffic;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -65,6 +66,7 @@ use presence::Presence;
 use room::RoomState;
 use sequence::RoomSequence;
 use stats::Counters;
+use traffic::Traffic;
 
 pub use config::{HistoryRules, HubConfig};
 pub use driver::HubDriver;
@@ -76,6 +78,7 @@ pub use member_slot::MemberSlot;
 pub use membership::Membership;
 pub use publish::unix_millis;
 pub use stats::HubStats;
+pub use traffic::RoomTraffic;
 
 /// What the handles of a hub and its loops share: this file has the steps that several of them take.
 struct Shared<M> {
@@ -89,6 +92,7 @@ struct Shared<M> {
     /// without presence.
     has_rosters: bool,
     counters: Counters,
+    traffic: Traffic,
     /// The broker's records have changed, or may have.
     records_changed: Notify,
     /// Rooms with members or followers.
@@ -112,6 +116,7 @@ impl<M> Shared<M> {
             presence: Presence::default(),
             has_rosters,
             counters: Counters::default(),
+            traffic: Traffic::new(),
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),

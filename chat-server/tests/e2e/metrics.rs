@@ -9,7 +9,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Chat, DEADLINE, command, exchange, next_of, value_of};
+use crate::support::{Chat, DEADLINE, command, counted, exchange, next_of, value_of};
 
 /// All that is counted is described, and what is described is counted.
 #[tokio::test]
@@ -82,8 +82,7 @@ async fn codes_of_a_clients_own_count_as_one() {
     }
     server.until_metric("chat_closed_total{code=\"0\"}", |closed| closed == 20).await;
     let (_, _, page) = server.http("GET", "/metrics").await;
-    let closed = page.lines().filter(|line| line.starts_with("chat_closed_total{"));
-    assert_eq!(closed.filter(|line| !line.ends_with(" 0")).count(), 1, "{page}");
+    assert_eq!(counted(&page, "chat_closed_total{").len(), 1, "{page}");
 }
 
 /// A series that appears with its first burst has no increase: Prometheus needs a value before.

@@ -288,6 +288,11 @@ pub(crate) async fn join(client: &mut WsClient, room: &str) -> Value {
     joined
 }
 
+/// The lines of a page of metrics that begin with this, and whose values are not 0.
+pub(crate) fn counted<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    page.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0")).collect()
+}
+
 /// What a page of metrics says of one.
 pub(crate) fn value_of<N: FromStr>(page: &str, name: &str) -> Option<N> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
