@@ -424,10 +424,26 @@ export type ShownMessage<Data = unknown> = {
   /** Whether it is of this client's user. */
   isOwn: boolean;
 } & (
-  | { state: "received"; room: string; offset?: number; epoch?: string; key?: string; isAfterGap?: boolean }
-  | { state: "sending" | "sent"; key: string }
-  | { state: "delayed" | "failed"; key: string; error: ChatError }
+  | {
+      state: "received";
+      room: string;
+      offset?: number;
+      epoch?: string;
+      key?: string;
+      isAfterGap?: boolean;
+      error?: undefined;
+    }
+  | (Unplaced & { state: "sending" | "sent"; key: string; error?: undefined })
+  | (Unplaced & { state: "delayed" | "failed"; key: string; error: ChatError })
 );
+
+/** What a message does not have before the room has it. */
+interface Unplaced {
+  room?: undefined;
+  offset?: undefined;
+  epoch?: undefined;
+  isAfterGap?: undefined;
+}
 
 export interface RoomSnapshot<Data = unknown> {
   /** `left`: removed, or refused; `error` says why. */
