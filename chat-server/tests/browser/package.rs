@@ -119,6 +119,14 @@ fn swallowed_send_leads_out_of_online_in_time() {
     assert!(lines.take(10).any(|line| line == "sent"), "the message was not sent again");
 }
 
+#[test]
+fn server_for_tests_answers_as_this_one() {
+    let server = Server::start();
+    let mut node = Node::start(&["drift.js"], &server);
+    let differences: Value = serde_json::from_str(&node.line()).unwrap();
+    assert_eq!(differences, json!({"others": [], "ours": []}));
+}
+
 fn socket(server: &Server) -> String {
     format!("ws://localhost:{}/ws", server.port())
 }
