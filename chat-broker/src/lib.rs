@@ -42,6 +42,6 @@ pub use presence::{
 };
 pub use publish::{PublishOptions, Published, Receipt, ReceiptSender};
 #[cfg(feature = "redis")]
-pub use redis::{RedisBroker, RedisConfig};
+pub use redis::{RedisBroker, RedisConfig, RedisInspection};
 pub use stats::{BrokerStats, CommandRefusals, Histogram, Latencies};
 pub use table::{Record, Records, SetOptions, SharedTable};

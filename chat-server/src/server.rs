@@ -20,7 +20,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::state::{State, Task};
-use crate::{api, fleet, http, operator};
+use crate::{api, fleet, http, operator, sampler};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -146,6 +146,7 @@ impl ServerBuilder {
         }
         let state = Arc::new(state);
         fleet::start(&state);
+        sampler::start(&state);
         Server { state }
     }
 }
@@ -304,6 +305,12 @@ impl Server {
     #[cfg(feature = "jwt")]
     pub fn set_token_issuer(&self, issuer: Option<TokenIssuer>) {
         *self.state.token_issuer.write() = issuer;
+    }
+
+    /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.
+    #[must_use]
+    pub fn settings_digest(&self) -> String {
+        self.state.settings_digest.read().clone()
     }
 
     /// Whether the broker answers, the [authenticator](crate::Authenticator::is_ready) can check

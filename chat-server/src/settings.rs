@@ -19,6 +19,7 @@ mod file;
 mod key_command;
 mod limits;
 mod listen;
+mod operator_command;
 #[cfg(test)]
 mod page;
 mod redis;
@@ -47,6 +48,7 @@ use rooms::Rooms;
 pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
+pub(crate) use operator_command::{CheckArgs, HealthArgs, OperatorCommand, SettingInEffect};
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;
@@ -125,6 +127,8 @@ enum Command {
     Token(token_command::TokenArgs),
     /// Makes a key for a backend, and prints it and its table for the configuration file
     Key(key_command::KeyArgs),
+    #[command(flatten)]
+    Operator(OperatorCommand),
 }
 
 /// What the program is to do.
@@ -134,6 +138,8 @@ pub(crate) enum Task {
     Print(String),
     /// To print a new key.
     PrintKey(NewKey),
+    /// What an operator wants to know of a server with these settings.
+    Operate(OperatorCommand, Box<Settings>),
 }
 
 impl Task {
@@ -144,6 +150,7 @@ impl Task {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
             Some(Command::Key(arguments)) => Ok(Self::PrintKey(arguments.key()?)),
+            Some(Command::Operator(command)) => Ok(Self::Operate(command, Box::new(settings))),
         }
     }
 }
@@ -163,7 +170,11 @@ impl Cli {
             tables = file.tables().map_err(Exit::File)?;
         }
         sources.add_padded_secrets(&command, &matches);
-        Self::new(&matches, tables)
+        let mut cli = Self::new(&matches, tables)?;
+        if let Some(Command::Operator(OperatorCommand::Check(check))) = &mut cli.command {
+            check.settings = operator_command::in_effect(&command, &matches, sources);
+        }
+        Ok(cli)
     }
 
     fn new(matches: &ArgMatches, tables: Tables) -> Result<Self, Exit> {
@@ -224,6 +235,7 @@ impl Settings {
         self.api.add_to(&mut server)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
+        server.shared_settings = format!("{} {}", self.redis.shared(), self.tokens.shared()?);
         let invalid = |InvalidConfig { setting, value, why, .. }| {
             // As the flags and the file name it; tables of the file have an underscore.
             let name = match setting {

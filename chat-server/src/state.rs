@@ -7,7 +7,6 @@ use std::time::Duration;
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
-#[cfg(feature = "jwt")]
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -16,6 +15,7 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
+use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::origin::Origins;
 use crate::public_url::PublicUrl;
+use crate::samples::Samples;
 use crate::sessions::Sessions;
 use crate::undelivered::{self, DropReporter};
 
@@ -38,6 +39,8 @@ pub(crate) const MAX_EXPORTS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
+    /// [`ServerConfig::digest`] of the settings in effect.
+    pub(crate) settings_digest: RwLock<String>,
     /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     /// The URL of this server in links.
@@ -69,13 +72,18 @@ pub(crate) struct State {
     /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
+    pub(crate) client_lines: Arc<ClientLines>,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
+    /// The figures of the last ten minutes, and the task that collects them.
+    pub(crate) samples: Samples,
+    pub(crate) sampler: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
+    _line_counter: Task,
 }
 
 /// A task that is aborted when this is dropped.
@@ -99,7 +107,8 @@ impl State {
         hooks: Option<Arc<dyn Hooks>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
-        let metrics = Metrics::default();
+        let (metrics, client_lines) =
+            (Metrics::new(hooks.is_some()), Arc::<ClientLines>::default());
         let (drop_reporter, reports) = undelivered::channel(metrics.lost_reports.clone());
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
@@ -123,6 +132,7 @@ impl State {
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
             public_url,
+            settings_digest: RwLock::new(config.digest()),
             config,
             hub,
             authenticator,
@@ -135,9 +145,13 @@ impl State {
             sessions,
             outboxes: OutboxStats::new(),
             metrics,
+            _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
+            client_lines,
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),
+            samples: Samples::default(),
+            sampler: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

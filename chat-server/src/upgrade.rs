@@ -136,6 +136,7 @@ pub(crate) async fn access(
         }
         Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
+            state.client_lines.credentials_rejected(&error, credentials.address, None);
             state.metrics.limited("token");
             Err(error.into())
         }

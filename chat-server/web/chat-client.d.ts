@@ -67,7 +67,7 @@ export interface Message<Data = unknown> {
 }
 
 /** What a user may do in a room. */
-export type Capability = "join" | "send" | "history" | "presence" | "typing" | "direct" | "moderate";
+export type Capability = "join" | "send" | "history" | "presence" | "direct" | "moderate";
 
 export interface Joined<Data = unknown> {
   room: string;
@@ -81,6 +81,8 @@ export interface Joined<Data = unknown> {
   count: number;
   /** The latest ones, or what was missed; if that is much, the rest follows as `message`. */
   messages: Message<Data>[];
+  /** Whether the history has messages before these, if the server says so. */
+  more?: boolean;
   /** What the user may do in the room, if the server says so. */
   can?: Capability[];
 }
@@ -232,10 +234,16 @@ export type ErrorCode = ServerErrorCode | ClientErrorCode;
  * codes: a `switch` over `code` needs a default.
  */
 export class ChatError extends Error {
-  constructor(code: ErrorCode, message: string, more?: { retryAfterMs?: number; key?: string });
+  constructor(
+    code: ErrorCode,
+    message?: string,
+    more?: { retryAfterMs?: number; until?: number; key?: string },
+  );
   readonly code: ErrorCode;
   /** When to try again. */
   readonly retryAfterMs?: number;
+  /** Of `banned`: when the ban ends, in milliseconds since 1970; absent if it has no end. */
+  readonly until?: number;
   /** Of a send: try again with the same key, and it is not delivered twice. */
   readonly key?: string;
 }
@@ -308,9 +316,9 @@ export interface ChatOptions {
   pingAfterMs?: number | undefined;
   /** How long the server may take to answer the ping. Default 10,000. */
   pongTimeoutMs?: number | undefined;
-  /** The same for a `check()`; and how long messages alone may be unanswered before the client
-   *  pings the server. While another request is unanswered, the server has at least the
-   *  rest of that request's time to answer. Default 5,000. */
+  /** The same for a `check()`; and how long a request may be unanswered in silence before the
+   *  client pings the server, and then for the ping. After a connection that was abandoned so, the
+   *  next ping may take twice as long, up to eight times, until all is answered. Default 5,000. */
   checkTimeoutMs?: number | undefined;
   /** One line for each event, with its detail: `true` for `console.debug`, or a function. Off by
    *  default; the details contain the texts of messages. */

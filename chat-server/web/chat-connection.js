@@ -3,8 +3,8 @@
 
 import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
-import { refusalOf, tooLarge } from "./chat-limits.js";
-import { Requests, offline } from "./chat-requests.js";
+import { refusalOf } from "./chat-limits.js";
+import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
 import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
@@ -32,6 +32,9 @@ const CLOSE_AFTER_ERROR_MS = 100;
 /** How long a connection must have lasted before the next loss counts as the first again; and
  *  one that the server ended for what was sent, which may well happen again. */
 const [STABLE_MS, STABLE_AFTER_VIOLATION_MS] = [5_000, 60_000];
+
+/** The largest factor by which an answer may take longer than usual. */
+const MOST_PATIENCE = 8;
 
 const DEFAULTS = {
   requestTimeoutMs: 15_000,
@@ -70,6 +73,11 @@ export class Connection {
   #receivedAt = 0;
   /** The deadline for a frame after a ping. */
   #answerDueAt = Infinity;
+  /** How many times as long an answer may take: twice as long after each connection that was
+   *  abandoned for silence, until nothing is unanswered. A server that is silent while it asks its
+   *  application about a join, and a page that sees nothing of a large answer before it is whole,
+   *  would else lose one connection after another. */
+  #patience = 1;
   /** Whether a sign or the application asked for a check, and nothing was received since. */
   #isChecking = false;
   #timers = {};
@@ -94,7 +102,6 @@ export class Connection {
       refusal: (frame) => this.refusal ?? refusalOf(frame, this.welcome.limits),
       write: (text) => this.#write(text),
       watch: () => this.#watch(),
-      unanswered: () => this.check(),
     });
     this.resume = options.resume;
     this.name = options.name;
@@ -125,9 +132,7 @@ export class Connection {
 
   #startConnecting() {
     const connecting = deferred();
-    const late = () => {
-      this.#settle().reject(new ChatError("timeout", "No server answered in time; attempts go on."));
-    };
+    const late = () => this.#settle().reject(new ChatError("timeout"));
     connecting.timer = setTimeout(late, this.#options.sendTimeoutMs);
     return connecting;
   }
@@ -151,7 +156,7 @@ export class Connection {
   close() {
     if (this.state === "closed") return;
     this.#forget()?.close(1000);
-    this.#end({ code: 1000, reason: "The connection was closed.", by: "client" });
+    this.#end({ code: 1000, by: "client" });
   }
 
   /** Pings the server at once; between two attempts, connects. */
@@ -165,8 +170,7 @@ export class Connection {
 
   /** Why nothing can be sent now, or nothing. */
   get refusal() {
-    if (this.state === "closed") return new ChatError("closed", "The connection was closed.");
-    return this.isOnline ? undefined : offline();
+    return this.isOnline ? undefined : new ChatError(this.state === "closed" ? "closed" : "offline");
   }
 
   #write(text) {
@@ -316,15 +320,15 @@ export class Connection {
   }
 
   /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
-   *  sooner while nothing is unanswered but what a healthy server answers soon. */
+   *  sooner while a request is unanswered. */
   #watch() {
     clearTimeout(this.#timers.watch);
+    const { oldest } = this.requests;
+    if (!oldest) this.#patience = 1;
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
     const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.#options;
-    const { oldest, slow } = this.requests;
-    const isPrompt = oldest && slow.length === 0;
     const silentAt = this.#receivedAt + pingAfterMs;
-    const unansweredAt = isPrompt ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
+    const unansweredAt = oldest ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
     const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
     if (ms > 0) this.#timers.watch = setTimeout(() => this.#watch(), ms);
     else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
@@ -332,16 +336,17 @@ export class Connection {
 
   /** Asks the server whether it is there. Whatever it sends within this time is an answer: it may
    *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
-   *  line died counts, too; then the ping is unanswered, and it is asked again. The connection is
-   *  not abandoned before the time of a slow request is over: the next one would end there again. */
-  #ask(shortestMs) {
-    const times = this.requests.slow.map(({ sentAt }) => sentAt + this.#options.requestTimeoutMs - now());
-    const timeoutMs = Math.max(shortestMs, ...times);
+   *  line died counts, too; then the ping is unanswered, and it is asked again. */
+  #ask(ms) {
+    const timeoutMs = ms * this.#patience;
     const dueAt = now() + timeoutMs;
     if (this.#answerDueAt <= dueAt) return;
     this.#answerDueAt = dueAt;
     clearDeadline(this.#deadlines.answer);
-    this.#deadlines.answer = setDeadline(timeoutMs, () => this.#lose("no answer to a ping"));
+    this.#deadlines.answer = setDeadline(timeoutMs, () => {
+      this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
+      this.#lose("no answer to a ping");
+    });
     this.requests.sendAtOnce({ type: "ping" });
   }
 
@@ -371,7 +376,7 @@ export class Connection {
     if (code === TOO_BIG && !this.isOnline) {
       // It was the `hello`, and would be again.
       this.#forget();
-      this.#end({ code, reason: tooLarge().message, by: "server" }, "too_large");
+      this.#end({ code, by: "server" }, "too_large");
       return;
     }
     if (code === TOO_BIG) this.requests.failLargest();
@@ -435,7 +440,7 @@ export class Connection {
     this.#suspend();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
-    const error = new ChatError(errorCode, reason || `The connection was closed (${code}).`);
+    const error = new ChatError(errorCode, reason || undefined);
     this.#settle()?.reject(error);
     this.#hooks.ended(error);
     this.#change({ state: "closed", code, reason: error.message, ...detail, error });

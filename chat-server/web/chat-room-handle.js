@@ -225,7 +225,7 @@ export class RoomHandle extends Emitter {
     );
   }
 
-  #onJoined({ rejoined, epoch, offset, members, count, messages, can }) {
+  #onJoined({ rejoined, epoch, offset, members, count, messages, more, can }) {
     this.#state = "joined";
     this.#error = null;
     this.#can = can ?? null;
@@ -233,7 +233,8 @@ export class RoomHandle extends Emitter {
       this.#epoch = epoch;
       this.#past = offset ?? 0;
       this.#before = messages[0]?.offset ?? (offset ?? 0) + 1;
-      this.#hasMore = this.#before > 1;
+      // A server that does not say so may have more.
+      this.#hasMore = more ?? this.#before > 1;
     }
     for (const [key, { state }] of this.#pending) {
       // It is in the answer, or it is lost.

@@ -2,7 +2,7 @@
 // message that has to be sent again is never overtaken, and each under a key, so that it is
 // taken once however often it is sent.
 
-import { ChatError, deferred, isCertain, isPassing, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, errorOfSend, isCertain, isPassing, pauseAfter } from "./chat-answer.js";
 import { bytesOf } from "./chat-limits.js";
 import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
 
@@ -87,9 +87,9 @@ export class Sends {
     this.#user = id;
     if (!hasChanged) return;
     for (const queue of [...this.#queues.values()]) {
-      if (isNamed) this.#fail(queue, queue.sends.length, otherUser);
+      if (isNamed) this.#fail(queue, queue.sends.length, () => new ChatError("other_user"));
       // Only the first of a room was ever on the wire.
-      else if (queue.sends[0].unknown) this.#fail(queue, 1, unknownOutcome);
+      else if (queue.sends[0].unknown) this.#fail(queue, 1, () => new ChatError("outcome_unknown"));
     }
   }
 
@@ -196,8 +196,8 @@ export class Sends {
     const isUnknown = ({ unknown, attempt }) => unknown !== null || attempt?.isOnWire;
     const unknown = queue.sends.slice(0, count).map(isUnknown);
     for (const [index, send] of this.#remove(queue, 0, count).entries()) {
-      const { code, message, retryAfterMs } = unknown[index] ? unknownOutcome() : why(send);
-      send.answer.reject(new ChatError(code, message, { retryAfterMs, key: send.frame.key }));
+      const error = unknown[index] ? new ChatError("outcome_unknown") : why(send);
+      send.answer.reject(errorOfSend(error, send.frame.key));
     }
     this.#next(queue);
   }
@@ -219,15 +219,7 @@ function moved(queue) {
   Object.assign(queue, { since: now(), isRenewed: false });
 }
 
-function unknownOutcome() {
-  return new ChatError("outcome_unknown", "No answer came: the message may have been taken, or not.");
-}
-
-function otherUser() {
-  return new ChatError("other_user", "The message was written by the user of an earlier token.");
-}
-
 /** Why a message that was not taken in time has failed. */
 function late({ error }) {
-  return error ?? new ChatError("timeout", "The message was not taken in time.");
+  return error ?? new ChatError("timeout");
 }

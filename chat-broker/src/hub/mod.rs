@@ -38,6 +38,7 @@ mod member_slot;
 mod membership;
 mod pages;
 mod presence;
+mod presence_log;
 mod publish;
 mod room;
 mod sequence;

@@ -45,6 +45,7 @@ impl Connection {
         let authenticated =
             auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
         let identity = authenticated.await.map_err(|error| {
+            self.log_rejected(&error);
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;

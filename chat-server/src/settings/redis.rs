@@ -47,6 +47,16 @@ impl Redis {
     pub(crate) fn url(&self) -> Option<&str> {
         self.redis_url.as_ref().map(|url| trim(url.reveal())).filter(|url| !url.is_empty())
     }
+
+    /// What should be equal on all servers. Their URLs may differ, as names of one Redis.
+    pub(super) fn shared(&self) -> String {
+        let has_redis = self.url().is_some();
+        format!("redis={has_redis} {} {:?}", self.prefix(), self.presence_lease)
+    }
+
+    fn prefix(&self) -> &str {
+        if self.redis_prefix.is_empty() { "chat" } else { &self.redis_prefix }
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -66,9 +76,8 @@ mod config {
         /// # Errors
         /// One cannot be used, or its file cannot be read.
         pub(crate) fn config(&self, url: &str, grace: Duration) -> Result<RedisConfig, Invalid> {
-            let prefix = if self.redis_prefix.is_empty() { "chat" } else { &self.redis_prefix };
             let config =
-                RedisConfig::new(url).prefix(prefix).lease(self.presence_lease).grace(grace);
+                RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease).grace(grace);
             config.check().map_err(|error| {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)

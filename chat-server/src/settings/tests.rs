@@ -35,7 +35,8 @@ fn defaults_are_those_of_the_library() {
     let library = ServerConfig::default();
     let workers = settings.listen.threads().get();
     let library = library.clone().hub(library.hub.workers(workers));
-    assert_eq!(format!("{:?}", settings.server().unwrap()), format!("{library:?}"));
+    let server = settings.server().unwrap().shared_settings(String::new());
+    assert_eq!(format!("{server:?}"), format!("{library:?}"));
 }
 
 #[test]

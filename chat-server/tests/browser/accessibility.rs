@@ -160,7 +160,7 @@ fn say_lines(tab: &Tab<'_>, count: usize) {
 }
 
 /// Fails if axe-core finds a violation of any of its rules; themes differ in colours alone.
-fn check(tab: &Tab<'_>, state: &str) {
+pub(crate) fn check(tab: &Tab<'_>, state: &str) {
     let source = std::fs::read_to_string(AXE).expect("axe-core is missing: .ci/install");
     if tab.run("return typeof axe", &[]) == "undefined" {
         tab.run(&source, &[]);

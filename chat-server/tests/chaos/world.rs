@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chat_broker::testing::{RedisServer, TcpProxy};
+use tokio::task;
 
 use crate::support::{Chat, command};
 
@@ -54,6 +55,14 @@ impl World {
         server.until_ready().await;
         self.proxies[index].redirect(server.port());
         self.servers[index] = Some(server);
+    }
+
+    /// Ends a server with SIGTERM; another one takes its place.
+    pub(crate) async fn restart_server(&mut self, index: usize) {
+        let mut former = self.servers[index].take().expect("a server");
+        former.signal("TERM");
+        assert!(task::block_in_place(|| former.exit()).success());
+        self.replace_server(index).await;
     }
 
     /// As the servers measured it.

@@ -1,0 +1,74 @@
+//! What the log has of a connection: when it opened, and why, when and after how much it ended.
+
+use chat_transport::{End, Session};
+
+use super::Connection;
+use crate::auth::AuthError;
+use crate::cause::{Cause, close_code};
+
+impl Connection {
+    /// The id of the connection, which the client receives in `welcome`.
+    pub(super) fn name(&self) -> String {
+        self.state.session_name(self.id)
+    }
+
+    pub(super) fn count_received(&mut self, bytes: usize) {
+        self.received_frames += 1;
+        self.received_bytes += bytes as u64;
+        self.state.metrics.received(bytes);
+    }
+
+    pub(super) fn log_open(&self) {
+        let user = self.member.user.id.as_str();
+        let address = self.address.map(tracing::field::display);
+        tracing::debug!(connection = self.name(), user, address, "connection opened");
+    }
+
+    pub(super) fn log_rejected(&self, error: &AuthError) {
+        let lines = &self.state.client_lines;
+        lines.credentials_rejected(error, self.address, Some(&self.name()));
+    }
+
+    /// Counts and logs the end of the connection.
+    pub(super) fn on_end<S>(&self, session: &Session<S>, end: &End, has_panicked: bool) {
+        let cause = match has_panicked {
+            true => Cause::Panic,
+            false => Cause::of(end, session.violation(), self.access.is_pending()),
+        };
+        self.state.metrics.closed(end, cause);
+        let user = &self.member.user.id;
+        let (code, address) = (close_code(end), self.address.map(tracing::field::display));
+        let milliseconds = self.opened.elapsed().as_millis() as u64;
+        let detail = detail(session, end);
+        // A macro, since the level of a line is a constant.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    connection = self.name(),
+                    user = user.as_str(),
+                    address,
+                    %cause,
+                    code,
+                    detail,
+                    milliseconds,
+                    frames_in = self.received_frames,
+                    bytes_in = self.received_bytes,
+                    frames_out = session.outbox().accepted_frames(),
+                    bytes_out = session.outbox().accepted_bytes(),
+                    "connection ended"
+                )
+            };
+        }
+        if self.state.client_lines.may_log_end(cause, user) { log!(info) } else { log!(debug) }
+    }
+}
+
+/// What the close code does not say. Escaped: the peer may have chosen the words.
+fn detail<S>(session: &Session<S>, end: &End) -> Option<String> {
+    let detail = match end {
+        End::ByPeer { phrase, .. } | End::Custom { phrase, .. } => phrase.to_string(),
+        End::Lost(Some(error)) => error.to_string(),
+        _ => session.violation_detail()?.to_owned(),
+    };
+    (!detail.is_empty()).then(|| detail.escape_debug().to_string())
+}
