@@ -1,5 +1,6 @@
 //! The real program, driven over real sockets, with a real Redis between its processes.
 
+mod alarms;
 mod api;
 mod auth;
 mod balancers;
