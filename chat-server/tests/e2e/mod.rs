@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod balancers;
 mod client;
 mod commands;
 mod direct;
@@ -16,7 +17,6 @@ mod metrics;
 mod mixed;
 mod moderation;
 mod native;
-mod nginx;
 mod operations;
 mod outage;
 mod parts;
