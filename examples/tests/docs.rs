@@ -89,14 +89,13 @@ fn book_has_every_page() {
 #[test]
 fn runbook_has_every_alarm() {
     let rules = fs::read_to_string(root().join("deploy/prometheus-rules.yml")).unwrap();
-    let alarms = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let mut alarms: Vec<_> = alarms.collect();
     let runbook = prose(&root().join("docs/runbook.md"));
-    let sections = runbook.lines().filter_map(|line| line.strip_prefix("### "));
-    let mut sections: Vec<_> = sections.collect();
-    alarms.sort_unstable();
-    sections.sort_unstable();
-    assert_eq!(alarms, sections);
+    let mut alarms =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).peekable();
+    assert!(alarms.peek().is_some());
+    for alarm in alarms {
+        assert!(runbook.contains(&format!("\n### {alarm}\n")), "docs/runbook.md lacks {alarm}");
+    }
 }
 
 /// The user of Redis in compose has the rights that the documentation says that servers need.
