@@ -9,6 +9,7 @@ mod deadline;
 mod drain;
 mod error;
 mod fleet;
+mod gzip;
 mod handle;
 mod header_list;
 mod hooks;
