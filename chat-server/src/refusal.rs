@@ -225,6 +225,9 @@ impl From<JsonRejection> for Refusal {
 
 /// What is wrong with a body, without the words of serde about types of Rust.
 fn describe_json(rejection: &JsonRejection) -> String {
+    if let JsonRejection::MissingJsonContentType(_) = rejection {
+        return "The request does not say that its body is JSON. Send the header \"Content-Type: application/json\".".to_owned();
+    }
     let text = rejection.body_text();
     // axum's words for the kind of error precede those of serde.
     let why = text.split_once(": ").map_or("", |(_, why)| why);
