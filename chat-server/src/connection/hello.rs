@@ -82,7 +82,7 @@ impl Connection {
         let rooms = self.rooms.iter().map(|joined| (joined.room.clone(), joined.kind));
         for (room, kind) in rooms.collect::<Vec<_>>() {
             if kind != JoinKind::ByBackend && !self.may(Capability::Join, &room).await {
-                self.evict_from(&room, EvictionReason::Forbidden, None);
+                self.evict_from(&room, &EvictionReason::Forbidden);
                 continue;
             }
             let sees_presence = self.may(Capability::Presence, &room).await;
