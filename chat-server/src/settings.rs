@@ -49,7 +49,7 @@ use redis::Redis;
 use rooms::Rooms;
 use text_command::TextCommand;
 
-pub(crate) use exit::{Exit, log_warnings, print, print_key};
+pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use source::Sources;
@@ -186,6 +186,7 @@ impl Cli {
         cli.settings.values = Values::new(&Self::command(), matches, &tables);
         cli.settings.rooms.classes = tables.rooms;
         cli.settings.api.keys = tables.api_keys;
+        cli.settings.tokens.tables = tables.jwt_keys;
         Ok(cli)
     }
 }

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgMatches, Command};
 
 use super::exit::Exit;
-use super::file::{File, insert};
+use super::file::{File, TABLES, insert};
 use super::value::trim;
 use super::variables::{is_service_link, near_alias, unknown};
 
@@ -143,7 +143,7 @@ impl Sources {
     /// A setting as its value was written: `--port`, `CHAT_PORT`, or `port (chat.toml, line 3)`.
     pub(crate) fn name(&self, setting: &str) -> String {
         // A table, which no flag and no variable is for.
-        if setting == "api_keys" {
+        if TABLES.contains(&setting) {
             return format!("[[{setting}]]");
         }
         let (flag, variable) = (format!("--{setting}"), self.variable(setting));
