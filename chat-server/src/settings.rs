@@ -167,7 +167,7 @@ impl Cli {
         let command = sources.with_variables(Self::command());
         let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
-        sources.check_names(&command)?;
+        sources.check_names(&command).map_err(Exit::Unknown)?;
         let mut tables = Tables::default();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
             let text = std::fs::read_to_string(path).map_err(|error| {

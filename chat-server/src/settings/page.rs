@@ -9,8 +9,9 @@ use clap::{Arg, Command, CommandFactory};
 use super::Cli;
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
-use super::source::{Sources, UNPREFIXED};
+use super::source::Sources;
 use super::tokens::JwtKeyTable;
+use super::variables::UNPREFIXED;
 
 const TOP: &str = "# Settings
 
