@@ -215,7 +215,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             self.present(snapshot, history.entries.iter().collect(), recovered);
         });
         if let Err(error) = self.follow(membership, here).await {
-            tracing::debug!(%error, topic = %self.topic, "member could not catch up, closing it");
+            let connection = membership.id.get();
+            tracing::debug!(connection, %error, topic = %self.topic, "member could not catch up, closing it");
             self.member.close(CloseReason::InternalError);
         }
     }
