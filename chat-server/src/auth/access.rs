@@ -59,7 +59,8 @@ impl Access {
                     // Every frame of every client can trigger this line.
                     static WARNED: OncePerMinute = OncePerMinute::new();
                     if WARNED.is_due() {
-                        tracing::warn!(?action, "authorizer timed out, action rejected");
+                        let user = identity.user.as_str();
+                        tracing::warn!(user, ?action, "authorizer timed out, action rejected");
                     }
                     false
                 });

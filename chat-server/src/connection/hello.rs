@@ -149,7 +149,7 @@ impl Connection {
             if let Some(inbox) = &self.inbox
                 && let Err(error) = inbox.subscribed().await
             {
-                tracing::debug!(%error, "inbox not subscribed before welcome");
+                tracing::debug!(connection = self.name(), %error, "inbox not subscribed before welcome");
             }
             if self.state.authenticator.is_none() {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();

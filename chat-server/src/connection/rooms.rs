@@ -156,7 +156,8 @@ impl Connection {
                 RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
             };
             if let Err(rejection) = done {
-                tracing::debug!(message = %rejection.message, "request of a backend not carried out");
+                let (connection, message) = (self.name(), &*rejection.message);
+                tracing::debug!(connection, message, "request of a backend not carried out");
             }
         }
     }
@@ -384,7 +385,7 @@ impl Connection {
         let payload = envelope::encode(event);
         let sent = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
         if let Err(error) = sent {
-            tracing::debug!(%error, %topic, "typing event not published");
+            tracing::debug!(connection = self.name(), %error, %topic, "typing event not published");
         }
     }
 
