@@ -275,6 +275,16 @@ async fn redis(world: &mut World) {
     world.proxy.restore();
     world.until_well().await;
 
+    let other = RedisServer::start();
+    other.command(&[&USER[..], &["+@all"]].concat()).await;
+    world.proxy.redirect(other.port());
+    world.proxy.cut(1.0);
+    world.until_fires("ChatServersOnDifferentRedis", async |_| {}).await;
+    world.proxy.redirect(world.redis.port());
+    world.proxy.cut(1.0);
+    drop(other);
+    world.until_well().await;
+
     let info = world.redis.command(&["INFO", "memory"]).await;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")?.parse().ok());
     let used: u64 = used.unwrap();
