@@ -5,6 +5,7 @@
 
 mod batch;
 mod body;
+mod connections;
 mod current_key;
 mod export;
 pub(crate) mod keys;
@@ -81,6 +82,7 @@ fn calls() -> Vec<Call> {
         Call::get("bans", "/bans", Moderate, moderation::bans),
         Call::get("nodes", "/nodes", Admin, nodes::nodes),
         Call::get("samples", "/samples", Read, nodes::samples),
+        Call::get("connections", "/connections", Admin, connections::connections),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),
     ])
@@ -205,7 +207,7 @@ async fn authenticate(
         }
         None => (None, "A valid API key is required: Authorization: Bearer …".to_owned()),
     };
-    let address = state.config.client_address(request.headers(), request.extensions());
+    let address = state.proxies.client_address(request.headers(), request.extensions());
     state.client_lines.key_rejected(ended, address);
     state.metrics.limited("api_key");
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()

@@ -1,10 +1,8 @@
 //! The settings of a server.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::http::{Extensions, HeaderMap};
 use chat_broker::HubConfig;
 use chat_core::wire::{Limits, RateLimit};
 use chat_transport::TransportConfig;
@@ -16,7 +14,7 @@ use crate::api::keys::ApiKey;
 use crate::host::Pattern;
 use crate::limits::{LimitsConfig, Rate};
 use crate::origin::serialized;
-use crate::peer::{self, ForwardedHeader};
+use crate::peer::ForwardedHeader;
 use crate::public_url::PublicUrl;
 use crate::secret::Secret;
 use crate::setters::setters;
@@ -270,9 +268,9 @@ impl ServerConfig {
         max_message_bytes.saturating_mul(7).saturating_add(REST)
     }
 
-    /// The limits in `welcome`, for a client with this `limit_factor`.
-    pub(crate) fn announced_limits(&self, factor: u32) -> Limits {
-        let rates = &self.limits.connection;
+    /// The limits in `welcome`, those of `config` for a client with this `limit_factor`.
+    pub(crate) fn announced_limits(&self, config: &LimitsConfig, factor: u32) -> Limits {
+        let rates = &config.connection;
         let announced = |rate: Option<Rate>| {
             rate.map(|rate| {
                 let rate = rate.times(factor);
@@ -280,7 +278,7 @@ impl ServerConfig {
             })
         };
         let mut limits = Limits::new(self.max_message_bytes, self.transport.frame_limit());
-        limits.rooms = self.limits.rooms.unwrap_or(u32::MAX as usize);
+        limits.rooms = config.rooms.unwrap_or(u32::MAX as usize);
         limits.in_flight = self.max_in_flight;
         limits.frames = announced(rates.frames);
         limits.joins = announced(rates.joins);
@@ -288,15 +286,6 @@ impl ServerConfig {
         limits.answers = announced(rates.answer_bytes);
         limits.kept = announced(rates.kept_bytes);
         limits
-    }
-
-    /// See [`peer::address`].
-    pub(crate) fn client_address(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<IpAddr> {
-        peer::address(headers, extensions, &self.trusted_proxies, self.forwarded_header)
     }
 }
 

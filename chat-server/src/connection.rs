@@ -2,12 +2,13 @@
 
 mod budget;
 mod connect_params;
-mod end;
+
 mod held;
 mod hello;
 mod history;
 mod join_request;
 mod permit;
+mod report;
 mod rooms;
 mod sanctions;
 mod send;
@@ -159,7 +160,7 @@ impl Connection {
             access: params.access.clone(),
             deadline: Deadline::default(),
             renewal: None,
-            limiter: RateLimiter::new(permit),
+            limiter: RateLimiter::new(permit, &state.limits),
             since,
             state,
             id,

@@ -143,7 +143,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 
 fn room_id(state: &State, room: Result<Path<String>, PathRejection>) -> Result<RoomId, Refusal> {
     let Path(room) = room?;
-    check_length("room", &room, state.config.limits.name_bytes)?;
+    check_length("room", &room, state.limits.config().name_bytes)?;
     RoomId::new(room).map_err(|why| Refusal::name("room", why))
 }
 
@@ -169,7 +169,7 @@ fn connect_params(
     uri: &Uri,
     room: Option<RoomId>,
 ) -> Result<ConnectParams, Refusal> {
-    ClientQuery::parse(uri)?.params(state.config.limits.name_bytes, room)
+    ClientQuery::parse(uri)?.params(state.limits.config().name_bytes, room)
 }
 
 #[derive(Serialize)]

@@ -83,7 +83,7 @@ struct Live(Arc<State>);
 impl Collector for Live {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (state, mut page) = (&self.0, Page(encoder));
-        build(&mut page)?;
+        about(&mut page, state)?;
         sessions(&mut page, state)?;
         let publishing = state.metrics.publishing.snapshot();
         let help = "From reading a message of a client to the broker's answer";
@@ -107,10 +107,12 @@ impl Collector for Live {
     }
 }
 
-fn build(page: &mut Page<'_>) -> fmt::Result {
+fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
-    page.info("build_info", "What the program was built from", &[version, commit])
+    page.info("build_info", "What the program was built from", &[version, commit])?;
+    let digest = ("digest", &**state.settings_digest.read());
+    page.info("settings_info", "The digest of the settings in effect", &[digest])
 }
 
 fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chat_broker::{Hub, Status};
+use chat_broker::{HeavyHitters, Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
@@ -15,6 +15,7 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
+use crate::client::Client;
 use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
@@ -25,6 +26,7 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::origin::Origins;
+use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
 use crate::samples::Samples;
 use crate::sessions::Sessions;
@@ -49,6 +51,7 @@ pub(crate) struct State {
     pub(crate) hosts: Hosts,
     /// The origins of web pages that may use this server.
     pub(crate) origins: Origins,
+    pub(crate) proxies: Proxies,
     pub(crate) hub: Hub<Member>,
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -73,6 +76,8 @@ pub(crate) struct State {
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
     pub(crate) client_lines: Arc<ClientLines>,
+    /// The clients with the most traffic: frames and bytes received.
+    pub(crate) clients: HeavyHitters<Client, 2>,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
@@ -131,6 +136,7 @@ impl State {
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
+            proxies: Proxies::new(config.trusted_proxies.clone(), config.forwarded_header),
             public_url,
             settings_digest: RwLock::new(config.digest()),
             config,
@@ -147,6 +153,7 @@ impl State {
             metrics,
             _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
             client_lines,
+            clients: HeavyHitters::new(Instant::now()),
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),

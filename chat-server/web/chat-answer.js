@@ -15,8 +15,10 @@ const PASSING = {
 
 /** The texts of the client's own errors. */
 const TEXTS = {
+  banned: "The user is banned from the room.",
   closed: "The connection was closed.",
   disconnected: "The connection was lost before the answer.",
+  kicked: "The user was removed from the room.",
   not_in_room: "The client is not in the room.",
   offline: "There is no connection.",
   other_user: "The message is of the user of an earlier token.",
@@ -29,13 +31,13 @@ const TEXTS = {
 
 /** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
-  constructor(code, message = TEXTS[code], { retryAfterMs, until, key } = {}) {
+  constructor(code, message = TEXTS[code], { retryAfterMs, until, reason, key } = {}) {
     super(message);
-    Object.assign(this, { name: "ChatError", code, retryAfterMs, until, key });
+    Object.assign(this, { name: "ChatError", code, retryAfterMs, until, reason, key });
   }
 
-  static fromFrame({ code, message, retry_after_ms: retryAfterMs, until }) {
-    return new ChatError(code, message, { retryAfterMs, until });
+  static fromFrame({ code, message, retry_after_ms: retryAfterMs, until, reason }) {
+    return new ChatError(code, message, { retryAfterMs, until, reason });
   }
 }
 

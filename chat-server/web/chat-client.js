@@ -50,7 +50,7 @@ export class ChatClient extends Emitter {
       ended: (error) => this.#onEnded(error),
     });
     this.#requests = this.#connection.requests;
-    this.#sends = new Sends(this.#requests, options, (delay) => this.#emit("delayed", delay));
+    this.#sends = new Sends(this.#connection, (delay) => this.#emit("delayed", delay));
   }
 
   get state() {
@@ -337,14 +337,14 @@ export class ChatClient extends Emitter {
     this.#emit("gap", frame);
   }
 
-  #onPutOut({ room, reason, message }) {
+  #onPutOut({ room, reason, message, until }) {
     const entry = this.#rooms.get(room);
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
     if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
     this.#abandon(entry, new ChatError("not_in_room"));
-    this.#emit("left", { room, reason, message });
+    this.#emit("left", { room, reason, message, until });
   }
 
   #deliver(message, epoch) {

@@ -13,6 +13,10 @@ const MOST_REQUESTS = 1_000;
  *  reads each of them more slowly than it said, and none is to time out for it. */
 const MOST_UNANSWERED = 128;
 
+/** Bytes of messages that may be unanswered, but for one that is larger: what the server reads
+ *  at its own rate is then read, and answered, long before a request times out. */
+const UNANSWERED_BYTES = 64 * 1024;
+
 /** What the server has to publish. */
 const MESSAGES = new Set(["send", "direct"]);
 
@@ -113,7 +117,7 @@ export class Requests {
       } else if (isJoin && this.#pace.joinWait > 0) {
         wait = Math.min(wait, this.#pace.joinWait);
         index += 1;
-      } else if (MESSAGES.has(frame.type) && !this.#pace.fits(bytes)) {
+      } else if (MESSAGES.has(frame.type) && !this.#fits(bytes)) {
         index += 1;
       } else if (this.#pace.wait(bytes) > 0) {
         wait = Math.min(wait, this.#pace.wait(bytes));
@@ -153,7 +157,8 @@ export class Requests {
   /** The server has closed the connection with 1009, which does not name the frame that was too
    *  large. Only the largest message fails; the other sends go out again under their keys. */
   failLargest() {
-    this.#take(this.#pace.largest)?.answer.reject(new ChatError("too_large"));
+    const [largest] = this.#messages.sort((a, b) => b.bytes - a.bytes);
+    if (largest) this.#take(largest.id).answer.reject(new ChatError("too_large"));
   }
 
   /** The connection is over. */
@@ -165,6 +170,18 @@ export class Requests {
     for (const { answer } of this.#outbox.splice(0)) answer.reject(new ChatError("offline"));
   }
 
+  /** The messages that are unanswered. */
+  get #messages() {
+    return [...this.#unanswered.values()].filter(({ asked }) => MESSAGES.has(asked.type));
+  }
+
+  /** Whether one more message, in a frame of so many bytes, may be unanswered. */
+  #fits(bytes) {
+    const messages = this.#messages;
+    const sum = messages.reduce((sum, message) => sum + message.bytes, bytes);
+    return messages.length === 0 || (messages.length < this.#pace.inFlight && sum <= UNANSWERED_BYTES);
+  }
+
   /** Puts a request on the wire. It has its time from now on. */
   #send({ frame, text = JSON.stringify(frame), answer, onSent }) {
     const id = (this.#lastId += 1);
@@ -173,13 +190,12 @@ export class Requests {
       answer.reject(new ChatError("offline"));
       return;
     }
-    if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
     const deadline = setDeadline(this.#timeoutMs, () => {
       this.#take(id);
       answer.reject(new ChatError("timeout"));
       this.flush();
     });
-    this.#unanswered.set(id, { asked: frame, answer, deadline, sentAt: now() });
+    this.#unanswered.set(id, { id, asked: frame, bytes: bytesOf(whole), answer, deadline, sentAt: now() });
     onSent?.();
     this.#connection.watch();
   }
@@ -194,7 +210,6 @@ export class Requests {
   #take(id) {
     const request = this.#unanswered.get(id);
     this.#unanswered.delete(id);
-    this.#pace.answered(id);
     clearDeadline(request?.deadline);
     return request;
   }

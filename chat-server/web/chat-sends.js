@@ -16,9 +16,7 @@ const LOST = new Set(["disconnected", "offline"]);
 export class Sends {
   #requests;
   #user;
-  #limit;
-  #limitBytes;
-  #timeoutMs;
+  #options;
   #onDelay;
   /** By room: its messages, oldest first, of which only the first is ever on the wire; `since`
    *  when they move: the others are not late before; and whether that time was renewed since,
@@ -31,17 +29,15 @@ export class Sends {
   #open = new Set();
 
   /** `onDelay({room, key, error})`: a message is tried again later. */
-  constructor(requests, options, onDelay) {
-    const { queueLimit = 20_000, queueBytes = 16 * 1024 * 1024, sendTimeoutMs = 30_000 } = options;
-    this.#onDelay = onDelay;
+  constructor({ requests, options }, onDelay) {
     this.#requests = requests;
-    this.#limit = queueLimit;
-    this.#limitBytes = queueBytes;
-    this.#timeoutMs = sendTimeoutMs;
+    this.#options = options;
+    this.#onDelay = onDelay;
   }
 
   get isFull() {
-    return this.#count >= this.#limit || this.#bytes >= this.#limitBytes;
+    const { queueLimit, queueBytes } = this.#options;
+    return this.#count >= queueLimit || this.#bytes >= queueBytes;
   }
 
   get count() {
@@ -171,7 +167,7 @@ export class Sends {
   }
 
   #lateAt({ since }, { addedAt }) {
-    return Math.max(addedAt, since) + this.#timeoutMs;
+    return Math.max(addedAt, since) + this.#options.sendTimeoutMs;
   }
 
   /** Those behind the first that is late may be so, too. */

@@ -64,7 +64,7 @@ export class TestServer {
   refuse(
     type: string,
     code: ErrorCode,
-    options?: { retryAfterMs?: number; message?: string; until?: number },
+    options?: { retryAfterMs?: number; message?: string; until?: number; reason?: string },
   ): void;
   /** Refuses the next token. */
   refuseToken(): void;

@@ -10,7 +10,7 @@ const LOST = 1006;
 const KEPT = 256;
 
 /** What users may do, unless a test says otherwise. */
-const EVERYTHING = ["join", "send", "history", "presence", "direct", "moderate"];
+const EVERYTHING = ["join", "send", "history", "presence", "moderate"];
 
 /** The capability that a request in a room needs. */
 const NEEDS = {
@@ -41,7 +41,7 @@ export class TestServer {
   #can;
   #connections = new Set();
   #rooms = new Map();
-  /** By room and user: when the ban ends; `Infinity` for one without an end. */
+  /** By room and user: when the ban ends, `until`, undefined for one without an end; and its `reason`. */
   #bans = new Map();
   #faults = [];
   #lastId = 0;
@@ -111,17 +111,22 @@ export class TestServer {
 
   /** Removes a user from a room. */
   kick(room, id, message, reason = "kicked") {
+    this.#evict(room, id, { reason, message });
+  }
+
+  #evict(room, id, why) {
     for (const connection of this.#connections) {
       if (connection.user?.id !== id || !connection.rooms.delete(room)) continue;
-      connection.socket.receive({ type: "left", room, reason, message });
+      connection.socket.receive({ type: "left", room, ...why });
     }
     this.leave(room, { id });
   }
 
   /** Removes a user from a room, who cannot join it for some seconds, or until `unban`. */
-  ban(room, id, { seconds = Infinity, message } = {}) {
-    this.#bans.set(banOf(room, id), Date.now() + seconds * 1000);
-    this.kick(room, id, message, "banned");
+  ban(room, id, { seconds, message } = {}) {
+    const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
+    this.#bans.set(banOf(room, id), { until, reason: message });
+    this.#evict(room, id, { reason: "banned", message, until });
   }
 
   unban(room, id) {
@@ -219,7 +224,7 @@ export class TestServer {
     if (needed && !this.#can(connection.user, frame.room).includes(needed)) {
       return refusal("forbidden", `You need the capability ${needed}.`);
     }
-    const needsRoom = ["send", "members", "history", "typing"].includes(frame.type);
+    const needsRoom = ["send", "members", "history", "typing", "leave"].includes(frame.type);
     if (needsRoom && !connection.rooms.has(frame.room)) {
       return refusal("not_in_room", "Join the room first.");
     }
@@ -231,7 +236,8 @@ export class TestServer {
     hello: (connection, frame) => this.#hello(connection, frame),
     join: (connection, frame) => this.#join(connection, frame),
     leave: (connection, { room }) => {
-      if (connection.rooms.delete(room)) this.#depart(room, connection.user);
+      connection.rooms.delete(room);
+      this.#depart(room, connection.user);
       return { type: "left", room };
     },
     send: ({ user }, { room, message, data, key }) => {
@@ -248,7 +254,7 @@ export class TestServer {
         }
       }
     },
-    members: (_, { room }) => ({ type: "members", room, ...this.#members(room) }),
+    members: ({ user }, { room }) => ({ type: "members", room, ...this.#members(room, user) }),
     history: (_, frame) => this.#history(frame),
     ping: () => ({ type: "pong" }),
     kick: (_, { room, user, reason }) => {
@@ -284,11 +290,14 @@ export class TestServer {
     };
   }
 
-  #join({ user, rooms }, { room, since, history = 0 }) {
-    const until = this.#bans.get(banOf(room, user.id)) ?? 0;
-    if (until > Date.now()) {
-      return { ...refusal("banned", "You are banned from the room."), until: until === Infinity ? undefined : until };
+  #join({ user, rooms, socket }, { room, since, history = 0 }) {
+    const ban = this.#bans.get(banOf(room, user.id));
+    if (ban && !(ban.until <= Date.now())) {
+      return { ...refusal("banned", "You are banned from this room."), ...ban };
     }
+    // The client itself receives it after the answer.
+    const isNew = !this.#room(room).members.has(user.id);
+    if (isNew) queueMicrotask(() => socket.receive(presence(room, "joined", user)));
     this.join(room, user);
     rooms.add(room);
     const { epoch, offset, log } = this.#room(room);
@@ -303,8 +312,8 @@ export class TestServer {
     return { type: "joined", room, epoch, offset, recovered, ...this.#members(room, user), messages, more, can };
   }
 
-  /** The members of a room, of whom one is the first. */
-  #members(room, { id } = {}) {
+  /** The members of a room, the client's user first. */
+  #members(room, { id }) {
     const members = [...this.#room(room).members.values()];
     members.sort((a, b) => (b.id === id) - (a.id === id));
     return { members, count: members.length };

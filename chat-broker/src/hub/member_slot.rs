@@ -86,13 +86,10 @@ impl<M: Deliver> MemberSlot<M> {
         let mut state = self.lock();
         let outcome = match &*state {
             State::Live(member) => member.deliver(batch),
-            State::Detached => DeliveryOutcome::Closed,
-            State::Ahead(_) => state.deliver_news(batch),
+            _ => state.deliver_news(batch),
         };
-        if outcome == DeliveryOutcome::Full
-            && let Some(member) = state.take()
-        {
-            member.close(CloseReason::SlowConsumer);
+        if outcome == DeliveryOutcome::Full {
+            state.close();
         }
         outcome
     }
@@ -117,8 +114,17 @@ impl<M> State<M> {
 }
 
 impl<M: Deliver> State<M> {
-    /// Delivers a batch without the presence changes that the member's roster contains.
     #[cold]
+    fn close(&mut self) {
+        if let Some(member) = self.take() {
+            member.close(CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Delivers a batch without the presence changes that the member's roster contains.
+    // Not inlined: each delivery to a live member would save the registers that this needs.
+    #[cold]
+    #[inline(never)]
     fn deliver_news(&mut self, batch: &Batch) -> DeliveryOutcome {
         let Self::Ahead(ahead) = self else { return DeliveryOutcome::Closed };
         let mut is_news = |item: &_| {

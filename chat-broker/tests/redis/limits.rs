@@ -15,7 +15,9 @@ use futures_util::future::{join as both, join_all};
 use tokio::time::timeout;
 
 use crate::support::roster_copy::{RosterCopy, is_copied};
-use crate::support::{Node, assert_damaged, assert_unavailable, eventually, keys, room, user};
+use crate::support::{
+    Node, assert_damaged, assert_unavailable, eventually, keys, persistent, room, user,
+};
 
 #[derive(Clone)]
 struct Member;
@@ -162,6 +164,22 @@ async fn leave_frees_its_slot_for_the_next_join() {
     let topic = room("r");
     let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 1);
     enter("ann").await.unwrap();
+    let _departure = node.broker.leave(&topic, &user("ann"));
+    enter("bob").await.unwrap();
+}
+
+/// The leave is not sent before the messages that precede it.
+#[tokio::test]
+async fn leave_behind_publications_frees_its_slot_for_the_next_join() {
+    let redis = RedisServer::start();
+    let node = Node::with(Node::config(&redis).publish_connections(1)).await;
+    let topic = room("r");
+    let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 1);
+    enter("ann").await.unwrap();
+    let mut receipts = Vec::new();
+    for _ in 0..2000 {
+        receipts.push(node.broker.publish(&topic, "x".into(), persistent()).await.unwrap());
+    }
     let _departure = node.broker.leave(&topic, &user("ann"));
     enter("bob").await.unwrap();
 }

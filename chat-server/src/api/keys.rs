@@ -46,7 +46,7 @@ pub enum ApiScope {
     Erase,
     /// To issue tokens for clients.
     Tokens,
-    /// To list the servers.
+    /// To list the servers, and what has the most traffic on one.
     Admin,
 }
 

@@ -196,7 +196,7 @@ impl Connection {
     ) -> Result<Outgoing, Rejection> {
         let content = draft.content();
         if draft.is_changed() {
-            rules::check_content(&content, self.state.limits.config().json_depth)?;
+            rules::check_content(&content, self.limiter.config().json_depth)?;
         }
         match to {
             Recipient::Room { room, members_only } => {

@@ -155,7 +155,8 @@ impl Connection {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();
             }
         }
-        let limits = self.state.config.announced_limits(self.limiter.factor());
+        let limits =
+            self.state.config.announced_limits(self.limiter.config(), self.limiter.factor());
         let session = self.state.session_name(self.id);
         let mut welcome = Welcome::new(session, &**user, &*self.state.node, limits);
         welcome.resume = resume.map(Cow::Owned);

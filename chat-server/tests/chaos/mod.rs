@@ -4,6 +4,7 @@
 //! long the faults go on; by default each comes once.
 
 mod moving;
+mod upgrade;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use chat_broker::testing::RedisServer;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -182,4 +183,34 @@ async fn rejected_hello_is_logged_with_its_connection() {
     guessing.close().await;
     let line = server.until_logged("connection ended");
     assert!(line.contains(&format!("connection=\"{session}\" user=\"ann\"")), "{line}");
+}
+
+/// The users of a server that has ended in order have a grace, after which other servers remove them: that
+/// is no failure. A crash is one.
+#[tokio::test]
+async fn only_a_crashed_server_is_logged_as_expired() {
+    let redis = RedisServer::start();
+    let start = || {
+        let mut command = command();
+        command.env("REDIS_URL", redis.url()).env("CHAT_LOG", "info,chat_broker=debug");
+        Chat::start(command.args(["--port=0", "--presence-lease=1s", "--presence-grace=2s"]))
+    };
+    let (watching, mut ending) = (start(), start());
+    watching.until_ready().await;
+    ending.until_ready().await;
+    let mut ann = ending.native().await;
+    join(&mut ann, "r").await;
+    ending.signal("TERM");
+    // The server ends at once, and the grace of the client goes on.
+    ann.recv_until_close().await;
+    drop(ann);
+    ending.exit();
+    watching.until_logged("grace of a closed node ended, removing its occupants");
+    assert_eq!(watching.logged("node lease expired"), 0);
+
+    let crashing = start();
+    crashing.until_ready().await;
+    join(&mut crashing.native().await, "r").await;
+    drop(crashing);
+    watching.until_logged("node lease expired, removing its occupants");
 }

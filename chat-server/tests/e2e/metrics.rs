@@ -9,7 +9,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Chat, DEADLINE, command, exchange, next_of, value_of};
+use crate::support::{Chat, DEADLINE, command, counted, exchange, next_of, value_of};
 
 /// All that is counted is described, and what is described is counted.
 #[tokio::test]
@@ -82,8 +82,7 @@ async fn codes_of_a_clients_own_count_as_one() {
     }
     server.until_metric("chat_closed_total{code=\"0\"}", |closed| closed == 20).await;
     let (_, _, page) = server.http("GET", "/metrics").await;
-    let closed = page.lines().filter(|line| line.starts_with("chat_closed_total{"));
-    assert_eq!(closed.filter(|line| !line.ends_with(" 0")).count(), 1, "{page}");
+    assert_eq!(counted(&page, "chat_closed_total{").len(), 1, "{page}");
 }
 
 /// A series that appears with its first burst has no increase: Prometheus needs a value before.
@@ -172,9 +171,7 @@ async fn metrics_may_have_an_address_of_their_own() {
     server.until_ready().await;
     assert_eq!(server.http("GET", "/metrics").await.0, 404);
     assert_eq!(server.http("GET", "/healthz").await.0, 200);
-    let line = server.until_logged("metrics on http://127.0.0.1:");
-    let port = line.rsplit(':').next().unwrap().strip_suffix("/metrics").unwrap();
-    let port: u16 = port.parse().unwrap();
+    let port = server.metrics_port();
     let ask = async |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         exchange(port, &request).await

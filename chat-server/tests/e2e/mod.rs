@@ -24,6 +24,7 @@ mod outage;
 mod parts;
 mod presence;
 mod redis_faults;
+mod restore;
 mod rooms;
 mod topics;
 mod versions;

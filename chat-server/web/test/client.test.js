@@ -62,7 +62,7 @@ suite("events", () => {
     const chat = await member({ debug: (line) => lines.push(line) });
     await chat.send("r", "hi");
     deepStrictEqual(lines.map((line) => line.split(" ", 2).join(" ")), [
-      "chat state", "chat state", "chat joined", "chat message",
+      "chat state", "chat state", "chat joined", "chat presence", "chat message",
     ]);
     match(lines[0], /"state":"connecting"/);
   });

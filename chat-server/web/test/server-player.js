@@ -29,6 +29,8 @@ const CAUSES = {
 /** A `TestServer` beside a client that plays a vector. */
 export class ServerPlayer {
   #server;
+  /** Whom the next token names. */
+  #user;
   #socket = null;
   /** Frames of the `TestServer` that no step has expected yet. */
   #inbox = [];
@@ -37,8 +39,8 @@ export class ServerPlayer {
 
   constructor(steps) {
     const welcome = steps.find(({ receive }) => receive?.type === "welcome")?.receive ?? {};
-    const { limits, expires_in_ms: expiresInMs, user } = welcome;
-    this.#server = new TestServer({ limits, expiresInMs, userOf: () => user });
+    const { limits, expires_in_ms: expiresInMs } = welcome;
+    this.#server = new TestServer({ limits, expiresInMs, userOf: () => this.#user });
   }
 
   /** The client acts. `answer`: what the vector answers to its request. */
@@ -76,10 +78,15 @@ export class ServerPlayer {
     // What the vector does not answer was lost before it reached the server.
     if (frame.id !== undefined && !answer) return;
     if (answer?.type === "error") {
-      const { code, message, retry_after_ms: retryAfterMs } = answer;
-      this.#server.refuse(frame.type, code, { message, retryAfterMs });
+      const { type, id, code, retry_after_ms: retryAfterMs, ...more } = answer;
+      this.#server.refuse(frame.type, code, { retryAfterMs, ...more });
     }
-    if (answer?.type === "joined") this.#bring(answer);
+    if (answer?.type === "welcome") this.#user = answer.user;
+    if (answer?.type === "joined") {
+      this.#bring(answer);
+      // The room of the vector may keep fewer messages than the client asks for.
+      frame = { ...frame, history: answer.messages.length };
+    }
     this.#socket.send(JSON.stringify(this.#filled(frame)));
   }
 

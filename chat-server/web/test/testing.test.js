@@ -195,11 +195,17 @@ test("a ban has an end, and refuses joins until then", async () => {
   const server = new TestServer();
   const chat = newClient(server);
   await chat.join("r");
+  const left = [];
+  chat.on("left", (detail) => left.push(detail));
   const begin = Date.now();
   server.ban("r", chat.user.id, { seconds: 60, message: "Spam." });
   await settled();
   deepStrictEqual(chat.rooms, []);
-  await rejects(chat.join("r"), ({ code, until }) => code === "banned" && until >= begin + 60_000);
+  deepStrictEqual(left.map(({ reason, message, until }) => [reason, message, until >= begin + 60_000]), [
+    ["banned", "Spam.", true],
+  ]);
+  const isBan = ({ code, until, reason }) => code === "banned" && until >= begin + 60_000 && reason === "Spam.";
+  await rejects(chat.join("r"), isBan);
   server.unban("r", chat.user.id);
   strictEqual((await chat.join("r")).room, "r");
   server.ban("r", chat.user.id);
@@ -236,6 +242,6 @@ test("a new name reaches the other members", async () => {
   server.join("r", { id: "u", name: "Bob" });
   server.join("r", { id: "u", name: "Bobby" });
   await settled();
-  deepStrictEqual(seen, ["joined Bob", "renamed Bobby"]);
+  deepStrictEqual(seen, ["joined Ann", "joined Bob", "renamed Bobby"]);
   chat.close();
 });

@@ -81,8 +81,7 @@ async fn key_that_has_ended_is_refused_by_its_name() {
 async fn api_is_on_the_address_of_operators() {
     let args = ["--metrics-addr", "127.0.0.1:0", "--api-on-clients-port", "off"];
     let started = server_with_key("scopes = [\"read\"]", &args);
-    let line = started.server.until_logged("metrics on http://");
-    let port = line.trim_end_matches("/metrics").rsplit(':').next().unwrap().parse().unwrap();
+    let port = started.server.metrics_port();
     let (status, _, answer) = call_with(port, SHOP, "", "GET /rooms/r/messages", None).await;
     assert_eq!(status, 200, "{answer}");
     let (status, answer) = call(&started.server, SHOP, "GET /rooms/r/messages", None).await;

@@ -1,10 +1,21 @@
-//! What the log has of a connection: when it opened, and why, when and after how much it ended.
+//! What operators learn of a connection: what it sends, when it opened, and why it ended.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use chat_broker::HeavyHitters;
 use chat_transport::{End, Session};
 
 use super::Connection;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
+use crate::client::Client;
+
+/// What a frame weighs beside its bytes, in bytes.
+const FRAME_WEIGHT: u64 = 256;
+
+/// The numbers of frames of connections are so far apart: no connection has as many.
+const FRAMES_APART: u64 = 1 << 40;
 
 impl Connection {
     /// The id of the connection, which the client receives in `welcome`.
@@ -13,9 +24,24 @@ impl Connection {
     }
 
     pub(super) fn count_received(&mut self, bytes: usize) {
-        self.received_frames += 1;
-        self.received_bytes += bytes as u64;
         self.state.metrics.received(bytes);
+        let bytes = bytes as u64;
+        self.received_frames += 1;
+        self.received_bytes += bytes;
+        // The number of the frame on this connection, from one on that differs by connection: a counter of
+        // the server would be one more that all threads write.
+        let number = self.id.get().wrapping_mul(FRAMES_APART).wrapping_add(self.received_frames);
+        if HeavyHitters::<Client, 2>::is_sampled(number) {
+            self.count_sampled(bytes);
+        }
+    }
+
+    /// Not inlined: one frame of 16 gets here.
+    #[inline(never)]
+    fn count_sampled(&self, bytes: u64) {
+        let (user, address) = (Arc::clone(&self.member.user), self.address);
+        let client = Client { id: self.id, user, address };
+        self.state.clients.add(client, bytes + FRAME_WEIGHT, [1, bytes], Instant::now());
     }
 
     pub(super) fn log_open(&self) {
