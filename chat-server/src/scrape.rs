@@ -11,7 +11,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -175,7 +174,7 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     page.gauge("broker_full", help, stats.full.into())?;
     if let Some(run_id) = &stats.run_id {
         let help = "The process of Redis (run_id) that this server is connected to";
-        page.metric("redis", help, &Info::new([("run_id", run_id.clone())]))?;
+        page.info("redis_info", help, &[("run_id", run_id)])?;
     }
     // 0 without Redis, and without the permission to read it.
     if stats.memory_used == 0 {

@@ -111,10 +111,10 @@ fn metrics(text: &str) -> impl Iterator<Item = &str> {
     names.map(|name| name.strip_suffix("_bucket").unwrap_or(name))
 }
 
+/// Whether the page has a value of it, or its type if it has no value yet.
 fn is_scraped(page: &str, name: &str) -> bool {
-    // A counter has its suffix in the lines of the values, and not in that of the type.
-    page.contains(&format!("# TYPE {} ", name.strip_suffix("_total").unwrap_or(name)))
-        || page.contains(&format!("# TYPE {name} "))
+    let families = [format!("# TYPE {name} "), format!("{name} "), format!("{name}{{")];
+    page.lines().any(|line| families.iter().any(|family| line.starts_with(family)))
 }
 
 /// Whether the documentation says that a server has it only with something.
