@@ -1,7 +1,12 @@
 //! The commands for operators, beside serving.
 
+mod access;
+mod bench;
 mod check;
 mod health;
+mod send;
+mod size;
+mod tail;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,6 +33,10 @@ pub(crate) fn run(
         match command {
             OperatorCommand::Check(args) => check::run(&args, settings, sources).await,
             OperatorCommand::Health(args) => health::run(&args, settings).await,
+            OperatorCommand::Tail(args) => tail::run(&args, settings).await,
+            OperatorCommand::Send(args) => send::run(&args, settings).await,
+            OperatorCommand::Bench(args) => bench::run(&args, settings).await,
+            OperatorCommand::Size(args) => size::run(&args, settings),
         }
     })
 }
@@ -35,6 +44,11 @@ pub(crate) fn run(
 /// Prints one line. Whether anything reads it is of no interest: the exit code has the outcome.
 fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints one line on stderr, for what is not the result.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "chat-server: {line}");
 }
 
 /// Where a server with these settings listens for clients.

@@ -1,5 +1,6 @@
 //! The real program, driven over real sockets, with a real Redis between its processes.
 
+mod alarms;
 mod api;
 mod auth;
 mod balancers;
@@ -13,6 +14,7 @@ mod hooks;
 mod hosts;
 mod http;
 mod limits;
+mod log;
 mod metrics;
 mod mixed;
 mod moderation;

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::instance::{Place, Program, command, file};
+use super::websockets::Crowd;
 use super::{Site, load, native, next, say, websockets};
 
 pub(super) static HAPROXY: Program = Program {
@@ -95,4 +96,15 @@ async fn reload_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_server_is_passed_over() {
     websockets::frozen_server_is_passed_over(&HAPROXY).await;
+}
+
+/// No server is ready, and HAProxy has seen it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_outage_excludes_no_client() {
+    let site = Site::start(&HAPROXY).await;
+    site.redis.pause();
+    site.balancer.until_logged("Running on backup").await;
+    Crowd::connect(site.balancer.port()).online("").await;
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+    site.redis.resume();
 }

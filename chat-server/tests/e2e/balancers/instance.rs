@@ -109,6 +109,15 @@ impl Balancer {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// Waits until the log has this text.
+    pub(super) async fn until_logged(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !log(&self.place.directory).contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in the log");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The lines of the access log whose status is an error of a server or of the balancer.
     pub(super) fn errors_answered(&self) -> Vec<String> {
         // Caddy creates the file with the first line.

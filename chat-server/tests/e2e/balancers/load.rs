@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chat_transport::client::ClientConfig;
 use tokio::task::block_in_place;
+use tokio::time::sleep;
 
 use super::instance::Program;
 use super::{Site, for_each_balancer, restarted};
@@ -20,12 +21,16 @@ for_each_balancer! {
 /// The longest that a client may be without a connection.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// The documented way to a new version, without a pause between the servers.
+/// How long a server is away: the checks of a balancer have seen it.
+const START: Duration = Duration::from_secs(2);
+
+/// The documented way to a new version. As soon as one server is ready, the next is stopped.
 async fn rolling_restart_under_load(program: &'static Program) {
     under_load(program, "rolling restart", async |site| {
         for server in [&mut site.first, &mut site.second] {
             server.signal("TERM");
             assert_eq!(block_in_place(|| server.exit()).code(), Some(0));
+            sleep(START).await;
             *server = restarted(&site.redis, server.port()).await;
         }
     })
@@ -38,6 +43,7 @@ async fn crash_under_load(program: &'static Program) {
         site.first.signal("KILL");
         block_in_place(|| site.first.exit());
         until_connected([&site.second]).await;
+        sleep(START).await;
         site.first = restarted(&site.redis, site.first.port()).await;
     })
     .await;

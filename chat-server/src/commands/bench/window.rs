@@ -2,13 +2,13 @@
 
 /// The highest number so far, and which of the 64 up to it were seen.
 #[derive(Clone, Copy, Default)]
-pub struct Window {
+pub(crate) struct Window {
     last: u32,
     seen: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     InOrder,
     Reordered,
     /// Seen before, or too old to know.
@@ -17,7 +17,7 @@ pub enum Arrival {
 
 impl Window {
     /// Records the message with this number; numbers begin at 1.
-    pub fn note(&mut self, number: u32) -> Arrival {
+    pub(crate) fn note(&mut self, number: u32) -> Arrival {
         if number > self.last {
             let step = number - self.last;
             self.seen = if step < 64 { (self.seen << step) | 1 } else { 1 };

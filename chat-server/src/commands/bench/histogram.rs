@@ -4,29 +4,29 @@
 const STEPS: u64 = 64;
 
 /// Counts of values: exact below 64, and in 64 steps from each power of two to the next.
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
     max: u64,
 }
 
 impl Histogram {
-    pub fn new() -> Histogram {
+    pub(crate) fn new() -> Histogram {
         Histogram { counts: vec![0; bucket(u64::MAX) + 1], total: 0, max: 0 }
     }
 
-    pub fn record(&mut self, value: u64) {
+    pub(crate) fn record(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
         self.total += 1;
         self.max = self.max.max(value);
     }
 
-    pub fn max(&self) -> u64 {
+    pub(crate) fn max(&self) -> u64 {
         self.max
     }
 
     /// The least value that this share of the values does not exceed; 0 if there is none.
-    pub fn quantile(&self, share: f64) -> u64 {
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
         let rank = ((self.total as f64 * share).ceil() as u64).max(1);
         let mut sum = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
