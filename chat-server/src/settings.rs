@@ -45,13 +45,13 @@ use changes::Values;
 use connections::Connections;
 use file::{File, Tables};
 use limits::Limits;
-use redis::Redis;
 use rooms::Rooms;
 use text_command::TextCommand;
 
 pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
+pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;
