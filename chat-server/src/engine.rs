@@ -86,7 +86,10 @@ mod without_redis {
     use super::{Duration, Exit, Redis, ServerBuilder};
 
     #[derive(Default)]
-    pub(crate) struct Engine;
+    pub(crate) struct Engine(());
+
+    /// There are none.
+    pub(crate) struct Certificates;
 
     impl Engine {
         #[allow(clippy::unused_async, reason = "as with the feature")]
@@ -99,12 +102,12 @@ mod without_redis {
         }
 
         #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with the feature")]
-        pub(crate) fn read_certificates(&self, _: &Redis) -> Result<(), Exit> {
-            Ok(())
+        pub(crate) fn read_certificates(&self, _: &Redis) -> Result<Certificates, Exit> {
+            Ok(Certificates)
         }
 
         #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with the feature")]
-        pub(crate) fn replace_certificates(&self, (): &()) -> Result<(), Exit> {
+        pub(crate) fn replace_certificates(&self, _: &Certificates) -> Result<(), Exit> {
             Ok(())
         }
     }
