@@ -1,5 +1,6 @@
 //! The chat server as a program: settings, log, listeners, and a clean end.
 
+mod commands;
 mod engine;
 mod listening;
 mod log;
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
         },
         Ok(Task::Print(text)) => settings::print(&text, &sources),
         Ok(Task::PrintKey(key)) => settings::print_key(&key, &sources),
+        Ok(Task::Operate(command, settings)) => {
+            commands::run(command, &settings, &sources).unwrap_or_else(|exit| exit.report(&sources))
+        }
         Err(exit) => exit.report(&sources),
     }
 }

@@ -21,6 +21,7 @@ mod file;
 mod key_command;
 mod limits;
 mod listen;
+mod operator_command;
 #[cfg(test)]
 mod page;
 mod redis;
@@ -51,6 +52,10 @@ use text_command::TextCommand;
 pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
+pub(crate) use operator_command::{
+    BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
+    SizeArgs, TailArgs,
+};
 pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
@@ -131,6 +136,8 @@ enum Command {
     /// Makes a key for a backend, and prints it and its table for the configuration file
     Key(key_command::KeyArgs),
     #[command(flatten)]
+    Operator(OperatorCommand),
+    #[command(flatten)]
     Text(TextCommand),
 }
 
@@ -141,6 +148,8 @@ pub(crate) enum Task {
     Print(String),
     /// To print a new key.
     PrintKey(NewKey),
+    /// What an operator wants to know of a server with these settings.
+    Operate(OperatorCommand, Box<Settings>),
 }
 
 impl Task {
@@ -157,6 +166,7 @@ impl Task {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
             Some(Command::Key(arguments)) => Ok(Self::PrintKey(arguments.key()?)),
+            Some(Command::Operator(command)) => Ok(Self::Operate(command, Box::new(settings))),
             Some(Command::Text(text)) => text.print().map(Self::Print),
         }
     }
@@ -178,7 +188,11 @@ impl Cli {
             tables = file.tables().map_err(Exit::File)?;
         }
         sources.add_padded_secrets(&command, &matches);
-        Self::new(&matches, tables)
+        let mut cli = Self::new(&matches, tables)?;
+        if let Some(Command::Operator(OperatorCommand::Check(check))) = &mut cli.command {
+            check.settings = operator_command::in_effect(&command, &matches, sources);
+        }
+        Ok(cli)
     }
 
     fn new(matches: &ArgMatches, tables: Tables) -> Result<Self, Exit> {

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chat_broker::{Hub, Status};
+use chat_broker::{HeavyHitters, Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
@@ -15,6 +15,8 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
+use crate::client::Client;
+use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
@@ -26,6 +28,7 @@ use crate::moderation::Moderation;
 use crate::origin::Origins;
 use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
+use crate::samples::Samples;
 use crate::sessions::Sessions;
 use crate::undelivered::{self, DropReporter};
 
@@ -72,13 +75,20 @@ pub(crate) struct State {
     /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
+    pub(crate) client_lines: Arc<ClientLines>,
+    /// The clients with the most traffic: frames and bytes received.
+    pub(crate) clients: HeavyHitters<Client, 2>,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
+    /// The figures of the last ten minutes, and the task that collects them.
+    pub(crate) samples: Samples,
+    pub(crate) sampler: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
+    _line_counter: Task,
 }
 
 /// A task that is aborted when this is dropped.
@@ -102,7 +112,8 @@ impl State {
         hooks: Option<Arc<dyn Hooks>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
-        let metrics = Metrics::default();
+        let (metrics, client_lines) =
+            (Metrics::new(hooks.is_some()), Arc::<ClientLines>::default());
         let (drop_reporter, reports) = undelivered::channel(metrics.lost_reports.clone());
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
@@ -140,9 +151,14 @@ impl State {
             sessions,
             outboxes: OutboxStats::new(),
             metrics,
+            _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
+            client_lines,
+            clients: HeavyHitters::new(Instant::now()),
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),
+            samples: Samples::default(),
+            sampler: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

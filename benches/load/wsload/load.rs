@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use crate::args::Load as Args;
-use crate::check::Window;
 use crate::dialect::Reaction;
 use crate::histogram::Histogram;
 use crate::plan::{Client, Plan};
 use crate::socket::Socket;
+use crate::window::Window;
 use crate::wire::{self, Mark};
 
 /// Bytes read at once, from whichever connection.

@@ -1,8 +1,8 @@
 //! Messages: the sender of the next one, and what is recorded when it arrives.
 
-use crate::check::Arrival;
 use crate::load::Load;
 use crate::plan::{Client, InFlight};
+use crate::window::Arrival;
 use crate::wire::{self, Kind, Mark};
 
 impl Load {

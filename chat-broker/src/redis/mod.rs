@@ -20,6 +20,7 @@
 //! | `history.rs`, `tail.rs` | messages that Redis keeps; the latest ones, without a script |
 //! | `connection/` | a connection, the pool of connections, reconnects, changed servers |
 //! | `health/` | the state of Redis: unavailable, refusing, full, damaged, without rights |
+//! | `inspection.rs` | whether a Redis can be used, for an operator |
 //! | `error.rs` | what errors of Redis mean |
 //! | `names.rs`, `wire.rs`, `scripts/` | keys and channels, payloads, what Redis runs |
 //! | `config/`, `shared.rs`, `stats.rs`, `last_seen.rs` | settings; what all connections share |
@@ -39,6 +40,7 @@ mod connection;
 mod error;
 mod health;
 mod history;
+mod inspection;
 mod last_seen;
 mod names;
 mod presence;
@@ -64,6 +66,7 @@ use tokio::time::{Instant, timeout_at};
 pub use config::RedisConfig;
 #[cfg(feature = "testing")]
 pub use config::{Dial, Dialing};
+pub use inspection::RedisInspection;
 #[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
@@ -269,6 +272,7 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
+            run_id: self.presence.run_id(),
             refusals: self.shared.refusals.snapshot(),
         }
     }

@@ -36,6 +36,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(config: RedisConfig) -> Result<Self, BrokerError> {
         let client = config.client()?;
+        config.check_authorities(&client)?;
         let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());

@@ -13,7 +13,7 @@ use super::body::{Body, OptionalBody, bad_field, integer, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, user_id};
 use super::query::{Params, limit};
-use crate::moderation::{LONGEST_BAN, SanctionScope};
+use crate::moderation::{LONGEST_BAN, SanctionScope, ends_at};
 use crate::refusal::Refusal;
 use crate::service::sanctions;
 use crate::state::State;
@@ -93,6 +93,8 @@ impl Done {
 #[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct BansParams {
+    /// The id of a user, whose bans alone are listed.
+    user: Option<String>,
     /// The `next` of the page before.
     after: Option<String>,
     /// The most bans of the page.
@@ -238,8 +240,10 @@ pub(super) async fn bans(
     Params(params): Params<BansParams>,
 ) -> Result<Json<BansAnswer>, Refusal> {
     let limit = limit(params.limit, MAX_PAGE, MAX_PAGE)? as usize;
+    let wanted = params.user.as_deref().map(user_id).transpose()?;
     let is_seen = |user: &UserId, room: Option<&RoomId>| {
-        room.map_or_else(|| key.is_for_user(user), |room| key.is_for_room(room))
+        wanted.as_ref().is_none_or(|wanted| wanted == user)
+            && room.map_or_else(|| key.is_for_user(user), |room| key.is_for_room(room))
     };
     let mut bans = state.moderation.bans(is_seen);
     if let Some(after) = &params.after {
@@ -251,12 +255,11 @@ pub(super) async fn bans(
     bans.truncate(limit);
     let next =
         bans.last().filter(|_| !is_last).map(|ban| cursor_after(&ban.user, ban.room.as_ref()));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let bans = bans.into_iter().map(|ban| BanEntry {
         user: ban.user.to_string(),
         room: ban.room.map(|room| room.to_string()),
         reason: ban.reason,
-        until: (now + ban.expires_in).as_millis() as u64,
+        until: ends_at(ban.expires_in),
     });
     Ok(Json(BansAnswer { bans: bans.collect(), next }))
 }

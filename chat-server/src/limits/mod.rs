@@ -163,7 +163,7 @@ impl Drop for ConnectionPermit {
 }
 
 /// What counts as one address: of IPv6, the /64 that a subscriber is assigned (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

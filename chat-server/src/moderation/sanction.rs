@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chat_broker::{Broker, BrokerError, Record, SetOptions, SharedTable};
@@ -52,6 +52,14 @@ pub(crate) enum SanctionKind {
 pub(crate) struct SanctionNotice {
     pub(crate) kind: SanctionKind,
     pub(crate) reason: Option<Arc<str>>,
+    /// When the ban ends, in milliseconds since 1970; `None`: by an unban.
+    pub(crate) until: Option<u64>,
+}
+
+/// The time after `expires_in`, in milliseconds since 1970.
+pub(crate) fn ends_at(expires_in: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now + expires_in).as_millis() as u64
 }
 
 /// An active ban.
@@ -74,6 +82,9 @@ pub(super) struct SanctionRecord {
     pub(super) id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
+    /// Whether a ban ends only by an unban: its record expires after [`LONGEST_BAN`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_permanent: bool,
 }
 
 /// Stores a sanction against `user`, a ban for `time`. Returns its id, and logs the actor, when it is
@@ -88,7 +99,8 @@ pub(crate) async fn impose(
     reason: Option<&str>,
 ) -> Result<String, BrokerError> {
     let table = table_of(broker)?;
-    let stored = SanctionRecord { id: random_id(12), reason: reason.map(str::to_owned) };
+    let (id, reason) = (random_id(12), reason.map(str::to_owned));
+    let stored = SanctionRecord { id, reason, is_permanent: time >= LONGEST_BAN };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
     let value = Bytes::from(value);
     let set = async |kind, time| {
@@ -106,8 +118,10 @@ pub(crate) async fn impose(
         Ok(())
     };
     let done = done.await;
-    let user = user.escaped();
-    tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "user sanctioned");
+    let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
+    let reason = stored.reason.map(|reason| reason.escape_debug().to_string());
+    let (user, ok) = (user.as_str(), done.is_ok());
+    tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)
 }
 
@@ -119,8 +133,7 @@ pub(crate) async fn unban(
     user: &UserId,
 ) -> Result<(), BrokerError> {
     let done = table_of(broker)?.remove(&key(SanctionKind::Ban, scope, user)).await;
-    let user = user.escaped();
-    tracing::info!(%by, %scope, %user, ok = done.is_ok(), "ban lifted");
+    tracing::info!(%by, %scope, user = user.as_str(), ok = done.is_ok(), "ban lifted");
     done
 }
 
@@ -130,10 +143,7 @@ fn table_of(broker: &dyn Broker) -> Result<&dyn SharedTable, BrokerError> {
 
 /// The key of a record. Names have no line breaks.
 pub(super) fn key(kind: SanctionKind, scope: SanctionScope<'_>, user: &UserId) -> String {
-    let kind = match kind {
-        SanctionKind::Kick => "kick",
-        SanctionKind::Ban => "ban",
-    };
+    let kind = kind.name();
     match scope {
         SanctionScope::Server => format!("{kind}\n{user}"),
         SanctionScope::Room(room) => format!("{kind}\n{user}\n{room}"),
@@ -151,6 +161,16 @@ pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
     let user = UserId::new(parts.next()?).ok()?;
     let room = parts.next().map(RoomId::new).transpose().ok()?;
     Some((user, room))
+}
+
+impl SanctionKind {
+    /// The name, in keys of records and in the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kick => "kick",
+            Self::Ban => "ban",
+        }
+    }
 }
 
 impl fmt::Display for Actor<'_> {

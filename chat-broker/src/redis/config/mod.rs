@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, pin::Pin, sync::Arc};
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 #[cfg(feature = "testing")]
 use tokio::io::DuplexStream;
 
@@ -228,12 +228,33 @@ impl RedisConfig {
         self.client().map(drop)
     }
 
+    /// The URL without a user and a password, for the log and for operators.
+    ///
+    /// ```
+    /// let config = chat_broker::RedisConfig::new("redis://ann:secret@redis.example:6379/0");
+    /// assert_eq!(config.address(), "redis.example:6379/0");
+    /// ```
+    #[must_use]
+    pub fn address(&self) -> &str {
+        without_password(&self.url)
+    }
+
     /// The client of these settings.
     pub(super) fn client(&self) -> Result<Client, BrokerError> {
         self.check_values()?;
         url::check(&self.url).map_err(BrokerError::config)?;
         let info = self.connection_info().map_err(BrokerError::config)?;
         self.tls.client(info).map_err(BrokerError::config)
+    }
+
+    /// Checks that this machine can verify the certificate of a Redis behind TLS.
+    pub(super) fn check_authorities(&self, client: &Client) -> Result<(), BrokerError> {
+        match client.get_connection_info().addr() {
+            ConnectionAddr::TcpTls { .. } => {
+                self.tls.check_authorities().map_err(BrokerError::config)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_values(&self) -> Result<(), BrokerError> {
@@ -281,7 +302,7 @@ impl Default for RedisConfig {
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
-            .field("url", &without_password(&self.url))
+            .field("url", &self.address())
             .field("tls", &self.tls)
             .field("prefix", &self.prefix)
             .field("publish_connections", &self.publish_connections)

@@ -9,6 +9,11 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+/// Without them each handshake fails, which would look like an unavailable Redis.
+const NO_AUTHORITIES: &str = "this machine has no certificates of authorities to check that of \
+     Redis: install them (on Debian the package ca-certificates), name a file with them in \
+     SSL_CERT_FILE, or set the certificate of the authority of Redis";
+
 /// Certificates in PEM.
 #[derive(Clone, Default)]
 pub(crate) struct Tls {
@@ -45,6 +50,13 @@ impl Tls {
             root_cert: self.authority.clone(),
         };
         Client::build_with_tls(info, certificates).map_err(|error| error.to_string())
+    }
+
+    /// Checks that there are authorities which may have signed the certificate of Redis.
+    pub(crate) fn check_authorities(&self) -> Result<(), &'static str> {
+        let are_missing =
+            self.authority.is_none() && rustls_native_certs::load_native_certs().certs.is_empty();
+        if are_missing { Err(NO_AUTHORITIES) } else { Ok(()) }
     }
 
     fn check(&self) -> Result<(), String> {

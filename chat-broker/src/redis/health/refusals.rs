@@ -72,6 +72,7 @@ const COMMANDS: &[&str] = &[
     "UNSUBSCRIBE",
     "ZADD",
     "ZCARD",
+    "ZRANGEBYLEX",
     "ZRANGEBYSCORE",
     "ZREM",
     "ZSCORE",
@@ -209,7 +210,7 @@ fn server_errors(error: &RedisError) -> Option<Arc<[(usize, ServerError)]>> {
 }
 
 /// The label of a command: its name, with that of a subcommand, or the file name of a script.
-fn name(command: &Cmd, scripts: &Scripts) -> &'static str {
+pub(crate) fn name(command: &Cmd, scripts: &Scripts) -> &'static str {
     let word = |n| match command.args_iter().nth(n) {
         Some(redis::Arg::Simple(word)) => std::str::from_utf8(word).unwrap_or_default(),
         _ => "",

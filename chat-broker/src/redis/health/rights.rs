@@ -12,7 +12,7 @@
 //!
 //! Not tried are `EVALSHA`, which the probe uses itself, `SUBSCRIBE` and `UNSUBSCRIBE`, which the
 //! [subscriber](crate::redis::subscribe) tries, and what the broker can do without: `INFO`, `CLIENT ID`,
-//! `CLIENT KILL`, `PUBSUB NUMSUB` and `ZRANGEBYLEX`.
+//! `CLIENT KILL`, `PUBSUB NUMSUB` and `ZRANGEBYLEX`. An [inspection](crate::redis::inspection) tries these as well.
 
 use redis::Pipeline;
 
@@ -67,6 +67,15 @@ pub(crate) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
         add("SELECT", &[&database.to_string()]);
     }
     add("PING", &[]);
+}
+
+/// Adds one of each command that the broker can do without, in a form that changes nothing.
+pub(crate) fn add_optional(commands: &mut Pipeline, probe: &Address) {
+    commands.cmd("INFO").arg("server").cmd("CLIENT").arg("ID");
+    // No connection has this id.
+    commands.cmd("CLIENT").arg("KILL").arg("ID").arg(0);
+    commands.cmd("PUBSUB").arg("NUMSUB").arg(probe.channel());
+    commands.cmd("ZRANGEBYLEX").arg(probe.scratch()).arg("-").arg("+");
 }
 
 #[cfg(test)]

@@ -1,0 +1,80 @@
+//! The commands for operators, beside serving.
+
+mod access;
+mod bench;
+mod check;
+mod health;
+mod send;
+mod size;
+mod tail;
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+
+use tokio::net::lookup_host;
+use tokio::runtime::Builder;
+
+use crate::settings::{Exit, Invalid, Listen, OperatorCommand, Settings, Sources};
+
+/// Carries out a command, on one thread. Returns its exit code.
+///
+/// # Errors
+/// A setting is not valid.
+pub(crate) fn run(
+    command: OperatorCommand,
+    settings: &Settings,
+    sources: &Sources,
+) -> Result<ExitCode, Exit> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Exit::System(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            OperatorCommand::Check(args) => check::run(&args, settings, sources).await,
+            OperatorCommand::Health(args) => health::run(&args, settings).await,
+            OperatorCommand::Tail(args) => tail::run(&args, settings).await,
+            OperatorCommand::Send(args) => send::run(&args, settings).await,
+            OperatorCommand::Bench(args) => bench::run(&args, settings).await,
+            OperatorCommand::Size(args) => size::run(&args, settings),
+        }
+    })
+}
+
+/// Prints one line. Whether anything reads it is of no interest: the exit code has the outcome.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints one line on stderr, for what is not the result.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "chat-server: {line}");
+}
+
+/// Where a server with these settings listens for clients.
+///
+/// # Errors
+/// The system chose its port, or the name of the host is not known.
+async fn address_for_clients(listen: &Listen) -> Result<SocketAddr, Invalid> {
+    let (host, port) = (listen.host().unwrap_or("127.0.0.1"), listen.port);
+    if port == 0 {
+        return Err(Invalid::new("port", port, "the port of the server is not known"));
+    }
+    let found = lookup_host((host.trim_matches(['[', ']']), port)).await;
+    let first = found.map(|mut addresses| addresses.next());
+    match first {
+        Ok(Some(address)) => Ok(reachable(address)),
+        Ok(None) => Err(Invalid::new("host", host, "it has no address")),
+        Err(error) => Err(Invalid::new("host", host, error.to_string())),
+    }
+}
+
+/// The address under which a server that listens on `address` is reached from this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -1,0 +1,109 @@
+//! `chat-server bench`: clients that send to rooms, and what they receive.
+
+mod figures;
+mod histogram;
+mod load;
+mod window;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Uri;
+use parking_lot::Mutex;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::access::Access;
+use super::{complain, print};
+use crate::settings::{BenchArgs, Exit, Invalid, Settings};
+use crate::signals::Signals;
+use figures::Figures;
+use load::Load;
+
+/// How long all clients may take to join.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long messages may still arrive after the load; then they are lost.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The exit code of a command that SIGINT ended, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// To the beginning of the line of a terminal, which it deletes (ECMA-48).
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCode, Exit> {
+    if args.rooms > args.clients {
+        return Err(Invalid::new("rooms", args.rooms, "at most as many as --clients").into());
+    }
+    let access = Access::new(&args.client, settings).await?;
+    if !args.remote {
+        check_is_here(&access.url).await?;
+    }
+    let mut signals = Signals::new()
+        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
+    let figures = Arc::new(Mutex::new(Figures::new(args.clients, args.rooms)));
+    let joined = tokio::select! {
+        joined = timeout(JOIN_TIMEOUT, Load::start(args, &access, &figures)) => joined,
+        _ = signals.recv() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let joined = joined.unwrap_or_else(|_| Err("no time is left to join".to_owned()));
+    let mut load = match joined {
+        Ok(load) => load,
+        Err(error) => {
+            complain(&format!("{}: {error}", access.url));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    tokio::select! {
+        () = load.send_for(args.time) => {}
+        () = show_progress(&figures) => {}
+        _ = signals.recv() => {}
+    }
+    tokio::select! {
+        _ = timeout(DRAIN_TIMEOUT, load.drain()) => {}
+        _ = signals.recv() => {}
+    }
+    let report = figures.lock().report(load.sending_time());
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "{CLEAR_LINE}");
+    }
+    print(&if args.json { report.json() } else { report.text() });
+    tokio::select! {
+        () = load.close() => {}
+        _ = signals.recv() => {}
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// # Errors
+/// The server is on another machine, which a slip in an address must not load.
+async fn check_is_here(url: &str) -> Result<(), Invalid> {
+    let wrong = |why: String| Invalid::new("url", url, why);
+    let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL".to_owned()))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let mut addresses = lookup_host((host, 0)).await.map_err(|error| wrong(error.to_string()))?;
+    let is_elsewhere = |ip: IpAddr| !ip.to_canonical().is_loopback();
+    if addresses.any(|address| is_elsewhere(address.ip())) {
+        return Err(wrong("it is another machine: add --remote to load it".to_owned()));
+    }
+    Ok(())
+}
+
+/// Shows a line each second on a terminal. Never returns.
+async fn show_progress(figures: &Mutex<Figures>) {
+    let start = Instant::now();
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if io::stderr().is_terminal() {
+            let line = figures.lock().progress(start.elapsed());
+            let _ = write!(io::stderr(), "{CLEAR_LINE}{line}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `chat-server check`: the settings in effect, and whether a server can run with them here.
+
+#[cfg(feature = "redis")]
+mod redis;
+mod report;
+
+use std::process::ExitCode;
+
+use chat_server::ServerConfig;
+use tokio::net::lookup_host;
+
+use super::print;
+use crate::settings::{CheckArgs, Exit, Settings, Sources};
+use report::Report;
+
+/// A server that may open fewer files admits fewer clients than most expect.
+const FEW_FILES: u64 = 10_000;
+
+pub(super) async fn run(
+    args: &CheckArgs,
+    settings: &Settings,
+    sources: &Sources,
+) -> Result<ExitCode, Exit> {
+    let server = settings.server()?;
+    let mut report = Report::default();
+    check_settings(&mut report, &server, settings, sources);
+    check_host(&mut report, settings).await;
+    check_tokens(&mut report, settings, sources).await;
+    check_files(&mut report);
+    check_redis(&mut report, &server, settings, sources).await;
+    let text = if args.json { report.json(&args.settings) } else { report.text(&args.settings) };
+    print(&text);
+    Ok(if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn check_settings(
+    report: &mut Report,
+    server: &ServerConfig,
+    settings: &Settings,
+    sources: &Sources,
+) {
+    report.ok("settings", "all values are valid");
+    for warning in sources.warnings() {
+        report.warn("settings", warning);
+    }
+    if !settings.limits.enabled {
+        report.warn("limits", "they are off, for load tests: remove --limits off");
+    }
+    if server.api_key.is_none() && server.api_keys.is_empty() {
+        report.ok("api", "off: no key is set");
+    } else {
+        let tables = server.api_keys.len();
+        let all = tables + usize::from(server.api_key.is_some());
+        report.ok("api", format!("{all} keys, {tables} of them in [[api_keys]]"));
+    }
+}
+
+async fn check_host(report: &mut Report, settings: &Settings) {
+    let Some(host) = settings.listen.host() else { return };
+    match lookup_host((host.trim_matches(['[', ']']), 0)).await {
+        Ok(_) => report.ok("host", format!("{host} is an address, or has one")),
+        Err(error) => report.fail("host", format!("{host} has no address: {error}")),
+    }
+}
+
+/// The keys of tokens: settings, files and the URL.
+async fn check_tokens(report: &mut Report, settings: &Settings, sources: &Sources) {
+    match settings.tokens.are_needed() {
+        Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
+        Ok(false) => report.warn(
+            "tokens",
+            "no key is set, so every client has access under any name: set jwt-secret, or another \
+             key of tokens",
+        ),
+        Ok(true) => check_keys(report, settings, sources).await,
+    }
+}
+
+#[cfg(feature = "jwt")]
+async fn check_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
+    match settings.tokens.keys() {
+        Ok(_) => report.ok("tokens", "clients need one; all keys and files can be read"),
+        Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
+    }
+    check_remote_keys(report, settings, sources).await;
+}
+
+#[cfg(not(feature = "jwt"))]
+#[allow(clippy::unused_async, reason = "as with the feature")]
+async fn check_keys(report: &mut Report, _: &Settings, sources: &Sources) {
+    report.fail("tokens", Exit::without("jwt").message(sources));
+}
+
+#[cfg(feature = "jwks")]
+async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
+    const CHECK: &str = "jwks";
+    let config = match settings.tokens.remote_keys() {
+        Ok(None) => return,
+        Ok(Some(config)) => config,
+        Err(invalid) => return report.fail(CHECK, Exit::from(invalid).message(sources)),
+    };
+    let url = config.url.clone();
+    let start = std::time::Instant::now();
+    let fetched = match chat_server::RemoteKeys::start(config) {
+        Ok(keys) => keys.fetch().await,
+        Err(error) => Err(error),
+    };
+    match fetched {
+        Ok(()) => report.ok(CHECK, format!("{url}: fetched in {:.1?}", start.elapsed())),
+        Err(error) => report.fail(CHECK, format!("{url}: {error}")),
+    }
+}
+
+#[cfg(all(feature = "jwt", not(feature = "jwks")))]
+#[allow(clippy::unused_async, reason = "as with the feature")]
+async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
+    if settings.tokens.jwks_url().is_some() {
+        report.fail("jwks", Exit::without("jwks").message(sources));
+    }
+}
+
+/// Each connection is an open file.
+fn check_files(report: &mut Report) {
+    match rlimit::Resource::NOFILE.get() {
+        Ok((_, hard)) if hard < FEW_FILES => report.warn(
+            "files",
+            format!("{hard} open files at most, and each client is one: raise LimitNOFILE"),
+        ),
+        Ok((_, hard)) => report.ok("files", format!("{hard} open files at most")),
+        Err(error) => report.warn("files", format!("the limit of open files is unknown: {error}")),
+    }
+}
+
+#[cfg(feature = "redis")]
+async fn check_redis(
+    report: &mut Report,
+    server: &ServerConfig,
+    settings: &Settings,
+    sources: &Sources,
+) {
+    let Some(url) = settings.redis.url() else { return no_redis(report) };
+    match settings.redis.config(url, server.hub.grace) {
+        Ok(config) => redis::check(report, &config).await,
+        Err(invalid) => report.fail("redis", Exit::from(invalid).message(sources)),
+    }
+}
+
+#[cfg(not(feature = "redis"))]
+#[allow(clippy::unused_async, reason = "as with the feature")]
+async fn check_redis(
+    report: &mut Report,
+    _: &ServerConfig,
+    settings: &Settings,
+    sources: &Sources,
+) {
+    match settings.redis.url() {
+        None => no_redis(report),
+        Some(_) => report.fail("redis", Exit::without("redis").message(sources)),
+    }
+}
+
+fn no_redis(report: &mut Report) {
+    report.warn(
+        "redis",
+        "redis-url is not set: rooms live in one process, and a restart loses their history",
+    );
+}

@@ -1,0 +1,65 @@
+//! `chat-server send`: one message to a room.
+
+use std::process::ExitCode;
+
+use chat_transport::client::{Client, ClientConfig, ClientError, Sent};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::access::Access;
+use super::{complain, print};
+use crate::settings::{Exit, SendArgs, Settings};
+
+pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode, Exit> {
+    let access = Access::new(&args.client, settings).await?;
+    let config = ClientConfig::default().send_timeout(args.timeout);
+    // Nothing that happens in the room is of interest.
+    let (client, _) = access.connect(&args.client.user, config)?;
+    let outcome = timeout(args.timeout, send(&client, args)).await;
+    let code = match outcome {
+        Ok(Ok(sent)) => {
+            print(&line(args, &sent));
+            ExitCode::SUCCESS
+        }
+        Ok(Err(error)) => {
+            complain(&format!("not sent: {error}"));
+            ExitCode::FAILURE
+        }
+        Err(_) => {
+            complain(&format!("{}: {}", access.url, why_late(&client)));
+            ExitCode::FAILURE
+        }
+    };
+    client.close().await;
+    Ok(code)
+}
+
+async fn send(client: &Client, args: &SendArgs) -> Result<Sent, ClientError> {
+    client.join(&args.room, 0).await?;
+    let sent = client.send(&args.room, &args.text).await?;
+    // The message is in the room, whether the client leaves it now or when its connection ends.
+    let _ = client.leave(&args.room).await;
+    Ok(sent)
+}
+
+/// Why there was no answer in time.
+fn why_late(client: &Client) -> String {
+    let loss = client.last_disconnect().map(|loss| loss.to_string());
+    let why = loss.unwrap_or_else(|| "no answer in time".to_owned());
+    let outcome = match client.welcome() {
+        None => "not sent",
+        Some(_) => "it is unknown whether the message was sent",
+    };
+    format!("{outcome}: {why}")
+}
+
+fn line(args: &SendArgs, sent: &Sent) -> String {
+    let position = sent.position.map(|position| position.to_string());
+    if args.json {
+        return json!({ "room": args.room, "position": position, "key": sent.key }).to_string();
+    }
+    match position {
+        Some(position) => format!("sent to {} at {position}", args.room),
+        None => format!("sent to {}", args.room),
+    }
+}

@@ -1,0 +1,320 @@
+//! `chat-server size`: what so many users and messages need.
+//!
+//! The one place of the formula. docs/sizing.md explains it, and says how each figure was measured;
+//! an e2e test compares the part of Redis with a real one.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use chat_core::{Retention, RoomId};
+use serde::Serialize;
+use serde_json::json;
+
+use super::print;
+use crate::settings::{Exit, Settings, SizeArgs};
+
+/// Bytes of Redis, by its `used_memory`.
+mod redis_bytes {
+    /// A Redis with the connections and the scripts of one server.
+    pub(super) const BASE: f64 = 2.05e6;
+    /// A connected user: the channel of direct messages.
+    pub(super) const USER: f64 = 240.0;
+    /// A room with users, and each user in it.
+    pub(super) const ROOM: f64 = 620.0;
+    pub(super) const MEMBER: f64 = 150.0;
+    /// A room with a history, and each message in it: the text, the key of 32 bytes, the names.
+    pub(super) const HISTORY: f64 = 400.0;
+    pub(super) const MESSAGE: f64 = 106.0;
+    /// Each byte of a text: lists are allocated in blocks.
+    pub(super) const TEXT: f64 = 1.06;
+    /// The record of the key of a message.
+    pub(super) const KEY: f64 = 218.0;
+}
+
+/// How long Redis has the record of a key, in seconds.
+const KEY_SECONDS: f64 = 300.0;
+
+/// By which part a history may exceed `--history` before it is trimmed.
+const TRIM_SLACK: f64 = 1.0 / 8.0;
+
+/// Bytes of a server, by its resident memory.
+mod server_bytes {
+    pub(super) const BASE: f64 = 9e6;
+    /// A connected user, of the native protocol.
+    pub(super) const USER: f64 = 3_400.0;
+    /// A room with users of this server, and each of these.
+    pub(super) const ROOM: f64 = 2_000.0;
+    pub(super) const MEMBER: f64 = 1_300.0;
+    /// A message that the server holds for joins, beside its text.
+    pub(super) const MESSAGE: f64 = 265.0;
+    /// The most that it holds of a room.
+    pub(super) const RECENT: f64 = 524_288.0;
+    pub(super) const RECENT_MESSAGES: f64 = 256.0;
+    /// What the kernel has for a connection that reads what it is sent.
+    pub(super) const KERNEL: f64 = 5_000.0;
+    /// A frame to a member beside the text, with the headers of TCP.
+    pub(super) const FRAME: f64 = 280.0;
+}
+
+/// Seconds of CPU of one core.
+mod cpu_seconds {
+    /// A message from a client, at its server; and at each other server with members in the room.
+    pub(super) const MESSAGE: f64 = 12e-6;
+    pub(super) const RECEIVED: f64 = 4.5e-6;
+    /// A delivery to a member, without others to be written with it.
+    pub(super) const DELIVERY: f64 = 4.5e-6;
+    /// A user in a second: a ping each 25 s.
+    pub(super) const USER: f64 = 0.5e-6;
+    /// Of Redis: a message in a room with history, and without; each further server that receives it.
+    pub(super) const KEPT: f64 = 6e-6;
+    pub(super) const EPHEMERAL: f64 = 1.7e-6;
+    pub(super) const FURTHER_SERVER: f64 = 1e-6;
+    /// Of Redis in a second: a server; a room with users, whose presence is compared.
+    pub(super) const SERVER: f64 = 300e-6;
+    pub(super) const ROOM: f64 = 1e-6;
+}
+
+/// Files beside those of connections, as at the start of the server.
+const SPARE_FILES: u64 = 64;
+const MAX_HTTP_FILES: u64 = 4096;
+
+/// Local ports of an address by default (`net.ipv4.ip_local_port_range`).
+const PORTS: u64 = 28_232;
+
+/// By what `maxmemory` is to exceed the need: fragments, and a copy on write.
+const RESERVE: f64 = 1.5;
+
+pub(super) fn run(args: &SizeArgs, settings: &Settings) -> Result<ExitCode, Exit> {
+    let rules = settings.server()?.hub.history;
+    // Rooms of a class that differs are sized by a run of their own.
+    let retention = RoomId::new("room").ok().and_then(|room| rules.of(&room));
+    let size = Size::new(args, retention);
+    print(&if args.json { json!(size).to_string() } else { size.text(args) });
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Serialize)]
+struct Size {
+    redis: RedisSize,
+    /// Of each server.
+    server: ServerSize,
+}
+
+#[derive(Debug, Serialize)]
+struct RedisSize {
+    memory_bytes: u64,
+    base_bytes: u64,
+    presence_bytes: u64,
+    history_bytes: u64,
+    key_bytes: u64,
+    maxmemory_bytes: u64,
+    cores: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct ServerSize {
+    connections: u64,
+    memory_bytes: u64,
+    kernel_bytes: u64,
+    open_files: u64,
+    /// Addresses that a balancer needs for its connections to this server.
+    balancer_addresses: u64,
+    cores: f64,
+    sent_bytes_per_second: u64,
+}
+
+impl Size {
+    fn new(args: &SizeArgs, retention: Option<Retention>) -> Self {
+        let load = Load::new(args, retention);
+        Self { redis: load.redis(), server: load.server() }
+    }
+
+    fn text(&self, args: &SizeArgs) -> String {
+        let Self { redis, server } = self;
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:22} {value}");
+        };
+        line("Redis: memory", mib(redis.memory_bytes));
+        line("  presence", mib(redis.presence_bytes));
+        line("  histories", mib(redis.history_bytes));
+        line("  keys of messages", mib(redis.key_bytes));
+        line("  maxmemory at least", mib(redis.maxmemory_bytes));
+        line("Redis: CPU", cores(redis.cores));
+        line("", String::new());
+        line(
+            "each server of",
+            format!("{}, with {} connections", args.servers, server.connections),
+        );
+        line("  memory", mib(server.memory_bytes));
+        line("  memory of the kernel", mib(server.kernel_bytes));
+        line("  CPU", cores(server.cores));
+        line("  sent", format!("{:.1} Mbit/s", server.sent_bytes_per_second as f64 * 8e-6));
+        line("  open files", server.open_files.to_string());
+        line("  balancer addresses", server.balancer_addresses.to_string());
+        text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn cores(cores: f64) -> String {
+    format!("{cores:.3} cores")
+}
+
+/// What users do, as numbers that can be multiplied.
+struct Load {
+    users: f64,
+    rooms: f64,
+    members: f64,
+    messages: f64,
+    text: f64,
+    servers: f64,
+    /// Messages in a history, at most.
+    kept: f64,
+}
+
+impl Load {
+    fn new(args: &SizeArgs, retention: Option<Retention>) -> Self {
+        let [users, rooms, members] = [args.users, args.rooms, args.members].map(|n| n as f64);
+        let [messages, text] = [args.messages, args.text].map(|n| n as f64);
+        let kept = retention.map_or(0.0, |retention| {
+            let by_number = f64::from(retention.messages) * (1.0 + TRIM_SLACK);
+            let by_bytes = retention.bytes as f64 / (text + server_bytes::MESSAGE);
+            let by_time = messages * retention.ttl.as_secs_f64() / rooms.max(1.0);
+            by_number.min(by_bytes).min(by_time)
+        });
+        Self { users, rooms, members, messages, text, servers: args.servers as f64, kept }
+    }
+
+    fn redis(&self) -> RedisSize {
+        let Self { users, rooms, members, messages, text, .. } = self;
+        let presence = users * redis_bytes::USER
+            + if *members > 0.0 {
+                rooms * (redis_bytes::ROOM + members * redis_bytes::MEMBER)
+            } else {
+                0.0
+            };
+        let message = redis_bytes::MESSAGE + text * redis_bytes::TEXT;
+        let (history, keys) = if self.kept > 0.0 {
+            let history = rooms * (redis_bytes::HISTORY + self.kept * message);
+            (history, messages * KEY_SECONDS * redis_bytes::KEY)
+        } else {
+            (0.0, 0.0)
+        };
+        let memory = redis_bytes::BASE + presence + history + keys;
+        let of_message = if self.kept > 0.0 { cpu_seconds::KEPT } else { cpu_seconds::EPHEMERAL };
+        let further = self.servers_of_room() - 1.0;
+        RedisSize {
+            memory_bytes: memory as u64,
+            base_bytes: redis_bytes::BASE as u64,
+            presence_bytes: presence as u64,
+            history_bytes: history as u64,
+            key_bytes: keys as u64,
+            maxmemory_bytes: (memory * RESERVE) as u64,
+            cores: messages * (of_message + further * cpu_seconds::FURTHER_SERVER)
+                + self.servers * cpu_seconds::SERVER
+                + rooms * cpu_seconds::ROOM,
+        }
+    }
+
+    /// Of one: a room counts at each server with members in it.
+    fn server(&self) -> ServerSize {
+        let Self { users, rooms, members, messages, text, servers, kept } = self;
+        let connections = users / servers;
+        let rooms_here = rooms * self.servers_of_room() / servers;
+        let held = kept.min(server_bytes::RECENT_MESSAGES) * (text + server_bytes::MESSAGE);
+        let memory = server_bytes::BASE
+            + connections * server_bytes::USER
+            + rooms_here * (server_bytes::ROOM + held.min(server_bytes::RECENT))
+            + rooms * members / servers * server_bytes::MEMBER;
+        let deliveries = messages * members / servers;
+        let received = messages * (self.servers_of_room() - 1.0) / servers;
+        let connections = connections.ceil();
+        ServerSize {
+            connections: connections as u64,
+            memory_bytes: memory as u64,
+            kernel_bytes: (connections * server_bytes::KERNEL) as u64,
+            open_files: open_files(connections as u64),
+            balancer_addresses: (connections as u64).div_ceil(PORTS),
+            cores: messages / servers * cpu_seconds::MESSAGE
+                + received * cpu_seconds::RECEIVED
+                + deliveries * cpu_seconds::DELIVERY
+                + connections * cpu_seconds::USER,
+            sent_bytes_per_second: (deliveries * (text + server_bytes::FRAME)) as u64,
+        }
+    }
+
+    /// Servers with members in a room, on average, at least one.
+    fn servers_of_room(&self) -> f64 {
+        let absent = (1.0 - 1.0 / self.servers).powf(self.members);
+        (self.servers * (1.0 - absent)).max(1.0)
+    }
+}
+
+/// The limit of open files with which a server admits so many clients: it gives a quarter of the
+/// files, and 4,096 at most, to connections that speak HTTP.
+fn open_files(connections: u64) -> u64 {
+    let clients = connections + SPARE_FILES;
+    (clients + MAX_HTTP_FILES).min((clients * 4).div_ceil(3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(servers: usize, members: usize) -> Load {
+        let args = SizeArgs {
+            users: 1000,
+            rooms: 100,
+            members,
+            messages: 100,
+            text: 200,
+            servers,
+            json: false,
+        };
+        Load::new(&args, Some(Retention::default()))
+    }
+
+    #[test]
+    fn history_is_bounded_by_number_bytes_and_time() {
+        let kept = |messages, text| {
+            let args = SizeArgs {
+                users: 1,
+                rooms: 100,
+                members: 1,
+                messages,
+                text,
+                servers: 1,
+                json: false,
+            };
+            Load::new(&args, Some(Retention::default())).kept as u64
+        };
+        assert_eq!(kept(100, 200), 288, "an eighth more than 256");
+        assert_eq!(kept(100, 10_000), 102, "of 1 MiB");
+        assert_eq!(kept(0, 200), 0, "none was sent in a day");
+    }
+
+    #[test]
+    fn room_is_on_the_servers_of_its_members() {
+        assert!((load(1, 5).servers_of_room() - 1.0).abs() < 1e-9);
+        assert!((load(10, 1).servers_of_room() - 1.0).abs() < 1e-9);
+        assert!((load(2, 2).servers_of_room() - 1.5).abs() < 1e-9);
+        assert!((load(4, 1000).servers_of_room() - 4.0).abs() < 1e-9);
+        assert!((load(4, 0).servers_of_room() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn open_files_are_those_that_admit_the_clients() {
+        // As the server does it: docs/operating.md#open-files.
+        let admitted = |files: u64| files - MAX_HTTP_FILES.min(files / 4) - SPARE_FILES;
+        for connections in [1, 1000, 12_000, 15_840, 100_000] {
+            let files = open_files(connections);
+            assert!(admitted(files) >= connections, "{connections}: {files}");
+            assert!(admitted(files) <= connections + 1, "{connections}: {files}");
+        }
+        assert_eq!(open_files(15_840), 20_000);
+    }
+}

@@ -1,0 +1,164 @@
+//! `chat-server tail`: the messages of a room as they arrive.
+
+use std::io::{self, Write};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use chat_transport::client::{ClientConfig, ClientError, Event, Events, Joined, Message, State};
+use serde_json::{Value, json};
+
+use super::access::Access;
+use super::complain;
+use crate::settings::{Exit, Settings, TailArgs};
+use crate::signals::Signals;
+
+pub(super) async fn run(args: &TailArgs, settings: &Settings) -> Result<ExitCode, Exit> {
+    let mut signals = Signals::new()
+        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
+    let access = Access::new(&args.client, settings).await?;
+    let (client, mut events) = access.connect(&args.client.user, ClientConfig::default())?;
+    let code = tokio::select! {
+        _ = signals.recv() => ExitCode::SUCCESS,
+        code = follow(client.join(&args.room, args.history), &mut events, args.json) => code,
+    };
+    // Ends the presence of the user at once. It fails without a connection.
+    let leaving = client.leave(&args.room);
+    let _ = tokio::time::timeout(Duration::from_secs(1), leaving).await;
+    client.close().await;
+    Ok(code)
+}
+
+/// Prints what happens until the server does not want the client any longer.
+async fn follow(
+    join: impl Future<Output = Result<Joined, ClientError>>,
+    events: &mut Events,
+    as_json: bool,
+) -> ExitCode {
+    let mut join = pin!(join);
+    let mut has_joined = false;
+    loop {
+        let event = tokio::select! {
+            // What precedes the answer is printed first.
+            biased;
+            event = events.recv() => event,
+            joined = &mut join, if !has_joined => match joined {
+                Ok(_) => {
+                    has_joined = true;
+                    continue;
+                }
+                Err(error) => {
+                    complain(&error.to_string());
+                    return ExitCode::FAILURE;
+                }
+            },
+        };
+        let Some(event) = event else { return ExitCode::FAILURE };
+        let is_over = matches!(
+            event,
+            Event::Left { .. } | Event::Refused { .. } | Event::State(State::Closed { .. })
+        );
+        let line = if as_json { json_line(event) } else { text_line(event) };
+        let written = match line {
+            Some(Line::Printed(line)) => writeln!(io::stdout(), "{line}"),
+            Some(Line::Notice(line)) => {
+                complain(&line);
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        match written {
+            // The reader of a pipe has ended: `tail general | head`.
+            Err(_) => return ExitCode::SUCCESS,
+            Ok(()) if is_over => return ExitCode::FAILURE,
+            Ok(()) => {}
+        }
+    }
+}
+
+enum Line {
+    Printed(String),
+    /// On stderr, where it does not mix with messages.
+    Notice(String),
+}
+
+fn text_line(event: Event) -> Option<Line> {
+    Some(match event {
+        Event::Message(message) => {
+            let at = UNIX_EPOCH + Duration::from_millis(message.at);
+            let (at, name) = (humantime::format_rfc3339_seconds(at), printable(&message.user.name));
+            Line::Printed(format!("{at} {name}: {}", printable(&message.text)))
+        }
+        Event::Gap { .. } => Line::Printed("--- messages are missing here ---".to_owned()),
+        Event::Joined { rejoined: true, .. } => Line::Notice("connected again".to_owned()),
+        Event::State(State::Waiting { retry_in, loss }) => {
+            Line::Notice(format!("no connection: {loss}; next attempt in {retry_in:.1?}"))
+        }
+        Event::State(State::Closed { loss }) => Line::Notice(format!("closed: {loss}")),
+        Event::Left { reason, message, .. } => {
+            let message = message.map(|message| format!(": {}", printable(&message)));
+            Line::Notice(format!("removed from the room: {reason}{}", message.unwrap_or_default()))
+        }
+        Event::Refused { error, .. } => {
+            Line::Notice(format!("not in the room any longer: {error}"))
+        }
+        _ => return None,
+    })
+}
+
+fn json_line(event: Event) -> Option<Line> {
+    let line = match event {
+        Event::Message(message) => message_json(message),
+        Event::Gap { position, .. } => {
+            json!({ "type": "gap", "position": position.map(|position| position.to_string()) })
+        }
+        Event::Joined { rejoined, recovered, .. } => {
+            json!({ "type": "joined", "rejoined": rejoined, "recovered": recovered })
+        }
+        Event::State(State::Waiting { retry_in, loss }) => json!({
+            "type": "disconnected",
+            "reason": loss.to_string(),
+            "retry_in_ms": u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX),
+        }),
+        Event::State(State::Closed { loss }) => {
+            json!({ "type": "closed", "reason": loss.to_string() })
+        }
+        Event::Left { reason, message, .. } => {
+            json!({ "type": "left", "reason": reason, "message": message })
+        }
+        Event::Refused { error, .. } => json!({ "type": "left", "reason": error.to_string() }),
+        _ => return None,
+    };
+    Some(Line::Printed(line.to_string()))
+}
+
+fn message_json(message: Message) -> Value {
+    json!({
+        "type": "message",
+        "position": message.position.map(|position| position.to_string()),
+        "at": message.at,
+        "user": { "id": message.user.id, "name": message.user.name },
+        "text": message.text,
+        "data": message.data,
+        "key": message.key,
+    })
+}
+
+/// A text of a client without control characters, with which it could operate the terminal.
+fn printable(text: &str) -> String {
+    let escape = |char: char| match char {
+        control if control.is_control() => control.escape_default().to_string(),
+        char => char.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a \u{1b}[2J\n\u{9b}é"), "a \\u{1b}[2J\\n\\u{9b}é");
+    }
+}

@@ -1,0 +1,66 @@
+use chat_broker::testing::RedisServer;
+use serde_json::Value;
+
+use super::end;
+use crate::support::{Chat, command, run};
+
+fn assert_clean(report: &Value) {
+    for count in ["lost", "doubled", "reordered", "failed", "disconnects", "gaps"] {
+        assert_eq!(report[count], 0, "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn bench_counts_every_delivery() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    let port = server.port().to_string();
+    // Rooms of 6, 6, 5 and 5 members.
+    let load = ["--clients", "22", "--rooms", "4", "--rate", "80", "--for", "1s", "--json"];
+    let (code, out, error) = run(command().args(["--port", &port, "bench"]).args(load));
+    assert_eq!((code, &*error), (0, ""));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_clean(&report);
+    assert_eq!((&report["sent"], &report["delivered"]), (&80.into(), &(20 * 22).into()));
+    let latency = |share: &str| report["latency_ms"][share].as_f64().unwrap();
+    assert!(0.0 < latency("p50") && latency("p50") <= latency("p99"), "{report}");
+    assert!(latency("p99") <= latency("p999") && latency("p999") <= latency("max"), "{report}");
+    assert_eq!(server.metric("chat_published_total").await, 80);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn interrupted_bench_prints_its_figures() {
+    let server = Chat::alone();
+    let arguments = ["--clients", "4", "--rooms", "2", "--for", "1h", "--json"];
+    let port = server.port().to_string();
+    let mut bench = command().args(["--port", &port, "bench"]).args(arguments).spawn().unwrap();
+    server.until_metric("chat_published_total", |count| count >= 20).await;
+    let (code, out) = end(&mut bench, "INT");
+    assert_eq!(code, 0);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_clean(&report);
+    let sent = report["sent"].as_u64().unwrap();
+    assert!(sent >= 20 && report["delivered"] == 2 * sent, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn bench_counts_refused_messages_as_failed() {
+    let server = Chat::start(command().args(["--port", "0", "--max-message-bytes", "100"]));
+    let port = server.port().to_string();
+    let load = ["--clients", "2", "--rooms", "1", "--rate", "10", "--for", "1s", "--json"];
+    let (code, out, _) = run(command().args(["--port", &port, "bench"]).args(load));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["lost"]), (0, &0.into()), "refused is not lost: {report}");
+    assert_eq!(report["failed"], 10);
+    let refusal = "a message has at most 100 bytes, and so has its data";
+    assert_eq!(report["failures"][refusal], 10, "{report}");
+}
+
+#[test]
+fn bench_loads_other_machines_only_if_it_is_told_to() {
+    let (code, _, error) = run(command().args(["bench", "--url", "ws://192.0.2.1/ws"]));
+    assert!(code == 2 && error.contains("for --url: it is another machine"), "{error}");
+    let (code, _, error) = run(command().args(["bench", "--url", "ws://127.0.0.1:1/ws"]));
+    assert!(code == 1 && error.contains("cannot connect"), "{error}");
+}

@@ -1,0 +1,179 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chat_broker::testing::RedisServer;
+use serde_json::Value;
+
+use crate::support::{command, eventually, run};
+
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+/// A configuration file that is removed with this.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn new(name: &str, text: &str) -> Self {
+        let file = std::env::temp_dir().join(format!("{name}-{}.toml", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The exit code, and what `check --json` found.
+fn check(command: &mut Command) -> (i32, Value) {
+    let (code, out, error) = run(command.args(["check", "--json"]));
+    assert_eq!(error, "");
+    (code, serde_json::from_str(&out).unwrap())
+}
+
+/// The status and the detail of a check.
+fn found<'a>(report: &'a Value, check: &str) -> (&'a str, &'a str) {
+    let mut checks = report["checks"].as_array().unwrap().iter();
+    let found = checks.find(|found| found["check"] == check).unwrap_or_else(|| panic!("{report}"));
+    (found["status"].as_str().unwrap(), found["detail"].as_str().unwrap())
+}
+
+fn assert_found(report: &Value, check: &str, status: &str, detail: &str) {
+    let found = found(report, check);
+    assert!(found.0 == status && found.1.contains(detail), "{check}: {found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn settings_are_listed_with_their_sources_and_without_secrets() {
+    let file = ConfigFile::new("check-settings", "port = 1\n\nmax-rooms = 9\n");
+    let mut program = command();
+    program.env("JWT_SECRET", SECRET).arg("--config").arg(file.path()).args(["--port", "2"]);
+    let (code, out, error) = run(program.arg("check"));
+    assert_eq!((code, &*error), (0, ""));
+    assert!(!out.contains(SECRET), "{out}");
+    let lines: Vec<Vec<&str>> = out
+        .lines()
+        .map(|line| line.split("  ").filter(|part| !part.is_empty()).collect())
+        .collect();
+    let place = format!("max-rooms ({}, line 3)", file.path().display());
+    for (name, source, value) in [
+        ("port", "--port", "2"),
+        ("max-rooms", &*place, "9"),
+        ("jwt-secret", "JWT_SECRET", "(hidden)"),
+        ("threads", "CHAT_THREADS", "2"),
+        ("history", "default", "256"),
+        ("redis-url", "default", "none; rooms live in this process alone"),
+    ] {
+        let line = lines.iter().find(|line| line.first().is_some_and(|word| word.trim() == name));
+        let line: Vec<_> = line.expect(name).iter().map(|part| part.trim()).collect();
+        assert_eq!(line, [name, source, value]);
+    }
+}
+
+#[test]
+fn invalid_setting_is_exit_code_2() {
+    let (code, out, error) = run(command().args(["--max-rooms", "0", "check"]));
+    assert_eq!((code, &*out), (2, ""));
+    assert!(error.contains("for --max-rooms: at least 1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn good_redis_passes_every_check() {
+    let redis = RedisServer::start_with(&["--maxmemory", "100mb", "--appendonly", "yes"]);
+    let mut program = command();
+    program.env("JWT_SECRET", SECRET).env("REDIS_URL", redis.url());
+    let (code, report) = check(&mut program);
+    assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)), "{report}");
+    for name in
+        ["writes", "rights", "eviction", "memory", "persistence", "latency", "clock", "pub/sub"]
+    {
+        assert_eq!(found(&report, &format!("redis {name}")).0, "ok", "{name}: {report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn redis_with_wrong_settings_is_described() {
+    let redis =
+        RedisServer::start_with(&["--maxmemory", "10mb", "--maxmemory-policy", "allkeys-lru"]);
+    let acl =
+        "ACL SETUSER weak on >password resetchannels &chat:* ~chat:* +@all -sadd -client|kill";
+    redis.command(&acl.split(' ').collect::<Vec<_>>()).await;
+    let url = redis.url().replace("//", "//weak:password@");
+    let (code, report) = check(command().args(["--redis-url", &url]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis rights", "fail", "missing: SADD;");
+    assert_found(&report, "redis eviction", "warn", "allkeys-lru");
+    assert!(!report.to_string().contains("password@"), "{report}");
+
+    redis.command(&["ACL", "SETUSER", "weak", "+sadd", "-subscribe"]).await;
+    let (code, report) = check(command().args(["--redis-url", &url]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis rights", "warn", "not needed to serve: CLIENT KILL");
+    assert_found(&report, "redis pub/sub", "fail", "subscribe");
+
+    let wrong = redis.url().replace("//", "//weak:wrong@");
+    let (code, report) = check(command().args(["--redis-url", &wrong]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis", "fail", "WRONGPASS");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn replica_and_full_redis_fail() {
+    let primary = RedisServer::start();
+    let replica =
+        RedisServer::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+    eventually("the replica is in sync", async || {
+        replica.command(&["INFO", "replication"]).await.contains("master_link_status:up")
+    })
+    .await;
+    let (code, report) = check(command().args(["--redis-url", &replica.url()]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis writes", "fail", "this is a replica");
+
+    primary.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let (code, report) = check(command().args(["--redis-url", &primary.url()]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis writes", "fail", "Redis is full");
+}
+
+#[test]
+fn tls_without_authorities_is_named() {
+    let url = ["--redis-url", "rediss://127.0.0.1:1"];
+    let mut program = command();
+    program.args(url).env("SSL_CERT_FILE", "/dev/null");
+    let (code, report) = check(&mut program);
+    assert_eq!(code, 1);
+    assert_found(&report, "redis", "fail", "this machine has no certificates of authorities");
+
+    let (code, _, error) =
+        run(command().args(url).args(["--port", "0"]).env("SSL_CERT_FILE", "/dev/null"));
+    assert_eq!(code, 2, "a server does not wait for what cannot happen");
+    assert!(error.contains("this machine has no certificates of authorities"), "{error}");
+}
+
+#[test]
+fn missing_files_and_keys_at_a_url_fail() {
+    let (code, report) = check(command().args([
+        "--jwt-jwks-url",
+        "http://127.0.0.1:1/jwks.json",
+        "--jwt-public-key",
+        "/nonexistent/key.pem",
+        "--redis-url",
+        "rediss://127.0.0.1:1",
+        "--redis-ca",
+        "/nonexistent/ca.pem",
+        "--host",
+        "x86_64-conda-linux-gnu",
+    ]));
+    assert_eq!(code, 1);
+    assert_found(&report, "host", "fail", "x86_64-conda-linux-gnu has no address");
+    assert_found(&report, "jwks", "fail", "http://127.0.0.1:1/jwks.json: cannot connect");
+    let file = "'/nonexistent/key.pem' for --jwt-public-key: cannot read";
+    assert_found(&report, "tokens", "fail", file);
+    assert_found(&report, "redis", "fail", "'/nonexistent/ca.pem' for --redis-ca: cannot read");
+}

@@ -1,0 +1,118 @@
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command};
+
+use chat_broker::testing::RedisServer;
+use serde_json::Value;
+
+use super::end;
+use crate::support::{Chat, command, run};
+
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+/// A running `tail --json`, killed when it is dropped.
+struct Tail {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Tail {
+    fn start(command: &mut Command) -> Self {
+        let mut child =
+            command.args(["tail", "general", "--json", "--history", "5"]).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let line = self.lines.next().expect("the command runs").unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Waits for a line of this type.
+    fn until(&mut self, kind: &str) -> Value {
+        loop {
+            let line = self.next();
+            if line["type"] == kind {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server with this Redis, on this port.
+fn serve(redis: &RedisServer, port: &str) -> Chat {
+    Chat::start(command().args(["--port", port, "--redis-url", &redis.url()]))
+}
+
+fn send(port: &str, text: &str) {
+    let (code, out, error) = run(command().args(["--port", port, "send", "general", text]));
+    assert!(code == 0 && out.starts_with("sent to general at "), "{out}{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tail_prints_messages_over_restarts_and_names_gaps() {
+    let redis = RedisServer::start();
+    let mut server = serve(&redis, "0");
+    let port = server.port().to_string();
+    send(&port, "one");
+    let mut tail = Tail::start(command().args(["--port", &port]));
+    assert_eq!(tail.until("message")["text"], "one");
+    send(&port, "two");
+    assert_eq!(tail.until("message")["text"], "two");
+
+    server.signal("KILL");
+    server.exit();
+    let server = serve(&redis, &port);
+    send(&port, "three");
+    assert_eq!(tail.until("message")["text"], "three", "without a gap");
+
+    redis.command(&["FLUSHALL"]).await;
+    send(&port, "four");
+    assert_eq!(tail.until("gap")["type"], "gap");
+    let (code, _) = end(&mut tail.child, "INT");
+    assert_eq!(code, 0);
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn commands_sign_the_tokens_that_the_server_needs() {
+    let server = Chat::start(command().args(["--port", "0"]).env("JWT_SECRET", SECRET));
+    let port = server.port().to_string();
+    let send = ["--port", &port, "send", "general", "hello", "--json"];
+    let (code, out, error) = run(command().args(send).env("JWT_SECRET", SECRET));
+    assert_eq!((code, &*error), (0, ""));
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["room"], "general");
+    let (code, _, error) = run(command().args(send));
+    assert!(code == 1 && error.contains("not sent"), "{error}");
+
+    let (_, token, _) = run(command().args(["token", "--user", "ann"]).env("JWT_SECRET", SECRET));
+    let file = std::env::temp_dir().join(format!("tail-token-{}", std::process::id()));
+    std::fs::write(&file, token).unwrap();
+    let (code, _, error) = run(command().args(send).arg("--token-file").arg(&file));
+    assert_eq!((code, &*error), (0, ""));
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn send_says_why_it_fails() {
+    let server = Chat::alone();
+    let port = server.port().to_string();
+    let send = |room: &str, text: &str| {
+        run(command().args(["--port", &port, "send", room, text, "--timeout", "5s"]))
+    };
+    let (code, _, error) = send("a\nb", "hello");
+    assert!(code == 1 && error.contains("the name of a room has"), "{error}");
+    let (code, _, error) = send("general", &"x".repeat(40_000));
+    assert!(code == 1 && error.contains("a message has at most 32768 bytes"), "{error}");
+    drop(server);
+    let arguments = ["send", "general", "hello", "--timeout", "300ms", "--url"];
+    let (code, _, error) = run(command().args(arguments).arg("ws://127.0.0.1:1/ws"));
+    assert!(code == 1 && error.contains("not sent: cannot connect to 127.0.0.1"), "{error}");
+}
