@@ -46,7 +46,6 @@ use changes::Values;
 use connections::Connections;
 use file::{File, Tables};
 use limits::Limits;
-use redis::Redis;
 use rooms::Rooms;
 use text_command::TextCommand;
 
@@ -57,6 +56,7 @@ pub(crate) use operator_command::{
     BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
     SizeArgs, TailArgs,
 };
+pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;

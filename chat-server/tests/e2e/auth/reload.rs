@@ -240,3 +240,18 @@ async fn former_secret_ends_by_itself_and_closes_no_connection() {
         ask(client, "pong", json!({"type": "ping"})).await;
     }
 }
+
+#[tokio::test]
+async fn certificates_of_redis_are_read_again() {
+    let keys = Keys::new("redis-ca");
+    let ca = keys.write("ca.pem", "no certificate");
+    let url = "redis-url = \"rediss://localhost:1\"\n";
+    let file = keys.write("chat.toml", url);
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    fs::write(&file, format!("{url}redis-ca = {ca:?}\n")).unwrap();
+    server.signal("HUP");
+    let line = server.until_logged("SIGHUP: settings not reloaded");
+    assert!(line.contains("redis-ca") && line.contains("line 2"), "{line}");
+    fs::write(&file, url).unwrap();
+    reload(&server, 1);
+}
