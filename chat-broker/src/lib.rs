@@ -5,6 +5,7 @@ mod broker;
 mod error;
 pub mod events;
 mod forward;
+mod heavy_hitters;
 mod history;
 mod hub;
 mod memory;
@@ -30,10 +31,11 @@ pub use chat_core;
 pub use broker::{Broker, Status};
 pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
+pub use heavy_hitters::HeavyHitters;
 pub use history::HistoryRead;
 pub use hub::{
     Follow, Followed, Follower, HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions,
-    Joiner, MemberSlot, Membership, Snapshot, unix_millis,
+    Joiner, MemberSlot, Membership, RoomTraffic, Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use presence::{

@@ -5,6 +5,8 @@
 
 mod batch;
 mod body;
+mod connections;
+mod current_key;
 mod export;
 pub(crate) mod keys;
 mod messages;
@@ -21,7 +23,7 @@ mod schemas;
 mod tokens;
 mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::handler::Handler;
@@ -69,6 +71,7 @@ fn calls() -> Vec<Call> {
         Call::get("room", "/rooms/{room}", Read, rooms::room),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
         Call::post("status", "/users/status", Read, users::status),
+        Call::get("user", "/users/{user}", Read, users::user),
         Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
         Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
         Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
@@ -78,6 +81,8 @@ fn calls() -> Vec<Call> {
         Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
         Call::get("bans", "/bans", Moderate, moderation::bans),
         Call::get("nodes", "/nodes", Admin, nodes::nodes),
+        Call::get("samples", "/samples", Read, nodes::samples),
+        Call::get("connections", "/connections", Admin, connections::connections),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),
     ])
@@ -89,8 +94,26 @@ fn calls_alone(batched: Router) -> Vec<Call> {
     vec![
         Call::new("batch", Method::POST, "/batch", None, batch),
         Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
+        Call::new("key", Method::GET, "/key", None, current_key::key),
         Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
     ]
+}
+
+/// Every call with its scope.
+static SCOPES: LazyLock<Vec<(&str, Option<ApiScope>)>> = LazyLock::new(|| {
+    let all = calls().into_iter().chain(calls_alone(Router::new()));
+    all.map(|call| (call.name, call.scope)).collect()
+});
+
+/// Begins the counters of what the keys of the server may call.
+pub(crate) fn expect_requests(state: &State) {
+    for key in state.api_keys.all().iter() {
+        for (call, scope) in &*SCOPES {
+            if scope.is_none_or(|scope| key.check_scope(scope).is_ok()) {
+                state.metrics.expect_api_request(key.name(), call);
+            }
+        }
+    }
 }
 
 /// `GET /openapi.json`: what a test has made from the code.
@@ -173,18 +196,21 @@ async fn authenticate(
     if state.api_keys.is_empty() {
         return Refusal::not_found().into_response();
     }
-    let refused = |message: String| {
-        state.metrics.limited("api_key");
-        Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
-    };
-    match given_key(request.headers()).and_then(|given| state.api_keys.find(given)) {
-        Some(key) if key.has_ended() => refused(format!("The key \"{}\" has ended.", key.name())),
-        Some(key) => {
-            request.extensions_mut().insert(key);
-            next.run(request).await
+    let key = given_key(request.headers()).and_then(|given| state.api_keys.find(given));
+    let (ended, message) = match &key {
+        Some(key) if key.has_ended() => {
+            (Some(key.name()), format!("The key \"{}\" has ended.", key.name()))
         }
-        None => refused("A valid API key is required: Authorization: Bearer …".to_owned()),
-    }
+        Some(key) => {
+            request.extensions_mut().insert(Arc::clone(key));
+            return next.run(request).await;
+        }
+        None => (None, "A valid API key is required: Authorization: Bearer …".to_owned()),
+    };
+    let address = state.config.client_address(request.headers(), request.extensions());
+    state.client_lines.key_rejected(ended, address);
+    state.metrics.limited("api_key");
+    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&str> {

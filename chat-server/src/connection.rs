@@ -2,17 +2,20 @@
 
 mod budget;
 mod connect_params;
+
 mod held;
 mod hello;
 mod history;
 mod join_request;
 mod permit;
+mod report;
 mod rooms;
 mod sanctions;
 mod send;
 mod timer;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -70,7 +73,8 @@ where
             connection.run(&mut session).await;
         };
         // A panic ends only this connection.
-        if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        let has_panicked = AssertUnwindSafe(run).catch_unwind().await.is_err();
+        if has_panicked {
             connection.state.metrics.panicked();
             session.outbox().close(CloseReason::InternalError);
         }
@@ -80,7 +84,7 @@ where
         connection.held = None;
         // Boxed: otherwise every task reserves space for the close handshake while it is open.
         let end = Box::pin(session.finish()).await;
-        connection.state.metrics.closed(&end, session.violation());
+        connection.on_end(&session, &end, has_panicked);
         // The socket is closed before the permit is released: file descriptors never exceed the limit.
         drop(session);
     }
@@ -90,6 +94,11 @@ where
 struct Connection {
     state: Arc<State>,
     id: ConnectionId,
+    /// The IP address of the client, if the listener provides it.
+    address: Option<IpAddr>,
+    opened: Instant,
+    received_frames: u64,
+    received_bytes: u64,
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
@@ -146,15 +155,19 @@ impl Connection {
         // Read after the insert: an earlier sanction is visible to `server_ban` below, and a later
         // one finds the connection in `sessions` and notifies it.
         let since = state.moderation.now();
-        let held = state.hooks.as_ref().map(|_| Box::new(Held::new(params.address)));
+        let held = state.hooks.as_ref().map(|_| Box::default());
         let mut connection = Self {
             access: params.access.clone(),
             deadline: Deadline::default(),
             renewal: None,
-            limiter: RateLimiter::new(permit),
+            limiter: RateLimiter::new(permit, &state.limits),
             since,
             state,
             id,
+            address: params.address,
+            opened: Instant::now(),
+            received_frames: 0,
+            received_bytes: 0,
             member,
             dialect_known: params.native,
             may_have_requests: false,
@@ -163,6 +176,7 @@ impl Connection {
             in_flight: VecDeque::new(),
             held,
         };
+        connection.log_open();
         if let Some(notice) = connection.server_ban() {
             connection.enforce(&notice);
         }
@@ -280,7 +294,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.state.metrics.received(text.len());
+        self.count_received(text.len());
         if !self.dialect_known {
             self.detect_dialect(text);
         }

@@ -10,8 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::{BrokerError, Followed, PublishOptions};
 use chat_core::{Occupant, RoomId, Topic, UserId};
-use data_encoding::HEXLOWER;
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval};
 
@@ -24,9 +22,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The most servers that are listed.
 const MAX_NODES: usize = 10_000;
 
-/// Bytes of the digest of the settings.
-const DIGEST_LEN: usize = 8;
-
 /// The figures of a server.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
@@ -38,8 +33,7 @@ pub(crate) struct NodeInfo {
     /// Rooms with members on this server.
     rooms: usize,
     uptime_ms: u64,
-    /// A digest of the settings of the start, without secrets. It may also differ where settings depend on
-    /// the machine.
+    /// A digest of the settings in effect that should be equal on all servers, without secrets.
     config: String,
 }
 
@@ -93,13 +87,12 @@ fn topic() -> Topic {
 impl State {
     fn announce(&self, uptime: Duration) {
         let Some(presence) = self.hub.broker().presence() else { return };
-        let settings = digest(&SHA256, format!("{:?}", self.config).as_bytes());
         let info = NodeInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: self.sessions.len(),
             rooms: self.hub.rooms(),
             uptime_ms: uptime.as_millis() as u64,
-            config: HEXLOWER.encode(&settings.as_ref()[..DIGEST_LEN]),
+            config: self.settings_digest.read().clone(),
         };
         match (serde_json::to_vec(&info), UserId::new(&self.node)) {
             (Ok(info), Ok(node)) => presence.enter(&topic(), Occupant::new(node, info.into())),

@@ -15,6 +15,7 @@ use chat_core::RoomId;
 use serde::Serialize;
 
 use crate::connection::ConnectParams;
+use crate::header_list::elements;
 use crate::identity::random_id;
 use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
@@ -117,15 +118,32 @@ async fn join_room(
     request: Request,
 ) -> Result<Response, Refusal> {
     let room = room_id(&state, room);
-    if !upgrade.asked_for {
-        return room.map(|_| page(&state, &original, &request));
+    if upgrade.asked_for {
+        return connect(&state, upgrade, request, Some(room)).await;
     }
-    connect(&state, upgrade, request, Some(room)).await
+    let mut page = page(&state, &original, &request);
+    match room {
+        Ok(_) => {}
+        // A person reads on the page what is wrong with the name. A 304 stays one: it has no body.
+        Err(refusal) if accepts_html(request.headers()) => {
+            if page.status().is_success() {
+                *page.status_mut() = refusal.status;
+            }
+        }
+        Err(refusal) => return Err(refusal),
+    }
+    Ok(page)
+}
+
+/// As browsers do, and programs do not.
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    accepted.any(|line| elements(line).any(|range| range.starts_with("text/html")))
 }
 
 fn room_id(state: &State, room: Result<Path<String>, PathRejection>) -> Result<RoomId, Refusal> {
     let Path(room) = room?;
-    check_length("room", &room, state.config.limits.name_bytes)?;
+    check_length("room", &room, state.limits.config().name_bytes)?;
     RoomId::new(room).map_err(|why| Refusal::name("room", why))
 }
 
@@ -151,7 +169,7 @@ fn connect_params(
     uri: &Uri,
     room: Option<RoomId>,
 ) -> Result<ConnectParams, Refusal> {
-    ClientQuery::parse(uri)?.params(state.config.limits.name_bytes, room)
+    ClientQuery::parse(uri)?.params(state.limits.config().name_bytes, room)
 }
 
 #[derive(Serialize)]

@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admin;
 mod api;
 mod auth;
+mod cause;
+mod client;
+mod client_lines;
 mod config;
 mod connection;
 mod deadline;
@@ -27,10 +31,13 @@ mod moderation;
 mod operator;
 mod origin;
 mod peer;
+mod process;
 mod public_url;
 mod query;
 mod refusal;
 mod routes;
+mod sampler;
+mod samples;
 mod scrape;
 mod secret;
 mod server;

@@ -34,7 +34,6 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::config::ServerConfig;
 use crate::limits::{Limits, SharedBucket};
 use crate::log_budget::OncePerMinute;
-use crate::peer;
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -123,13 +122,14 @@ impl ListenerContext {
     ) {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
-        let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
+        let is_proxy = state.proxies.trust(address);
         let Some(permit) = limits.admit_http((!is_proxy).then_some(address)) else {
             state.metrics.limited("http_connections");
+            state.proxies.warn_of_crowd(address);
             return reject_connection(stream, rejecting);
         };
         let tcp = SharedTcp::accepted(stream, &state.transport);
-        let clock = Arc::new(Clock::new(phase_timeouts(&state.config)));
+        let clock = Arc::new(Clock::new(phase_timeouts(&state.config, limits.config().max_wait)));
         let stream =
             HttpStream::new(tcp.clone(), Arc::clone(&clock), max_head_bytes(&state.config));
         let metrics = state.metrics.clone();
@@ -188,13 +188,11 @@ fn reject_connection(stream: TcpStream, rejecting: &Arc<Semaphore>) {
     }
 }
 
-fn phase_timeouts(config: &ServerConfig) -> PhaseTimeouts {
+fn phase_timeouts(config: &ServerConfig, max_wait: Duration) -> PhaseTimeouts {
     PhaseTimeouts {
         head: config.transport.handshake_timeout,
         body: config.transport.handshake_timeout,
-        work: RESPONSE_TIMEOUT
-            .saturating_add(config.auth_timeout)
-            .saturating_add(config.limits.max_wait),
+        work: RESPONSE_TIMEOUT.saturating_add(config.auth_timeout).saturating_add(max_wait),
         response: RESPONSE_TIMEOUT,
         // Later than announced, so that a client that reuses the connection in time never meets a close.
         idle: config.keep_alive_timeout.saturating_add(Duration::from_secs(1)),
@@ -288,10 +286,9 @@ impl RequestThrottle {
     /// # Errors
     /// The rejection of a request that would wait for too long.
     fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
-        let address = self.state.config.client_address(request.headers(), request.extensions());
+        let address = self.state.proxies.client_address(request.headers(), request.extensions());
         // A proxy's own requests, such as health checks, have no client: its address is not limited.
-        let is_own =
-            |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
+        let is_own = |address: &IpAddr| self.state.proxies.trust(*address);
         let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
         let wait = self.limits.request(self.bucket.as_ref(), address);
         if wait.as_ref().map_or(true, |wait| !wait.is_zero()) {

@@ -35,9 +35,6 @@ pub(crate) fn for_operators(settings: &Listen) -> Result<Option<TcpListener>, Ex
     let listener = bind(address).map_err(|error| {
         Invalid::new("metrics-addr", address, format!("cannot listen there: {error}"))
     })?;
-    if let Ok(address) = listener.local_addr() {
-        info!("metrics on http://{address}/metrics");
-    }
     Ok(Some(listener))
 }
 

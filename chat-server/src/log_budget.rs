@@ -1,7 +1,7 @@
 //! Log lines that a client can trigger at any rate.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,32 +39,59 @@ impl OncePerMinute {
     }
 }
 
-/// Permits one log line a minute for each key, and at most [`MAX_KEYS`](Self::MAX_KEYS) lines a minute:
-/// clients can make up any number of keys.
-#[derive(Debug, Default)]
-pub(crate) struct OncePerMinuteEach {
+/// Permits a number of log lines a minute, of which each key may have some: clients can make up any
+/// number of keys. Counts the lines that are not permitted.
+#[derive(Debug)]
+pub(crate) struct LogBudget {
+    lines: u32,
+    lines_per_key: u32,
     hasher: RandomState,
-    /// When the next line of a key is permitted, by the hash of the key: a key may be long.
-    next: Mutex<HashMap<u64, Duration>>,
+    spent: Mutex<Spent>,
 }
 
-impl OncePerMinuteEach {
-    const MAX_KEYS: usize = 32;
+/// What was spent in a minute.
+#[derive(Debug, Default)]
+struct Spent {
+    /// The minute, since the origin of all times.
+    minute: u64,
+    lines: u32,
+    /// The lines of each key that had some, by the hash of the key: a key may be long.
+    by_key: HashMap<u64, u32>,
+    /// Lines that were not permitted since they were last taken, also in earlier minutes.
+    suppressed: u64,
+}
 
-    /// Whether the line of this key may be written now. If so, the next one may be in a minute.
-    pub(crate) fn is_due(&self, key: &str) -> bool {
-        self.allows(key, START.elapsed())
+impl LogBudget {
+    pub(crate) fn new(lines: u32, lines_per_key: u32) -> Self {
+        Self { lines, lines_per_key, hasher: RandomState::new(), spent: Mutex::default() }
     }
 
-    fn allows(&self, key: &str, now: Duration) -> bool {
-        let key = self.hasher.hash_one(key);
-        let mut next = self.next.lock();
-        next.retain(|_, next| *next > now);
-        let is_due = next.len() < Self::MAX_KEYS && !next.contains_key(&key);
-        if is_due {
-            next.insert(key, now + MINUTE);
+    /// Whether a line of this key may be written now.
+    pub(crate) fn take(&self, key: &(impl Hash + ?Sized)) -> bool {
+        self.take_at(key, START.elapsed())
+    }
+
+    fn take_at(&self, key: &(impl Hash + ?Sized), now: Duration) -> bool {
+        let (key, minute) = (self.hasher.hash_one(key), now.as_secs() / MINUTE.as_secs());
+        let mut spent = self.spent.lock();
+        if spent.minute != minute {
+            *spent = Spent { minute, suppressed: spent.suppressed, ..Spent::default() };
         }
-        is_due
+        let of_key = spent.by_key.get(&key).copied().unwrap_or_default();
+        let is_permitted = spent.lines < self.lines && of_key < self.lines_per_key;
+        if is_permitted {
+            spent.lines += 1;
+            spent.by_key.insert(key, of_key + 1);
+        } else {
+            spent.suppressed += 1;
+        }
+        is_permitted
+    }
+
+    /// How many lines were not permitted since the last call, unless none.
+    pub(crate) fn take_suppressed(&self) -> Option<u64> {
+        let suppressed = std::mem::take(&mut self.spent.lock().suppressed);
+        (suppressed > 0).then_some(suppressed)
     }
 }
 
@@ -83,14 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn one_line_a_minute_for_each_of_a_few_keys() {
-        let lines = OncePerMinuteEach::default();
-        let at = |seconds, key: &str| lines.allows(key, Duration::from_secs(seconds));
-        assert!(at(0, "a") && at(1, "b"));
-        assert!(!at(0, "a") && !at(59, "a") && !at(60, "b"));
-        assert!(at(60, "a") && at(61, "b"));
+    fn keys_share_the_lines_of_a_minute() {
+        let budget = LogBudget::new(32, 2);
+        let at = |seconds, key: &str| budget.take_at(key, Duration::from_secs(seconds));
+        assert!(at(0, "a") && at(1, "a") && at(2, "b"));
+        assert!(!at(3, "a") && !at(59, "a"));
+        assert_eq!((budget.take_suppressed(), budget.take_suppressed()), (Some(2), None));
+        assert!(at(60, "a"));
         let written = (0..1000).filter(|n| at(200, &n.to_string())).count();
-        assert_eq!(written, OncePerMinuteEach::MAX_KEYS);
-        assert!(!at(259, "c") && at(260, "c"));
+        assert_eq!(written, 32);
+        assert!(!at(239, "c") && at(240, "c"));
+        assert_eq!(budget.take_suppressed(), Some(1000 - 32 + 1), "also of an earlier minute");
     }
 }

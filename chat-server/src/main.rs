@@ -3,6 +3,7 @@
 mod commands;
 mod listening;
 mod log;
+mod open_files;
 mod reload;
 mod settings;
 mod signals;
@@ -20,9 +21,10 @@ use reload::Reload;
 use settings::{Exit, Settings, Sources, Task};
 use signals::Signals;
 use tokens::TokenAuth;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::info;
 
 fn main() -> ExitCode {
     let mut sources = Sources::of_process();
@@ -43,9 +45,7 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    for warning in sources.warnings() {
-        warn!("{warning}");
-    }
+    settings::log_warnings(sources, &settings.doubts(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
@@ -72,10 +72,7 @@ async fn run(
     let no_signals = |error| Exit::System(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new().map_err(no_signals)?;
     let hangup = signals::hangup().map_err(no_signals)?;
-    if !settings.limits.enabled {
-        warn!("limits are off: rates and counts are not limited, whatever else is set");
-    }
-    let config = with_system(server, settings.limits.connections_by_system());
+    let config = open_files::bound(server, settings.limits.connections_by_system());
     let listeners = listening::for_clients(&settings.listen).await?;
     let operators = listening::for_operators(&settings.listen)?;
     let (builder, tokens) = tokio::select! {
@@ -83,14 +80,10 @@ async fn run(
         _ = signals.recv() => return Ok(()),
     };
     let server = builder.config(config).start();
+    log_start(&settings, &server.settings_digest(), &listeners, operators.as_ref());
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
-    }
-    for listener in &listeners {
-        if let Ok(address) = listener.local_addr() {
-            info!("listening on http://{address}");
-        }
     }
     let reload = Reload { server: server.clone(), tokens, set_log_filter, started: settings };
     tokio::spawn(reload.on_each(hangup));
@@ -112,25 +105,25 @@ async fn run(
     Ok(())
 }
 
-/// The settings, within what the system gives: as many files as it allows, and so many
-/// connections that some are left over for what the server itself needs.
-fn with_system(mut config: ServerConfig, connections_by_system: bool) -> ServerConfig {
-    /// For Redis, the log, listeners, and what is over before it counts.
-    const SPARE: usize = 64;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if connections_by_system => {
-            let files = usize::try_from(files).unwrap_or(usize::MAX);
-            let least = |limit: Option<usize>, max: usize| limit.map(|limit| limit.min(max.max(1)));
-            let limits = &mut config.limits;
-            limits.http_connections = least(limits.http_connections, files / 4);
-            // Connections that speak HTTP, and spare files, come on top of the WebSocket connections.
-            let besides = limits.http_connections.map_or(SPARE, |asking| asking + SPARE);
-            limits.connections = least(limits.connections, files.saturating_sub(besides));
-        }
-        Ok(_) => {}
-        Err(error) => info!("the limit of open files stays as it is: {error}"),
-    }
-    config
+/// What an operator compares first: which program runs where, with which settings, on which Redis.
+fn log_start(
+    settings: &Settings,
+    digest: &str,
+    clients: &[TcpListener],
+    operators: Option<&TcpListener>,
+) {
+    let url = |listener: &TcpListener| Some(format!("http://{}", listener.local_addr().ok()?));
+    let clients: Vec<_> = clients.iter().filter_map(url).collect();
+    let metrics = operators.and_then(url);
+    let metrics = metrics.map_or(String::new(), |url| format!(", metrics on {url}/metrics"));
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = option_env!("CHAT_COMMIT"),
+        engine = settings.redis.engine(),
+        settings = digest,
+        "listening on {}{metrics}",
+        clients.join(" and ")
+    );
 }
 
 /// A server with its broker and its authenticator.

@@ -1,17 +1,21 @@
 //! The counters of a server.
 
+use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use chat_broker::Histogram;
 use chat_core::{CloseReason, ErrorCode};
-use chat_transport::{End, LimitViolation};
+use chat_transport::End;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::cause::{Cause, close_code};
+use crate::limits::Wait;
 use crate::refusal::Refusal;
 
 #[derive(Debug, Clone, Default)]
@@ -26,6 +30,9 @@ pub(crate) struct Metrics {
     hooks: Family<HookLabels, Counter>,
     api_requests: Family<ApiLabels, Counter>,
     panics: Counter,
+    /// The sums of `limited` and of `refused` over their labels.
+    pub(crate) limits_reached: Arc<AtomicU64>,
+    pub(crate) handshakes_refused: Arc<AtomicU64>,
     /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
     /// From the client's frame to the broker's answer.
@@ -34,18 +41,59 @@ pub(crate) struct Metrics {
     pub(crate) deciding: Arc<Histogram>,
 }
 
-/// The limit, as metrics name it.
-fn name(violation: LimitViolation) -> &'static str {
-    match violation {
-        LimitViolation::Size => "frame_size",
-        LimitViolation::Fragments => "fragments",
-        LimitViolation::ControlFrames => "control_frames",
-        LimitViolation::MessageTime => "message_time",
-        LimitViolation::WriteTime => "write_time",
-        LimitViolation::Heartbeat => "heartbeat",
-        _ => "other",
-    }
-}
+/// Counts as the close code of a client's own choice.
+const BY_CLIENT: u16 = 0;
+
+/// Limits that are neither rates nor causes of an end, as metrics name them.
+const LIMITS: [&str; 15] = [
+    "address_connections",
+    "api_key",
+    "connections",
+    "early_retry",
+    "handshake_timeout",
+    "head_size",
+    "host",
+    "http_connections",
+    "http_rate",
+    "response_timeout",
+    "room_requests",
+    "rooms",
+    "sanctions",
+    "token",
+    "user_rooms",
+];
+
+/// What handshakes are refused for.
+const REFUSALS: [(u16, &str); 19] = [
+    (400, "bad_field"),
+    (400, "http_version"),
+    (400, "invalid_host"),
+    (400, "key"),
+    (400, "malformed"),
+    (400, "room_name_invalid"),
+    (401, "unauthorized"),
+    (403, "forbidden"),
+    (403, "foreign_host"),
+    (403, "foreign_origin"),
+    (405, "method"),
+    (413, "body_too_large"),
+    (426, "no_upgrade"),
+    (426, "no_websocket"),
+    (426, "version"),
+    (429, "address_connections"),
+    (503, "broker_unavailable"),
+    (503, "connections"),
+    (503, "draining"),
+];
+
+const HOOKS: [&str; 3] = ["before_join", "before_send", "before_direct"];
+
+const HOOK_OUTCOMES: [&str; 6] =
+    ["allowed", "changed", "denied", "unavailable", "timeout", "panicked"];
+
+/// The statuses of calls whose counters exist from the start: those that alarms are about. Others appear
+/// when they are first counted: all statuses of all calls would be a page of their own.
+const API_STATUSES: [u16; 4] = [200, 403, 429, 503];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabel {
@@ -83,6 +131,39 @@ struct CloseLabel {
 }
 
 impl Metrics {
+    /// All counters at 0, those with labels too: Prometheus takes the first value of a series for no
+    /// increase, so a counter that appears with its first burst hides that.
+    pub(crate) fn new(has_hooks: bool) -> Self {
+        let metrics = Self::default();
+        for code in ErrorCode::ALL {
+            begin(&metrics.rejected, CodeLabel { code: code.as_str() });
+        }
+        let codes = CloseReason::ALL.iter().map(|reason| reason.code());
+        for code in codes.chain([BY_CLIENT, 1005, 1006]) {
+            begin(&metrics.closed, CloseLabel { code });
+        }
+        let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
+        for limit in LIMITS.into_iter().chain(Wait::limits()).chain(of_causes) {
+            begin(&metrics.limited, LimitLabel { limit });
+        }
+        for (status, reason) in REFUSALS {
+            begin(&metrics.refused, RefusalLabels { status, reason });
+        }
+        for hook in HOOKS.into_iter().filter(|_| has_hooks) {
+            for outcome in HOOK_OUTCOMES {
+                begin(&metrics.hooks, HookLabels { hook, outcome });
+            }
+        }
+        metrics
+    }
+
+    /// Begins the counters of a call that a key may make.
+    pub(crate) fn expect_api_request(&self, key: &str, call: &'static str) {
+        for status in API_STATUSES {
+            begin(&self.api_requests, ApiLabels { key: key.to_owned(), call, status });
+        }
+    }
+
     pub(crate) fn received(&self, bytes: usize) {
         self.received_frames.inc();
         self.received_bytes.inc_by(bytes as u64);
@@ -92,19 +173,29 @@ impl Metrics {
         self.published.inc();
     }
 
+    /// The messages passed to the broker.
+    pub(crate) fn messages(&self) -> u64 {
+        self.published.get()
+    }
+
     pub(crate) fn rejected(&self, code: ErrorCode) {
         self.rejected.get_or_create(&CodeLabel { code: code.as_str() }).inc();
     }
 
     /// Counts a client that reached a limit.
     pub(crate) fn limited(&self, limit: &'static str) {
-        self.limited.get_or_create(&LimitLabel { limit }).inc();
+        let label = LimitLabel { limit };
+        debug_assert!(self.limited.get(&label).is_some(), "{limit} has no 0");
+        self.limited.get_or_create(&label).inc();
+        self.limits_reached.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a rejected handshake.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = RefusalLabels { status: refusal.status.as_u16(), reason: refusal.reason };
+        debug_assert!(REFUSALS.contains(&(labels.status, labels.reason)), "{labels:?} has no 0");
         self.refused.get_or_create(&labels).inc();
+        self.handshakes_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a question to a hook.
@@ -130,20 +221,14 @@ impl Metrics {
     }
 
     /// Counts a closed connection.
-    pub(crate) fn closed(&self, end: &End, violation: Option<LimitViolation>) {
-        match (violation, end) {
-            (Some(violation), _) => self.limited(name(violation)),
-            (None, End::Local(CloseReason::SlowConsumer)) => self.limited("outbox"),
-            _ => {}
+    pub(crate) fn closed(&self, end: &End, cause: Cause) {
+        if let Some(limit) = cause.limit() {
+            self.limited(limit);
         }
         let code = match end {
-            End::Local(reason) => reason.code(),
-            End::Custom { code, .. } => *code,
-            End::ByPeer { code: None, .. } => 1005,
-            End::ByPeer { code: Some(code @ (1000 | 1001)), .. } => *code,
             // Any other code of a client would read as one that this server sent.
-            End::ByPeer { .. } => 0,
-            _ => 1006,
+            End::ByPeer { code: Some(code), .. } if !matches!(code, 1000 | 1001) => BY_CLIENT,
+            end => close_code(end),
         };
         self.closed.get_or_create(&CloseLabel { code }).inc();
     }
@@ -176,4 +261,9 @@ impl Metrics {
             self.closed.clone(),
         );
     }
+}
+
+/// Makes a counter exist.
+fn begin<L: Clone + Eq + Hash>(family: &Family<L, Counter>, labels: L) {
+    drop(family.get_or_create(&labels));
 }

@@ -1,10 +1,10 @@
-//! Health checks, metrics, and `/api` beside them.
+//! Health checks and metrics, with `/api` and the page for operators beside them.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State as Shared;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,12 +13,13 @@ use chat_broker::Status;
 use crate::refusal::Refusal;
 use crate::routes::{readable, wrong_method};
 use crate::state::State;
-use crate::{api, host_check, scrape};
+use crate::{admin, api, host_check, scrape};
 
-/// Health checks, metrics and `/api`, for a listener of their own.
+/// Health checks, metrics, `/api` and `/admin/`, for a listener of their own.
 pub(crate) fn router(state: Arc<State>) -> Router {
     let rest = metrics()
         .merge(api::router(&state))
+        .merge(admin::router())
         .layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
     health(&state)
         .merge(rest)
@@ -59,12 +60,18 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str)
     }
 }
 
-/// `GET /metrics`: Prometheus text.
-async fn show_metrics(Shared(state): Shared<Arc<State>>) -> Response {
+/// `GET /metrics`: the text format of OpenMetrics if the request asks for it, as Prometheus does, and
+/// Prometheus' own otherwise.
+async fn show_metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
     const OPEN_METRICS: HeaderValue =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match scrape::render(&state) {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let Ok(page) = scrape::render(&state) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    if accepted.any(|line| line.contains("application/openmetrics-text")) {
+        return ([(header::CONTENT_TYPE, OPEN_METRICS)], page).into_response();
     }
+    ([(header::CONTENT_TYPE, PLAIN)], scrape::to_plain(&page)).into_response()
 }

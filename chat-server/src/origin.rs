@@ -10,23 +10,26 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::RwLock;
 
 use crate::host::{self, host_of_url, is_loopback};
-use crate::log_budget::OncePerMinuteEach;
+use crate::log_budget::LogBudget;
 use crate::refusal::Refusal;
 
 /// A longer origin is cut in the log: a name of DNS with a scheme and a port.
 const LONGEST: usize = 280;
 
+/// Lines in a minute for unknown origins, one for each.
+const WARNINGS: u32 = 32;
+
 /// The origins that may use a server.
 #[derive(Debug)]
 pub(crate) struct Origins {
     listed: RwLock<Vec<String>>,
-    warned: OncePerMinuteEach,
+    warned: LogBudget,
 }
 
 impl Origins {
     /// Invalid entries of [`allow_origin`](crate::ServerConfig::allow_origin) allow no origin.
     pub(crate) fn new(allow_origin: &[String]) -> Self {
-        let origins = Self { listed: RwLock::default(), warned: OncePerMinuteEach::default() };
+        let origins = Self { listed: RwLock::default(), warned: LogBudget::new(WARNINGS, 1) };
         origins.set(allow_origin);
         origins
     }
@@ -76,7 +79,7 @@ impl Origins {
     fn warn(&self, headers: &HeaderMap) {
         let origin = headers.get(ORIGIN).map_or(&b""[..], HeaderValue::as_bytes);
         let origin = String::from_utf8_lossy(&origin[..origin.len().min(LONGEST)]);
-        if self.warned.is_due(&origin) {
+        if self.warned.take(&origin) {
             let host = host::requested(headers).unwrap_or_default();
             tracing::warn!(
                 ?origin,

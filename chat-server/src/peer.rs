@@ -5,17 +5,100 @@ use std::net::{IpAddr, SocketAddr};
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap, HeaderName, header};
 use ipnet::IpNet;
+use parking_lot::RwLock;
 
 use crate::header_list::{elements, parameters};
+use crate::log_budget::OncePerMinute;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The longest chain of proxies that is followed.
 const MAX_HOPS: usize = 32;
 
+/// The proxies that say where clients are, and what the log says of those that are not trusted.
+#[derive(Debug)]
+pub(crate) struct Proxies {
+    trusted: RwLock<(Vec<IpNet>, ForwardedHeader)>,
+    untrusted_header: OncePerMinute,
+    crowded_address: OncePerMinute,
+}
+
+impl Proxies {
+    pub(crate) fn new(trusted: Vec<IpNet>, header: ForwardedHeader) -> Self {
+        Self {
+            trusted: RwLock::new((trusted, header)),
+            untrusted_header: OncePerMinute::new(),
+            crowded_address: OncePerMinute::new(),
+        }
+    }
+
+    /// Replaces the proxies. Open connections keep their addresses.
+    pub(crate) fn replace(&self, trusted: Vec<IpNet>, header: ForwardedHeader) {
+        *self.trusted.write() = (trusted, header);
+    }
+
+    pub(crate) fn trust(&self, address: IpAddr) -> bool {
+        is_trusted(address, &self.trusted.read().0)
+    }
+
+    /// See [`address`].
+    pub(crate) fn client_address(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<IpAddr> {
+        let (trusted, header) = &*self.trusted.read();
+        address(headers, extensions, trusted, *header)
+    }
+
+    /// Logs a handshake that has passed a proxy which is not trusted: clients then have its address.
+    /// Only for an address that no client on the internet has. Any other client can make up the header,
+    /// and the line would have the operator trust it.
+    pub(crate) fn warn_if_untrusted(&self, headers: &HeaderMap, extensions: &Extensions) {
+        let is_forwarded =
+            [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
+        let Some(ConnectInfo(socket)) = extensions.get::<ConnectInfo<SocketAddr>>() else { return };
+        let address = socket.ip().to_canonical();
+        if is_forwarded
+            && is_private(address)
+            && !self.trust(address)
+            && self.untrusted_header.is_due()
+        {
+            tracing::warn!(
+                %address,
+                "handshake forwarded by an address that is not trusted: if it is a balancer, all of its \
+                 clients count as this address until it is in --trusted-proxies (CHAT_TRUSTED_PROXIES)"
+            );
+        }
+    }
+
+    /// Logs that an address which may be a balancer's has as many connections as one client may have.
+    pub(crate) fn warn_of_crowd(&self, address: IpAddr) {
+        if (is_private(address) || self.trust(address)) && self.crowded_address.is_due() {
+            tracing::warn!(
+                %address,
+                "connections of this address are refused, as it has as many as one may have: if it is a \
+                 balancer, set --trusted-proxies (CHAT_TRUSTED_PROXIES), and let it write the header in \
+                 --forwarded-header; otherwise raise --max-connections-per-address"
+            );
+        }
+    }
+}
+
+/// Whether an address is of a private network, of this machine, or of a carrier's inner network.
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 0x40;
+            v4.is_private() || v4.is_loopback() || v4.is_link_local() || is_shared
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
 /// The client's address: that of the socket, or, if the socket is of a proxy in `trusted`, the one in
 /// the header of the proxies. `None` where the listener does not provide the address of the socket.
-pub(crate) fn address(
+fn address(
     headers: &HeaderMap,
     extensions: &Extensions,
     trusted: &[IpNet],
@@ -42,7 +125,7 @@ fn furthest(hops: &[IpAddr], socket: IpAddr, trusted: &[IpNet]) -> IpAddr {
     nearest
 }
 
-pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 
@@ -123,6 +206,16 @@ mod tests {
         let header =
             if is_forwarded { ForwardedHeader::Forwarded } else { ForwardedHeader::XForwardedFor };
         address(&map, &extensions, &trusted, header).unwrap().to_string()
+    }
+
+    #[test]
+    fn addresses_of_balancers_are_private() {
+        for private in ["127.0.0.1", "10.1.2.3", "172.31.0.1", "100.64.0.1", "::1", "fd00::1"] {
+            assert!(is_private(private.parse().unwrap()), "{private}");
+        }
+        for public in ["203.0.113.1", "172.32.0.1", "100.128.0.1", "2001:db8::1"] {
+            assert!(!is_private(public.parse().unwrap()), "{public}");
+        }
     }
 
     #[test]

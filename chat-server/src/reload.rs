@@ -5,15 +5,17 @@ use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use crate::log::SetFilter;
-use crate::settings::{Exit, Settings, Sources};
+use crate::open_files;
+use crate::settings::{self, Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
 
-/// The settings that [`Reload::apply`] replaces. Others need a restart.
-const REPLACED: [&str; 14] = [
+/// The settings that [`Reload::apply`] replaces, beside all limits. Others need a restart.
+const REPLACED: [&str; 18] = [
     "allow-host",
     "allow-origin",
     "api-key",
     "api_keys",
+    "forwarded-header",
     "jwt-audience",
     "jwt-issuer",
     "jwt-jwks-ca",
@@ -23,7 +25,10 @@ const REPLACED: [&str; 14] = [
     "jwt-secret",
     "jwt-secret-file",
     "log",
+    "max-json-depth",
+    "max-name-bytes",
     "token-leeway",
+    "trusted-proxies",
 ];
 
 /// What a running server can be given new settings with.
@@ -41,7 +46,10 @@ impl Reload {
         while hangup.recv().await.is_some() {
             let mut sources = Sources::of_process();
             match self.reload(&mut sources).await {
-                Ok(()) => info!("SIGHUP: settings reloaded"),
+                Ok(()) => {
+                    let digest = self.server.settings_digest();
+                    info!(settings = digest, "SIGHUP: settings reloaded");
+                }
                 Err(exit) => {
                     let why = exit.message(&sources);
                     error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
@@ -52,13 +60,14 @@ impl Reload {
 
     async fn reload(&mut self, sources: &mut Sources) -> Result<(), Exit> {
         let settings = Settings::load(sources)?;
-        let config = settings.server()?;
+        let mut config = settings.server()?;
+        config.shared_settings = settings.shared_settings(&self.started.redis)?;
+        let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        for warning in sources.warnings() {
-            warn!("{warning}");
-        }
+        settings::log_warnings(sources, &settings.doubts(&config)?);
         let changed = self.started.changed(&settings);
-        let lasting: Vec<_> = changed.filter(|name| !REPLACED.contains(name)).collect();
+        let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
+        let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
         if !lasting.is_empty() {
             warn!("SIGHUP: changed settings that need a restart: {}", lasting.join(", "));
         }
@@ -70,9 +79,7 @@ impl Reload {
     async fn apply(&mut self, settings: &Settings, config: &ServerConfig) -> Result<(), Exit> {
         TokenAuth::reload(self.tokens.as_mut(), &settings.tokens, &self.server).await?;
         let invalid = |error: InvalidConfig| Exit::System(error.to_string());
-        self.server.set_allowed_hosts(&config.allow_host).map_err(invalid)?;
-        self.server.set_allowed_origins(&config.allow_origin).map_err(invalid)?;
-        self.server.set_api_keys(config.all_api_keys());
+        self.server.reload(config).map_err(invalid)?;
         (self.set_log_filter)(&settings.log);
         Ok(())
     }

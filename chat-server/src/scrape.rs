@@ -11,20 +11,69 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
+use crate::api;
 use crate::member::Member;
+use crate::process::Process;
 use crate::state::State;
 
 /// The metrics in the OpenMetrics text format.
 pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("chat");
-    state.metrics.register(&mut registry);
-    registry.register_collector(Box::new(Live(Arc::clone(state))));
+    // At each scrape: keys may have been added since the last one.
+    api::expect_requests(state);
+    let mut registry = Registry::default();
+    let ours = registry.sub_registry_with_prefix("chat");
+    state.metrics.register(ours);
+    ours.register_collector(Box::new(Live(Arc::clone(state))));
+    registry.register_collector(Box::new(OfProcess));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// A page in Prometheus' own text format (0.0.4): there, the name of a counter ends in `_total` also
+/// where it is described.
+pub(crate) fn to_plain(page: &str) -> String {
+    let mut plain = String::with_capacity(page.len());
+    let mut help = "";
+    for line in page.lines() {
+        let described = |word: &str| line.strip_prefix(word)?.split_once(' ');
+        if let Some((_, text)) = described("# HELP ") {
+            help = text;
+        } else if let Some((name, kind)) = described("# TYPE ") {
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            plain += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        } else if !line.starts_with('#') {
+            plain += line;
+            plain.push('\n');
+        }
+    }
+    plain
+}
+
+/// Metrics of the process, read at each scrape.
+#[derive(Debug)]
+struct OfProcess;
+
+impl Collector for OfProcess {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (mut page, Some(process)) = (Page(encoder), Process::read()) else { return Ok(()) };
+        let help = "Memory in use, of that of the machine";
+        page.bytes("process_resident_memory_bytes", help, process.resident_bytes)?;
+        let help = "Memory that is mapped";
+        page.bytes("process_virtual_memory_bytes", help, process.virtual_bytes)?;
+        page.bytes("process_open_fds", "Open files", process.open_files)?;
+        if let Some(files) = process.max_files {
+            page.bytes("process_max_fds", "The most open files", files)?;
+        }
+        let cpu = ConstCounter::new(process.cpu.as_secs_f64());
+        page.metric("process_cpu_seconds", "CPU time of all threads", &cpu)?;
+        let help = "When the process started, since 1970";
+        page.seconds("process_start_time_seconds", help, process.started)
+    }
 }
 
 /// Metrics that are read at each scrape.
@@ -34,6 +83,7 @@ struct Live(Arc<State>);
 impl Collector for Live {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (state, mut page) = (&self.0, Page(encoder));
+        about(&mut page, state)?;
         sessions(&mut page, state)?;
         let publishing = state.metrics.publishing.snapshot();
         let help = "From reading a message of a client to the broker's answer";
@@ -55,6 +105,14 @@ impl Collector for Live {
         page.gauge("broker_up", "Whether the broker takes messages", is_up.into())?;
         from_broker(&mut page, &broker.stats())
     }
+}
+
+fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let version = ("version", env!("CARGO_PKG_VERSION"));
+    let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
+    page.info("build_info", "What the program was built from", &[version, commit])?;
+    let digest = ("digest", &**state.settings_digest.read());
+    page.info("settings_info", "The digest of the settings in effect", &[digest])
 }
 
 fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
@@ -115,6 +173,10 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     refusals(page, &stats.refusals)?;
     let help = "Whether the broker refuses what rooms keep, for want of memory";
     page.gauge("broker_full", help, stats.full.into())?;
+    if let Some(run_id) = &stats.run_id {
+        let help = "The process of Redis (run_id) that this server is connected to";
+        page.metric("redis", help, &Info::new([("run_id", run_id.clone())]))?;
+    }
     // 0 without Redis, and without the permission to read it.
     if stats.memory_used == 0 {
         return Ok(());
@@ -151,6 +213,13 @@ impl Page<'_> {
 
     fn seconds(&mut self, name: &str, help: &str, time: Duration) -> fmt::Result {
         self.metric(name, help, &ConstGauge::new(time.as_secs_f64()))
+    }
+
+    /// A gauge that is always 1, for its labels.
+    fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let labels = encoder.encode_family(&labels)?;
+        ConstGauge::new(1_i64).encode(labels)
     }
 
     fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {

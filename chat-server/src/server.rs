@@ -20,7 +20,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::state::{State, Task};
-use crate::{api, fleet, http, operator};
+use crate::{api, fleet, http, operator, sampler};
 
 /// The most connections to the operator routes.
 const OPERATORS: usize = 64;
@@ -146,6 +146,7 @@ impl ServerBuilder {
         }
         let state = Arc::new(state);
         fleet::start(&state);
+        sampler::start(&state);
         Server { state }
     }
 }
@@ -304,6 +305,58 @@ impl Server {
     #[cfg(feature = "jwt")]
     pub fn set_token_issuer(&self, issuer: Option<TokenIssuer>) {
         *self.state.token_issuer.write() = issuer;
+    }
+
+    /// Replaces the settings that can be replaced while the server runs; others stay as they were at the
+    /// start. Those are [`allow_host`](ServerConfig::allow_host),
+    /// [`allow_origin`](ServerConfig::allow_origin), [`api_key`](ServerConfig::api_key) and
+    /// [`api_keys`](ServerConfig::api_keys), as with the calls above;
+    /// [`trusted_proxies`](ServerConfig::trusted_proxies) and
+    /// [`forwarded_header`](ServerConfig::forwarded_header), for requests from now on;
+    /// [`limits`](ServerConfig::limits); and [`shared_settings`](ServerConfig::shared_settings).
+    ///
+    /// Open connections have the new rates from their next frame on, and stay where a count is lowered
+    /// below theirs. They keep the address that they have, count for a user or an address only if such
+    /// a limit was on when they opened, and do not receive another `welcome`.
+    ///
+    /// ```
+    /// use chat_server::{LimitsConfig, Server, ServerConfig};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), chat_server::InvalidConfig> {
+    /// let config = ServerConfig::default();
+    /// let server = Server::builder().config(config.clone()).start();
+    /// server.reload(&config.limits(LimitsConfig::default().rooms(Some(16))))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The first invalid setting; then nothing is replaced.
+    pub fn reload(&self, config: &ServerConfig) -> Result<(), InvalidConfig> {
+        config.check()?;
+        let state = &self.state;
+        state.origins.set(&config.allow_origin);
+        state.hosts.set(&config.allow_host);
+        state.proxies.replace(config.trusted_proxies.clone(), config.forwarded_header);
+        state.limits.replace(config.limits.clone());
+        state.api_keys.replace(config.all_api_keys());
+        let mut in_effect = state.config.clone();
+        in_effect.allow_origin.clone_from(&config.allow_origin);
+        in_effect.allow_host.clone_from(&config.allow_host);
+        in_effect.trusted_proxies.clone_from(&config.trusted_proxies);
+        in_effect.forwarded_header = config.forwarded_header;
+        in_effect.limits = config.limits.clone();
+        in_effect.api_keys.clone_from(&config.api_keys);
+        in_effect.shared_settings.clone_from(&config.shared_settings);
+        *state.settings_digest.write() = in_effect.digest();
+        Ok(())
+    }
+
+    /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.
+    #[must_use]
+    pub fn settings_digest(&self) -> String {
+        self.state.settings_digest.read().clone()
     }
 
     /// Whether the broker answers, the [authenticator](crate::Authenticator::is_ready) can check

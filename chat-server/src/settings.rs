@@ -13,7 +13,9 @@
 
 mod api;
 mod changes;
+mod config_file;
 mod connections;
+mod doubts;
 mod exit;
 mod file;
 mod key_command;
@@ -27,9 +29,11 @@ mod rooms;
 mod source;
 #[cfg(test)]
 mod tests;
+mod text_command;
 mod token_command;
 mod tokens;
 mod value;
+mod variables;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -44,8 +48,9 @@ use file::{File, Tables};
 use limits::Limits;
 use redis::Redis;
 use rooms::Rooms;
+use text_command::TextCommand;
 
-pub(crate) use exit::{Exit, print, print_key};
+pub(crate) use exit::{Exit, log_warnings, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{
@@ -132,6 +137,8 @@ enum Command {
     Key(key_command::KeyArgs),
     #[command(flatten)]
     Operator(OperatorCommand),
+    #[command(flatten)]
+    Text(TextCommand),
 }
 
 /// What the program is to do.
@@ -148,12 +155,19 @@ pub(crate) enum Task {
 impl Task {
     /// Reads all sources.
     pub(crate) fn load(sources: &mut Sources) -> Result<Self, Exit> {
+        // Whatever the settings are: a shell completes where a variable is wrong, too.
+        if let Ok(Cli { command: Some(Command::Text(text)), .. }) =
+            Cli::try_parse_from(sources.flags())
+        {
+            return text.print().map(Self::Print);
+        }
         let Cli { settings, command, .. } = Cli::load(sources)?;
         match command {
             None => Ok(Self::Serve(Box::new(settings))),
             Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
             Some(Command::Key(arguments)) => Ok(Self::PrintKey(arguments.key()?)),
             Some(Command::Operator(command)) => Ok(Self::Operate(command, Box::new(settings))),
+            Some(Command::Text(text)) => text.print().map(Self::Print),
         }
     }
 }
@@ -163,6 +177,7 @@ impl Cli {
         let command = sources.with_variables(Self::command());
         let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
+        sources.check_names(&command)?;
         let mut tables = Tables::default();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -215,6 +230,14 @@ impl Settings {
         self.values.changed(&other.values)
     }
 
+    /// Whether the setting of this name is a limit.
+    pub(crate) fn is_limit(name: &str) -> bool {
+        let command = Cli::command();
+        let mut limits =
+            command.get_arguments().filter(|arg| arg.get_help_heading() == Some(limits::HEADING));
+        limits.any(|arg| arg.get_long() == Some(name))
+    }
+
     /// The settings of a file, and of flags above it.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_file(text: &str, flags: &[&str]) -> Result<Self, Exit> {
@@ -224,6 +247,11 @@ impl Settings {
         let given = parse(&command, &arguments)?;
         let matches = with_file(&file, &command, arguments, &given)?;
         Cli::new(&matches, file.tables().map_err(Exit::File)?).map(|cli| cli.settings)
+    }
+
+    /// What the digest has of the settings of Redis and of tokens.
+    pub(crate) fn shared_settings(&self, redis: &Redis) -> Result<String, Invalid> {
+        Ok(format!("{} {}", redis.shared(), self.tokens.shared()?))
     }
 
     /// The part that an application which embeds the server would set itself.
@@ -238,6 +266,7 @@ impl Settings {
         self.api.add_to(&mut server)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
+        server.shared_settings = self.shared_settings(&self.redis)?;
         let invalid = |InvalidConfig { setting, value, why, .. }| {
             // As the flags and the file name it; tables of the file have an underscore.
             let name = match setting {

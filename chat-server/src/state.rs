@@ -2,12 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chat_broker::{Hub, Status};
+use chat_broker::{HeavyHitters, Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
-#[cfg(feature = "jwt")]
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -16,6 +15,8 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
+use crate::client::Client;
+use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
@@ -25,7 +26,9 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::origin::Origins;
+use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
+use crate::samples::Samples;
 use crate::sessions::Sessions;
 use crate::undelivered::{self, DropReporter};
 
@@ -38,6 +41,8 @@ pub(crate) const MAX_EXPORTS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
+    /// [`ServerConfig::digest`] of the settings in effect.
+    pub(crate) settings_digest: RwLock<String>,
     /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     /// The URL of this server in links.
@@ -46,6 +51,7 @@ pub(crate) struct State {
     pub(crate) hosts: Hosts,
     /// The origins of web pages that may use this server.
     pub(crate) origins: Origins,
+    pub(crate) proxies: Proxies,
     pub(crate) hub: Hub<Member>,
     /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -69,13 +75,20 @@ pub(crate) struct State {
     /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
+    pub(crate) client_lines: Arc<ClientLines>,
+    /// The clients with the most traffic: frames and bytes received.
+    pub(crate) clients: HeavyHitters<Client, 2>,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
+    /// The figures of the last ten minutes, and the task that collects them.
+    pub(crate) samples: Samples,
+    pub(crate) sampler: OnceLock<Task>,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
+    _line_counter: Task,
 }
 
 /// A task that is aborted when this is dropped.
@@ -99,7 +112,8 @@ impl State {
         hooks: Option<Arc<dyn Hooks>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
-        let metrics = Metrics::default();
+        let (metrics, client_lines) =
+            (Metrics::new(hooks.is_some()), Arc::<ClientLines>::default());
         let (drop_reporter, reports) = undelivered::channel(metrics.lost_reports.clone());
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
@@ -122,7 +136,9 @@ impl State {
             limits: Arc::new(Limits::new(config.limits.clone())),
             hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
+            proxies: Proxies::new(config.trusted_proxies.clone(), config.forwarded_header),
             public_url,
+            settings_digest: RwLock::new(config.digest()),
             config,
             hub,
             authenticator,
@@ -135,9 +151,14 @@ impl State {
             sessions,
             outboxes: OutboxStats::new(),
             metrics,
+            _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
+            client_lines,
+            clients: HeavyHitters::new(Instant::now()),
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),
+            samples: Samples::default(),
+            sampler: OnceLock::new(),
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),

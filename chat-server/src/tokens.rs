@@ -2,7 +2,6 @@
 //! again.
 
 use chat_server::{Server, ServerBuilder};
-use tracing::info;
 
 use crate::settings::{Exit, Tokens};
 
@@ -20,9 +19,6 @@ impl TokenAuth {
     /// as the outage ends, where one that exits would wait for the end of its back-off as well.
     pub(crate) async fn start(tokens: &Tokens) -> Result<Option<Self>, Exit> {
         if !tokens.are_needed()? {
-            info!(
-                "no jwt-secret and no other key of tokens: every client has access under any name"
-            );
             return Ok(None);
         }
         Self::read(tokens, None).await.map(Some)

@@ -68,7 +68,8 @@ impl Upgrade {
             return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message));
         };
         let (parts, _) = request.into_parts();
-        params.address = state.config.client_address(&parts.headers, &parts.extensions);
+        state.proxies.warn_if_untrusted(&parts.headers, &parts.extensions);
+        params.address = state.proxies.client_address(&parts.headers, &parts.extensions);
         let permit = admit(state, params.address)?;
         params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
         let in_url = params.token.as_ref().map(Secret::reveal);
@@ -110,6 +111,9 @@ fn admit(state: &State, address: Option<IpAddr>) -> Result<ConnectionPermit, Ref
             LimitReached::Full => "connections",
             LimitReached::Address => "address_connections",
         });
+        if let (LimitReached::Address, Some(address)) = (reached, address) {
+            state.proxies.warn_of_crowd(address);
+        }
         reached.into()
     })
 }
@@ -126,7 +130,7 @@ pub(crate) async fn access(
         token: auth::bearer(headers).or(in_url),
         headers: Some(headers),
         extensions: Some(extensions),
-        address: state.config.client_address(headers, extensions),
+        address: state.proxies.client_address(headers, extensions),
     };
     let time_limit = state.config.auth_timeout;
     match auth::authenticate(&**authenticator, &credentials, time_limit).await {
@@ -136,6 +140,7 @@ pub(crate) async fn access(
         }
         Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
+            state.client_lines.credentials_rejected(&error, credentials.address, None);
             state.metrics.limited("token");
             Err(error.into())
         }

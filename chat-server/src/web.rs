@@ -81,6 +81,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "sides.js",
         "status.js",
         "style.css",
+        "theme.css",
         "unsent.js",
         "words.js",
     ];
@@ -100,14 +101,14 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Revalidated by each load, so that page and modules are of one version.
-const REVALIDATE: &str = "no-cache";
+pub(crate) const REVALIDATE: &str = "no-cache";
 
 /// Never asked for again: another content has another address.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-fn content_type(name: &str) -> &'static str {
+pub(crate) fn content_type(name: &str) -> &'static str {
     match name.rsplit_once('.') {
         Some((_, "js")) => JAVASCRIPT,
         Some((_, "css")) => "text/css; charset=utf-8",
@@ -117,7 +118,7 @@ fn content_type(name: &str) -> &'static str {
 }
 
 /// Names a content, so that a browser that has it need not get it again.
-fn etag(content: &str) -> String {
+pub(crate) fn etag(content: &str) -> String {
     format!("\"{}\"", hash(content))
 }
 
@@ -199,7 +200,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
-fn file(
+pub(crate) fn file(
     content_type: &'static str,
     content: &str,
     etag: &str,

@@ -3,41 +3,57 @@
 /** The pause before a retry if the server gives none. */
 const RETRY_MS = 1_000;
 
-/** Errors after which a retry may succeed. */
-const PASSING = new Set([
-  "broker_unavailable",
-  "rate_limited",
-  "hook_unavailable",
-  "internal",
-  "timeout",
-]);
+/** Errors after which a retry may succeed, and whether the server has certainly not carried out the
+ *  request. */
+const PASSING = {
+  broker_unavailable: false,
+  rate_limited: true,
+  hook_unavailable: true,
+  internal: false,
+  timeout: false,
+};
 
-/** Passing errors with which the server says that it has not carried out the request. */
-const CERTAIN = new Set(["rate_limited", "hook_unavailable"]);
+/** The texts of the client's own errors. */
+const TEXTS = {
+  banned: "The user is banned from the room.",
+  closed: "The connection was closed.",
+  disconnected: "The connection was lost before the answer.",
+  kicked: "The user was removed from the room.",
+  not_in_room: "The client is not in the room.",
+  offline: "There is no connection.",
+  other_user: "The message is of the user of an earlier token.",
+  outcome_unknown: "No answer arrived: the server may have accepted the message.",
+  queue_full: "Too many requests wait.",
+  timeout: "The server did not answer in time.",
+  too_large: "The frame is larger than the server allows.",
+  unauthorized: "There is no token.",
+};
 
 /** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
-  constructor(code, message, { retryAfterMs, key } = {}) {
+  constructor(code, message = TEXTS[code], { retryAfterMs, until, reason, key } = {}) {
     super(message);
-    this.name = "ChatError";
-    this.code = code;
-    this.retryAfterMs = retryAfterMs;
-    this.key = key;
+    Object.assign(this, { name: "ChatError", code, retryAfterMs, until, reason, key });
   }
 
-  static fromFrame({ code, message, retry_after_ms: retryAfterMs }) {
-    return new ChatError(code, message, { retryAfterMs });
+  static fromFrame({ code, message, retry_after_ms: retryAfterMs, until, reason }) {
+    return new ChatError(code, message, { retryAfterMs, until, reason });
   }
+}
+
+/** The error of a message with this key. */
+export function errorOfSend(error, key) {
+  return new ChatError(error.code, error.message, { ...error, key });
 }
 
 /** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
-  return retryAfterMs !== undefined || PASSING.has(code);
+  return retryAfterMs !== undefined || code in PASSING;
 }
 
 /** Whether the server has certainly not carried out the request. */
 export function isCertain({ code }) {
-  return CERTAIN.has(code);
+  return PASSING[code] === true;
 }
 
 /** The pause before a retry: random, so that clients do not retry at the same time. */

@@ -67,7 +67,7 @@ export interface Message<Data = unknown> {
 }
 
 /** What a user may do in a room. */
-export type Capability = "join" | "send" | "history" | "presence" | "typing" | "direct" | "moderate";
+export type Capability = "join" | "send" | "history" | "presence" | "moderate";
 
 export interface Joined<Data = unknown> {
   room: string;
@@ -81,6 +81,8 @@ export interface Joined<Data = unknown> {
   count: number;
   /** The latest ones, or what was missed; if that is much, the rest follows as `message`. */
   messages: Message<Data>[];
+  /** Whether the history has messages before these, if the server says so. */
+  more?: boolean;
   /** What the user may do in the room, if the server says so. */
   can?: Capability[];
 }
@@ -165,8 +167,9 @@ export interface ChatEvents<Data = unknown> {
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
   /** The server removed the client from a room, which it does not join again by itself. `reason` is
-   *  `kicked`, `banned`, or `forbidden` by a new token; `message` is the moderator's. */
-  left: { room: string; reason: string; message?: string };
+   *  `kicked`, `banned`, or `forbidden` by a new token; `message` is the moderator's; `until` the
+   *  end of a ban, in milliseconds since 1970. */
+  left: { room: string; reason: string; message?: string; until?: number };
   /** A send was refused for a reason that passes, and is tried again by itself. */
   delayed: { room: string; key: string; error: ChatError };
   /** A room could not be joined again; the client is no longer in it. */
@@ -232,10 +235,18 @@ export type ErrorCode = ServerErrorCode | ClientErrorCode;
  * codes: a `switch` over `code` needs a default.
  */
 export class ChatError extends Error {
-  constructor(code: ErrorCode, message: string, more?: { retryAfterMs?: number; key?: string });
+  constructor(
+    code: ErrorCode,
+    message?: string,
+    more?: { retryAfterMs?: number; until?: number; reason?: string; key?: string },
+  );
   readonly code: ErrorCode;
   /** When to try again. */
   readonly retryAfterMs?: number;
+  /** Of `banned`: when the ban ends, in milliseconds since 1970; absent if it has no end. */
+  readonly until?: number;
+  /** Of `kicked` and `banned`: the moderator's words, if there are any. */
+  readonly reason?: string;
   /** Of a send: try again with the same key, and it is not delivered twice. */
   readonly key?: string;
 }
@@ -308,9 +319,9 @@ export interface ChatOptions {
   pingAfterMs?: number | undefined;
   /** How long the server may take to answer the ping. Default 10,000. */
   pongTimeoutMs?: number | undefined;
-  /** The same for a `check()`; and how long messages alone may be unanswered before the client
-   *  pings the server. While another request is unanswered, the server has at least the
-   *  rest of that request's time to answer. Default 5,000. */
+  /** The same for a `check()`; and how long a request may be unanswered in silence before the
+   *  client pings the server, and then for the ping. After a connection that was abandoned so, the
+   *  next ping may take twice as long, up to eight times, until all is answered. Default 5,000. */
   checkTimeoutMs?: number | undefined;
   /** One line for each event, with its detail: `true` for `console.debug`, or a function. Off by
    *  default; the details contain the texts of messages. */
@@ -416,15 +427,31 @@ export type ShownMessage<Data = unknown> = {
   /** Whether it is of this client's user. */
   isOwn: boolean;
 } & (
-  | { state: "received"; room: string; offset?: number; epoch?: string; key?: string; isAfterGap?: boolean }
-  | { state: "sending" | "sent"; key: string }
-  | { state: "delayed" | "failed"; key: string; error: ChatError }
+  | {
+      state: "received";
+      room: string;
+      offset?: number;
+      epoch?: string;
+      key?: string;
+      isAfterGap?: boolean;
+      error?: undefined;
+    }
+  | (Unplaced & { state: "sending" | "sent"; key: string; error?: undefined })
+  | (Unplaced & { state: "delayed" | "failed"; key: string; error: ChatError })
 );
+
+/** What a message does not have before the room has it. */
+interface Unplaced {
+  room?: undefined;
+  offset?: undefined;
+  epoch?: undefined;
+  isAfterGap?: undefined;
+}
 
 export interface RoomSnapshot<Data = unknown> {
   /** `left`: removed, or refused; `error` says why. */
   readonly state: "joining" | "joined" | "left";
-  /** Of `left`: `kicked`, `banned`, `forbidden` or another code; its `message` has the words. */
+  /** Of `left`: `kicked`, `banned`, `forbidden` or another code; its `reason` has the moderator's words. */
   readonly error: ChatError | null;
   /** What the user may do in the room, if the server says so. */
   readonly can: readonly Capability[] | null;

@@ -2,7 +2,7 @@
 // WebSocket. It does not use the DOM. docs/javascript.md describes its use, chat-client.d.ts its
 // types.
 
-import { ChatError, deferred, droppable, isPassing, pauseAfter, rejected } from "./chat-answer.js";
+import { ChatError, deferred, droppable, errorOfSend, isPassing, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
 import { Emitter } from "./chat-events.js";
 import { nameRefusal, refusalOf } from "./chat-limits.js";
@@ -50,7 +50,7 @@ export class ChatClient extends Emitter {
       ended: (error) => this.#onEnded(error),
     });
     this.#requests = this.#connection.requests;
-    this.#sends = new Sends(this.#requests, options, (delay) => this.#emit("delayed", delay));
+    this.#sends = new Sends(this.#connection, (delay) => this.#emit("delayed", delay));
   }
 
   get state() {
@@ -136,9 +136,7 @@ export class ChatClient extends Emitter {
   send(room, message, { data, key = randomKey() } = {}) {
     const frame = { type: "send", room, message, data, key };
     const refusal = this.#sendRefusal(frame);
-    const sent = refusal
-      ? rejected(new ChatError(refusal.code, refusal.message, { key }))
-      : this.#sends.add(frame);
+    const sent = refusal ? rejected(errorOfSend(refusal, key)) : this.#sends.add(frame);
     return Object.assign(sent, { key });
   }
 
@@ -180,19 +178,15 @@ export class ChatClient extends Emitter {
   }
 
   #sendRefusal(frame) {
-    const refusal = this.#closedRefusal ?? this.#roomRefusal(frame.room) ?? refusalOf(frame, this.limits);
-    if (refusal || !this.#sends.isFull) return refusal;
-    return new ChatError("queue_full", "Too many messages wait to be sent.");
-  }
-
-  #roomRefusal(room) {
-    return this.#rooms.has(room) ? undefined : new ChatError("not_in_room", "Join the room first.");
+    if (this.#closedRefusal) return this.#closedRefusal;
+    if (!this.#rooms.has(frame.room)) return new ChatError("not_in_room");
+    return refusalOf(frame, this.limits) ?? (this.#sends.isFull ? new ChatError("queue_full") : undefined);
   }
 
   async #leave(room) {
     const entry = this.#rooms.get(room);
     if (!entry) return;
-    this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
+    this.#abandon(entry, new ChatError("not_in_room"));
     // The server does not know of a join that was not sent.
     if (entry.isKnown) await this.#requests.request({ type: "leave", room });
   }
@@ -343,14 +337,14 @@ export class ChatClient extends Emitter {
     this.#emit("gap", frame);
   }
 
-  #onPutOut({ room, reason, message }) {
+  #onPutOut({ room, reason, message, until }) {
     const entry = this.#rooms.get(room);
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
     if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
-    this.#abandon(entry, new ChatError("not_in_room", "You were removed from the room."));
-    this.#emit("left", { room, reason, message });
+    this.#abandon(entry, new ChatError("not_in_room"));
+    this.#emit("left", { room, reason, message, until });
   }
 
   #deliver(message, epoch) {

@@ -3,8 +3,8 @@
 
 import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
-import { refusalOf, tooLarge } from "./chat-limits.js";
-import { Requests, offline } from "./chat-requests.js";
+import { refusalOf } from "./chat-limits.js";
+import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
 import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
@@ -33,6 +33,9 @@ const CLOSE_AFTER_ERROR_MS = 100;
  *  one that the server ended for what was sent, which may well happen again. */
 const [STABLE_MS, STABLE_AFTER_VIOLATION_MS] = [5_000, 60_000];
 
+/** The largest factor by which an answer may take longer than usual. */
+const MOST_PATIENCE = 8;
+
 const DEFAULTS = {
   requestTimeoutMs: 15_000,
   connectTimeoutMs: 10_000,
@@ -42,6 +45,8 @@ const DEFAULTS = {
   pongTimeoutMs: 10_000,
   checkTimeoutMs: 5_000,
   sendTimeoutMs: 30_000,
+  queueLimit: 20_000,
+  queueBytes: 16 * 1024 * 1024,
 };
 
 export class Connection {
@@ -52,8 +57,9 @@ export class Connection {
   resume;
   name;
   requests;
+  /** The options of the client, with their defaults. */
+  options;
   #url;
-  #options;
   #hooks;
   #socket = null;
   #connecting = null;
@@ -70,10 +76,15 @@ export class Connection {
   #receivedAt = 0;
   /** The deadline for a frame after a ping. */
   #answerDueAt = Infinity;
+  /** How many times as long an answer may take: twice as long after each connection that was
+   *  abandoned for silence, until nothing is unanswered. A server that is silent while it asks its
+   *  application about a join, and a page that sees nothing of a large answer before it is whole,
+   *  would else lose one connection after another. */
+  #patience = 1;
   /** Whether a sign or the application asked for a check, and nothing was received since. */
   #isChecking = false;
+  /** Timers and deadlines of the connection, by name. */
   #timers = {};
-  #deadlines = {};
   /** Ends the watch for signs that the connection may have died. */
   #unwatchSigns = null;
 
@@ -87,14 +98,13 @@ export class Connection {
     this.#url = String(url);
     // An undefined option is the same as a missing one.
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
+    this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     this.#hooks = hooks;
     this.#tokens = new TokenSource(options.token);
-    this.requests = new Requests(this.#options.requestTimeoutMs, {
+    this.requests = new Requests(this.options.requestTimeoutMs, {
       refusal: (frame) => this.refusal ?? refusalOf(frame, this.welcome.limits),
       write: (text) => this.#write(text),
       watch: () => this.#watch(),
-      unanswered: () => this.check(),
     });
     this.resume = options.resume;
     this.name = options.name;
@@ -125,10 +135,8 @@ export class Connection {
 
   #startConnecting() {
     const connecting = deferred();
-    const late = () => {
-      this.#settle().reject(new ChatError("timeout", "No server answered in time; attempts go on."));
-    };
-    connecting.timer = setTimeout(late, this.#options.sendTimeoutMs);
+    const late = () => this.#settle().reject(new ChatError("timeout"));
+    connecting.timer = setTimeout(late, this.options.sendTimeoutMs);
     return connecting;
   }
 
@@ -151,7 +159,7 @@ export class Connection {
   close() {
     if (this.state === "closed") return;
     this.#forget()?.close(1000);
-    this.#end({ code: 1000, reason: "The connection was closed.", by: "client" });
+    this.#end({ code: 1000, by: "client" });
   }
 
   /** Pings the server at once; between two attempts, connects. */
@@ -159,14 +167,13 @@ export class Connection {
     if (this.state === "waiting") this.connect();
     else if (this.isOnline) {
       this.#isChecking = true;
-      this.#ask(this.#options.checkTimeoutMs);
+      this.#ask(this.options.checkTimeoutMs);
     }
   }
 
   /** Why nothing can be sent now, or nothing. */
   get refusal() {
-    if (this.state === "closed") return new ChatError("closed", "The connection was closed.");
-    return this.isOnline ? undefined : offline();
+    return this.isOnline ? undefined : new ChatError(this.state === "closed" ? "closed" : "offline");
   }
 
   #write(text) {
@@ -176,7 +183,7 @@ export class Connection {
   }
 
   #open() {
-    clearTimeout(this.#timers.retry);
+    clearDeadline(this.#timers.retry);
     this.#goodbye = null;
     this.#unwatchSigns ??= watchSigns((type) => this.#onSign(type));
     if (!this.#tokens.canRenew) {
@@ -203,7 +210,7 @@ export class Connection {
   #connect(token) {
     this.#asking = null;
     this.#token = token;
-    const { WebSocket, connectTimeoutMs } = this.#options;
+    const { WebSocket, connectTimeoutMs } = this.options;
     try {
       if (!WebSocket) throw new Error("This runtime has no WebSocket: give a class as an option.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
@@ -213,47 +220,43 @@ export class Connection {
     }
     const socket = this.#socket;
     let failure = "";
-    socket.onopen = () => this.#hello(socket);
+    socket.onopen = () => this.#begin(socket);
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#closed(code, reason || failure);
     socket.onerror = ({ message }) => {
       failure = message || "The connection failed.";
-      clearTimeout(this.#timers.failed);
-      this.#timers.failed = setTimeout(() => this.#lose(failure), CLOSE_AFTER_ERROR_MS);
+      this.#after("failed", CLOSE_AFTER_ERROR_MS, () => this.#lose(failure));
     };
-    this.#deadlines.welcome = setDeadline(connectTimeoutMs, () => this.#lose("no welcome in time"));
+    this.#timers.welcome = setDeadline(connectTimeoutMs, () => this.#lose("no welcome in time"));
     if (this.state !== "connecting") this.#change({ state: "connecting" });
   }
 
-  async #hello(socket) {
+  async #begin(socket) {
     const { name, resume } = this;
-    const hello = { type: "hello", name, resume, token: this.#token };
-    const refusal = refusalOf(hello, this.welcome?.limits);
-    if (refusal) {
-      this.#unwelcome(refusal);
-      return;
-    }
     this.requests.begin();
     try {
-      await this.requests.sendAtOnce(hello);
+      await this.#hello({ name, resume, token: this.#token });
     } catch (error) {
       if (socket === this.#socket) this.#unwelcome(error);
     }
   }
 
+  async #hello(fields) {
+    const hello = { type: "hello", ...fields };
+    const refusal = refusalOf(hello, this.welcome?.limits);
+    if (refusal) throw refusal;
+    await this.requests.sendAtOnce(hello);
+  }
+
   #renewIn(ms) {
-    clearTimeout(this.#timers.renew);
-    this.#timers.renew = setTimeout(() => this.#renew(this.#socket), Math.min(ms, LONGEST_MS));
+    this.#after("renew", Math.min(ms, LONGEST_MS), () => this.#renew(this.#socket));
   }
 
   /** If there is no new token in time, the server ends the connection. */
   async #renew(socket) {
     try {
-      const hello = { type: "hello", token: await this.#tokens.ask() };
-      if (socket !== this.#socket) return;
-      const refusal = refusalOf(hello, this.welcome.limits);
-      if (refusal) throw refusal;
-      await this.requests.sendAtOnce(hello);
+      const token = await this.#tokens.ask();
+      if (socket === this.#socket) await this.#hello({ token });
     } catch (error) {
       if (socket !== this.#socket) return;
       if (error instanceof Unauthorized) this.#giveUp(error);
@@ -265,7 +268,7 @@ export class Connection {
     if (error.code === "unauthorized" && this.resume) {
       // The secret of the servers has changed: connect as a new user.
       this.resume = undefined;
-      this.#hello(this.#socket);
+      this.#begin(this.#socket);
     } else if (isPassing(error)) {
       this.#lose(error.message);
     } else {
@@ -298,7 +301,7 @@ export class Connection {
   }
 
   #onWelcome(frame) {
-    clearDeadline(this.#deadlines.welcome);
+    clearDeadline(this.#timers.welcome);
     this.welcome = frame;
     this.resume = frame.resume ?? this.resume;
     if (frame.expires_in_ms !== undefined && this.#tokens.canRenew) {
@@ -316,32 +319,33 @@ export class Connection {
   }
 
   /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
-   *  sooner while nothing is unanswered but what a healthy server answers soon. */
+   *  sooner while a request is unanswered. */
   #watch() {
-    clearTimeout(this.#timers.watch);
+    clearDeadline(this.#timers.watch);
+    const { oldest } = this.requests;
+    if (!oldest) this.#patience = 1;
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
-    const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.#options;
-    const { oldest, slow } = this.requests;
-    const isPrompt = oldest && slow.length === 0;
+    const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.options;
     const silentAt = this.#receivedAt + pingAfterMs;
-    const unansweredAt = isPrompt ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
+    const unansweredAt = oldest ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
     const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
-    if (ms > 0) this.#timers.watch = setTimeout(() => this.#watch(), ms);
+    if (ms > 0) this.#after("watch", ms, () => this.#watch());
     else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
   }
 
   /** Asks the server whether it is there. Whatever it sends within this time is an answer: it may
    *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
-   *  line died counts, too; then the ping is unanswered, and it is asked again. The connection is
-   *  not abandoned before the time of a slow request is over: the next one would end there again. */
-  #ask(shortestMs) {
-    const times = this.requests.slow.map(({ sentAt }) => sentAt + this.#options.requestTimeoutMs - now());
-    const timeoutMs = Math.max(shortestMs, ...times);
+   *  line died counts, too; then the ping is unanswered, and it is asked again. */
+  #ask(ms) {
+    const timeoutMs = ms * this.#patience;
     const dueAt = now() + timeoutMs;
     if (this.#answerDueAt <= dueAt) return;
     this.#answerDueAt = dueAt;
-    clearDeadline(this.#deadlines.answer);
-    this.#deadlines.answer = setDeadline(timeoutMs, () => this.#lose("no answer to a ping"));
+    clearDeadline(this.#timers.answer);
+    this.#timers.answer = setDeadline(timeoutMs, () => {
+      this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
+      this.#lose("no answer to a ping");
+    });
     this.requests.sendAtOnce({ type: "ping" });
   }
 
@@ -349,7 +353,7 @@ export class Connection {
     this.#receivedAt = now();
     this.#isChecking = false;
     if (this.#answerDueAt === Infinity) return;
-    clearDeadline(this.#deadlines.answer);
+    clearDeadline(this.#timers.answer);
     this.#answerDueAt = Infinity;
     this.#watch();
   }
@@ -371,7 +375,7 @@ export class Connection {
     if (code === TOO_BIG && !this.isOnline) {
       // It was the `hello`, and would be again.
       this.#forget();
-      this.#end({ code, reason: tooLarge().message, by: "server" }, "too_large");
+      this.#end({ code, by: "server" }, "too_large");
       return;
     }
     if (code === TOO_BIG) this.requests.failLargest();
@@ -391,13 +395,13 @@ export class Connection {
     // With jitter also after the time that the server gives: it may be the same for many.
     const pauseMs = (goodbye?.after_ms ?? 0) + this.#backoff(code);
     const retryInMs = isDue && !goodbye ? 0 : Math.min(pauseMs, LONGEST_MS);
-    this.#timers.retry = setTimeout(() => this.#open(), retryInMs);
+    this.#after("retry", retryInMs, () => this.#open());
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
 
   /** Exponential, with full jitter: clients that lost a server together do not reconnect together. */
   #backoff(code) {
-    const { backoffBaseMs, backoffCapMs } = this.#options;
+    const { backoffBaseMs, backoffCapMs } = this.options;
     const isViolation = code === POLICY_VIOLATION || code === TOO_BIG;
     const stableMs = isViolation ? STABLE_AFTER_VIOLATION_MS : STABLE_MS;
     if (this.#onlineSince !== null && now() - this.#onlineSince >= stableMs) this.#attempt = 0;
@@ -407,10 +411,15 @@ export class Connection {
     return Math.random() * most;
   }
 
+  /** Sets a timer in place of the earlier one with this name. */
+  #after(name, ms, run) {
+    clearDeadline(this.#timers[name]);
+    this.#timers[name] = setTimeout(run, ms);
+  }
+
   /** Detaches the socket, and returns it. */
   #forget() {
-    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
-    for (const deadline of Object.values(this.#deadlines)) clearDeadline(deadline);
+    Object.values(this.#timers).forEach(clearDeadline);
     this.#answerDueAt = Infinity;
     this.#isChecking = false;
     const socket = this.#socket;
@@ -435,7 +444,7 @@ export class Connection {
     this.#suspend();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
-    const error = new ChatError(errorCode, reason || `The connection was closed (${code}).`);
+    const error = new ChatError(errorCode, reason || undefined);
     this.#settle()?.reject(error);
     this.#hooks.ended(error);
     this.#change({ state: "closed", code, reason: error.message, ...detail, error });

@@ -2,7 +2,7 @@
 // rates of the server's `welcome`, and which request an answer belongs to.
 
 import { ChatError, deferred, rejected } from "./chat-answer.js";
-import { ID_BYTES, bytesOf, tooLarge } from "./chat-limits.js";
+import { ID_BYTES, bytesOf } from "./chat-limits.js";
 import { Pace } from "./chat-pace.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
 
@@ -13,13 +13,12 @@ const MOST_REQUESTS = 1_000;
  *  reads each of them more slowly than it said, and none is to time out for it. */
 const MOST_UNANSWERED = 128;
 
+/** Bytes of messages that may be unanswered, but for one that is larger: what the server reads
+ *  at its own rate is then read, and answered, long before a request times out. */
+const UNANSWERED_BYTES = 64 * 1024;
+
 /** What the server has to publish. */
 const MESSAGES = new Set(["send", "direct"]);
-
-/** What a healthy server answers soon. Each other request may take its whole time: the server may
- *  ask its application, and reads no `ping` until it has answered; and the answer may be one large
- *  frame, of which a page sees nothing before it is whole. */
-const PROMPT = new Set([...MESSAGES, "ping"]);
 
 /** The type of the answer to each request. */
 const ANSWERS = {
@@ -50,8 +49,8 @@ export class Requests {
 
   /**
    * `connection`: `refusal(frame)`, why a frame cannot be sent now, or nothing; `write(text)`,
-   * which returns whether there was a connection to write to; `watch()`, called when a request has
-   * left, and when one was answered; and `unanswered()`, called when the time of one is over.
+   * which returns whether there was a connection to write to; and `watch()`, called when a request
+   * has left, and when one was answered.
    */
   constructor(timeoutMs, connection) {
     this.#timeoutMs = timeoutMs;
@@ -73,7 +72,7 @@ export class Requests {
   /** As `request`, for the application, of whose requests not too many may wait. */
   ask(frame) {
     if (this.#outbox.length + this.#unanswered.size >= MOST_REQUESTS) {
-      return rejected(new ChatError("queue_full", "Too many requests wait."));
+      return rejected(new ChatError("queue_full"));
     }
     return this.request(frame);
   }
@@ -114,11 +113,11 @@ export class Requests {
       const isJoin = frame.type === "join";
       if (!isWanted()) {
         this.#outbox.splice(index, 1);
-        answer.reject(offline());
+        answer.reject(new ChatError("offline"));
       } else if (isJoin && this.#pace.joinWait > 0) {
         wait = Math.min(wait, this.#pace.joinWait);
         index += 1;
-      } else if (MESSAGES.has(frame.type) && !this.#pace.fits(bytes)) {
+      } else if (MESSAGES.has(frame.type) && !this.#fits(bytes)) {
         index += 1;
       } else if (this.#pace.wait(bytes) > 0) {
         wait = Math.min(wait, this.#pace.wait(bytes));
@@ -142,11 +141,6 @@ export class Requests {
     return oldest;
   }
 
-  /** The unanswered requests that may keep a healthy server silent. */
-  get slow() {
-    return [...this.#unanswered.values()].filter(({ asked }) => !PROMPT.has(asked.type));
-  }
-
   /** Takes a frame of the server, which may be the answer to a request. One of another type than
    *  the request's is none, and no other will be sent: the time of the request is over. */
   answer(frame) {
@@ -154,8 +148,7 @@ export class Requests {
     const request = this.#take(frame.id);
     if (request) {
       if (isAnswer) request.answer.resolve(frame);
-      else request.answer.reject(frame.type === "error" ? ChatError.fromFrame(frame) : late());
-      // The others may have waited for a slow one.
+      else request.answer.reject(frame.type === "error" ? ChatError.fromFrame(frame) : new ChatError("timeout"));
       this.#connection.watch();
     }
     this.flush();
@@ -164,16 +157,29 @@ export class Requests {
   /** The server has closed the connection with 1009, which does not name the frame that was too
    *  large. Only the largest message fails; the other sends go out again under their keys. */
   failLargest() {
-    this.#take(this.#pace.largest)?.answer.reject(tooLarge());
+    const [largest] = this.#messages.sort((a, b) => b.bytes - a.bytes);
+    if (largest) this.#take(largest.id).answer.reject(new ChatError("too_large"));
   }
 
   /** The connection is over. */
   disconnect() {
     clearTimeout(this.#flushTimer);
-    const lost = new ChatError("disconnected", "The connection was lost before the answer.");
+    const lost = new ChatError("disconnected");
     for (const id of [...this.#unanswered.keys()]) this.#take(id).answer.reject(lost);
     // They have not left, so nothing about them is unknown.
-    for (const { answer } of this.#outbox.splice(0)) answer.reject(offline());
+    for (const { answer } of this.#outbox.splice(0)) answer.reject(new ChatError("offline"));
+  }
+
+  /** The messages that are unanswered. */
+  get #messages() {
+    return [...this.#unanswered.values()].filter(({ asked }) => MESSAGES.has(asked.type));
+  }
+
+  /** Whether one more message, in a frame of so many bytes, may be unanswered. */
+  #fits(bytes) {
+    const messages = this.#messages;
+    const sum = messages.reduce((sum, message) => sum + message.bytes, bytes);
+    return messages.length === 0 || (messages.length < this.#pace.inFlight && sum <= UNANSWERED_BYTES);
   }
 
   /** Puts a request on the wire. It has its time from now on. */
@@ -181,17 +187,15 @@ export class Requests {
     const id = (this.#lastId += 1);
     const whole = `{"id":${id},${text.slice(1)}`;
     if (!this.#write(whole, frame.type === "join")) {
-      answer.reject(offline());
+      answer.reject(new ChatError("offline"));
       return;
     }
-    if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
     const deadline = setDeadline(this.#timeoutMs, () => {
       this.#take(id);
-      answer.reject(late());
+      answer.reject(new ChatError("timeout"));
       this.flush();
-      this.#connection.unanswered();
     });
-    this.#unanswered.set(id, { asked: frame, answer, deadline, sentAt: now() });
+    this.#unanswered.set(id, { id, asked: frame, bytes: bytesOf(whole), answer, deadline, sentAt: now() });
     onSent?.();
     this.#connection.watch();
   }
@@ -206,16 +210,7 @@ export class Requests {
   #take(id) {
     const request = this.#unanswered.get(id);
     this.#unanswered.delete(id);
-    this.#pace.answered(id);
     clearDeadline(request?.deadline);
     return request;
   }
-}
-
-export function offline() {
-  return new ChatError("offline", "There is no connection.");
-}
-
-function late() {
-  return new ChatError("timeout", "The server did not answer in time.");
 }

@@ -74,8 +74,8 @@ export class RoomHandle extends Emitter {
       typing: ({ user, typing }) => this.#onTyping(user, typing),
       delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
       // A leave that the application requested has no reason.
-      left: ({ reason = "not_in_room", message = "" }) =>
-        this.#onLeft(new ChatError(reason, message)),
+      left: ({ reason: code = "not_in_room", message: reason, until }) =>
+        this.#onLeft(new ChatError(code, reason, { until, reason })),
       refused: ({ error }) => this.#onLeft(error),
     };
     const { signal } = this.#ending;
@@ -121,7 +121,7 @@ export class RoomHandle extends Emitter {
     setTimeout(() => {
       if (this.#holders > 0 || this.#ending.signal.aborted) return;
       this.#ending.abort();
-      for (const { timer } of this.#typists.values()) clearTimeout(timer);
+      this.#clearTypists();
       this.#onRelease();
       this.#client.leave(this.name);
     });
@@ -225,7 +225,7 @@ export class RoomHandle extends Emitter {
     );
   }
 
-  #onJoined({ rejoined, epoch, offset, members, count, messages, can }) {
+  #onJoined({ rejoined, epoch, offset, members, count, messages, more, can }) {
     this.#state = "joined";
     this.#error = null;
     this.#can = can ?? null;
@@ -233,14 +233,14 @@ export class RoomHandle extends Emitter {
       this.#epoch = epoch;
       this.#past = offset ?? 0;
       this.#before = messages[0]?.offset ?? (offset ?? 0) + 1;
-      this.#hasMore = this.#before > 1;
+      // A server that does not say so may have more.
+      this.#hasMore = more ?? this.#before > 1;
     }
     for (const [key, { state }] of this.#pending) {
       // It is in the answer, or it is lost.
       if (state === "sent") this.#pending.delete(key);
     }
-    for (const { timer } of this.#typists.values()) clearTimeout(timer);
-    this.#typists.clear();
+    this.#clearTypists();
     this.#list({ members, count });
     // The messages of a first join follow before the change.
     if (rejoined) this.#changed("state", { rejoined });
@@ -349,6 +349,11 @@ export class RoomHandle extends Emitter {
       this.#changed("typists");
     }, TYPING_MS);
     this.#typists.set(user.id, { user, timer });
+  }
+
+  #clearTypists() {
+    for (const { timer } of this.#typists.values()) clearTimeout(timer);
+    this.#typists.clear();
   }
 
   /** What has become of a pending message, unless the room has sent it back. */

@@ -2,7 +2,7 @@
 // message that has to be sent again is never overtaken, and each under a key, so that it is
 // taken once however often it is sent.
 
-import { ChatError, deferred, isCertain, isPassing, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, errorOfSend, isCertain, isPassing, pauseAfter } from "./chat-answer.js";
 import { bytesOf } from "./chat-limits.js";
 import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
 
@@ -16,9 +16,7 @@ const LOST = new Set(["disconnected", "offline"]);
 export class Sends {
   #requests;
   #user;
-  #limit;
-  #limitBytes;
-  #timeoutMs;
+  #options;
   #onDelay;
   /** By room: its messages, oldest first, of which only the first is ever on the wire; `since`
    *  when they move: the others are not late before; and whether that time was renewed since,
@@ -31,17 +29,15 @@ export class Sends {
   #open = new Set();
 
   /** `onDelay({room, key, error})`: a message is tried again later. */
-  constructor(requests, options, onDelay) {
-    const { queueLimit = 20_000, queueBytes = 16 * 1024 * 1024, sendTimeoutMs = 30_000 } = options;
-    this.#onDelay = onDelay;
+  constructor({ requests, options }, onDelay) {
     this.#requests = requests;
-    this.#limit = queueLimit;
-    this.#limitBytes = queueBytes;
-    this.#timeoutMs = sendTimeoutMs;
+    this.#options = options;
+    this.#onDelay = onDelay;
   }
 
   get isFull() {
-    return this.#count >= this.#limit || this.#bytes >= this.#limitBytes;
+    const { queueLimit, queueBytes } = this.#options;
+    return this.#count >= queueLimit || this.#bytes >= queueBytes;
   }
 
   get count() {
@@ -87,9 +83,9 @@ export class Sends {
     this.#user = id;
     if (!hasChanged) return;
     for (const queue of [...this.#queues.values()]) {
-      if (isNamed) this.#fail(queue, queue.sends.length, otherUser);
+      if (isNamed) this.#fail(queue, queue.sends.length, () => new ChatError("other_user"));
       // Only the first of a room was ever on the wire.
-      else if (queue.sends[0].unknown) this.#fail(queue, 1, unknownOutcome);
+      else if (queue.sends[0].unknown) this.#fail(queue, 1, () => new ChatError("outcome_unknown"));
     }
   }
 
@@ -171,7 +167,7 @@ export class Sends {
   }
 
   #lateAt({ since }, { addedAt }) {
-    return Math.max(addedAt, since) + this.#timeoutMs;
+    return Math.max(addedAt, since) + this.#options.sendTimeoutMs;
   }
 
   /** Those behind the first that is late may be so, too. */
@@ -196,8 +192,8 @@ export class Sends {
     const isUnknown = ({ unknown, attempt }) => unknown !== null || attempt?.isOnWire;
     const unknown = queue.sends.slice(0, count).map(isUnknown);
     for (const [index, send] of this.#remove(queue, 0, count).entries()) {
-      const { code, message, retryAfterMs } = unknown[index] ? unknownOutcome() : why(send);
-      send.answer.reject(new ChatError(code, message, { retryAfterMs, key: send.frame.key }));
+      const error = unknown[index] ? new ChatError("outcome_unknown") : why(send);
+      send.answer.reject(errorOfSend(error, send.frame.key));
     }
     this.#next(queue);
   }
@@ -219,15 +215,7 @@ function moved(queue) {
   Object.assign(queue, { since: now(), isRenewed: false });
 }
 
-function unknownOutcome() {
-  return new ChatError("outcome_unknown", "No answer came: the message may have been taken, or not.");
-}
-
-function otherUser() {
-  return new ChatError("other_user", "The message was written by the user of an earlier token.");
-}
-
 /** Why a message that was not taken in time has failed. */
 function late({ error }) {
-  return error ?? new ChatError("timeout", "The message was not taken in time.");
+  return error ?? new ChatError("timeout");
 }

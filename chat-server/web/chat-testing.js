@@ -9,6 +9,21 @@ const LOST = 1006;
 /** Messages that a room keeps, and those of a page. */
 const KEPT = 256;
 
+/** What users may do, unless a test says otherwise. */
+const EVERYTHING = ["join", "send", "history", "presence", "moderate"];
+
+/** The capability that a request in a room needs. */
+const NEEDS = {
+  join: "join",
+  send: "send",
+  history: "history",
+  members: "presence",
+  typing: "send",
+  kick: "moderate",
+  ban: "moderate",
+  unban: "moderate",
+};
+
 const LIMITS = { message_bytes: 32_768, frame_bytes: 233_472, rooms: 128, in_flight: 64 };
 
 export class TestServer {
@@ -21,19 +36,26 @@ export class TestServer {
   /** The class that a client takes as the option `WebSocket`. */
   WebSocket;
   #limits;
+  #expiresInMs;
   #userOf;
+  #can;
   #connections = new Set();
   #rooms = new Map();
+  /** By room and user: when the ban ends, `until`, undefined for one without an end; and its `reason`. */
+  #bans = new Map();
   #faults = [];
   #lastId = 0;
 
   /**
-   * `limits`: members of `limits` in `welcome`, beside the default ones. `userOf(token)`: the user
-   * of a token, or nothing if it is not valid; by default the token is the id and the name.
+   * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
+   * lifetime of tokens. `userOf(token)`: the user of a token, or nothing if it is not valid; by
+   * default the token is the id and the name. `can(user, room)`: the capabilities of a user.
    */
-  constructor({ limits, userOf = (token) => person(token) } = {}) {
+  constructor({ limits, expiresInMs, userOf = (token) => person(token), can = () => EVERYTHING } = {}) {
     this.#limits = { ...LIMITS, ...limits };
+    this.#expiresInMs = expiresInMs;
     this.#userOf = userOf;
+    this.#can = can;
     this.WebSocket = webSocketOf({
       accepts: () => this.isReachable,
       passes: () => !this.isSilent,
@@ -48,15 +70,24 @@ export class TestServer {
     return this.#connections.size;
   }
 
+  /** The position after the latest message of a room. */
+  position(room) {
+    const { epoch, offset } = this.#room(room);
+    return { epoch, offset };
+  }
+
   /** A user, by name or as `{id, name, color}`, sends a message to a room. */
   say(room, user, message, { data, key } = {}) {
     return this.#publish(room, { user: person(user), message, data, key });
   }
 
+  /** A user joins a room, or is renamed there. */
   join(room, user) {
     const { members } = this.#room(room);
     const member = person(user);
-    if (!members.has(member.id)) this.#broadcast(room, presence(room, "joined", member));
+    const before = members.get(member.id);
+    const event = before ? "renamed" : "joined";
+    if (before?.name !== member.name) this.#broadcast(room, presence(room, event, member));
     members.set(member.id, member);
   }
 
@@ -80,11 +111,26 @@ export class TestServer {
 
   /** Removes a user from a room. */
   kick(room, id, message, reason = "kicked") {
+    this.#evict(room, id, { reason, message });
+  }
+
+  #evict(room, id, why) {
     for (const connection of this.#connections) {
       if (connection.user?.id !== id || !connection.rooms.delete(room)) continue;
-      connection.socket.receive({ type: "left", room, reason, message });
+      connection.socket.receive({ type: "left", room, ...why });
     }
     this.leave(room, { id });
+  }
+
+  /** Removes a user from a room, who cannot join it for some seconds, or until `unban`. */
+  ban(room, id, { seconds, message } = {}) {
+    const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
+    this.#bans.set(banOf(room, id), { until, reason: message });
+    this.#evict(room, id, { reason: "banned", message, until });
+  }
+
+  unban(room, id) {
+    this.#bans.delete(banOf(room, id));
   }
 
   /** Ends the connections of all clients, or those of one user, with a close code. */
@@ -174,7 +220,11 @@ export class TestServer {
     if (!connection.user && !["hello", "ping"].includes(frame.type)) {
       return refusal("unauthorized", "The first request is hello.");
     }
-    const needsRoom = ["send", "members", "history", "typing"].includes(frame.type);
+    const needed = NEEDS[frame.type];
+    if (needed && !this.#can(connection.user, frame.room).includes(needed)) {
+      return refusal("forbidden", `You need the capability ${needed}.`);
+    }
+    const needsRoom = ["send", "members", "history", "typing", "leave"].includes(frame.type);
     if (needsRoom && !connection.rooms.has(frame.room)) {
       return refusal("not_in_room", "Join the room first.");
     }
@@ -186,7 +236,8 @@ export class TestServer {
     hello: (connection, frame) => this.#hello(connection, frame),
     join: (connection, frame) => this.#join(connection, frame),
     leave: (connection, { room }) => {
-      if (connection.rooms.delete(room)) this.#depart(room, connection.user);
+      connection.rooms.delete(room);
+      this.#depart(room, connection.user);
       return { type: "left", room };
     },
     send: ({ user }, { room, message, data, key }) => {
@@ -203,18 +254,21 @@ export class TestServer {
         }
       }
     },
-    members: (_, { room }) => ({ type: "members", room, ...this.#members(room) }),
+    members: ({ user }, { room }) => ({ type: "members", room, ...this.#members(room, user) }),
     history: (_, frame) => this.#history(frame),
     ping: () => ({ type: "pong" }),
     kick: (_, { room, user, reason }) => {
       this.kick(room, user, reason);
       return { type: "ok" };
     },
-    ban: (_, { room, user, reason }) => {
-      this.kick(room, user, reason, "banned");
+    ban: (_, { room, user, seconds, reason }) => {
+      this.ban(room, user, { seconds, message: reason });
       return { type: "ok" };
     },
-    unban: () => ({ type: "ok" }),
+    unban: (_, { room, user }) => {
+      this.unban(room, user);
+      return { type: "ok" };
+    },
   };
 
   #hello(connection, { name, resume, token }) {
@@ -230,24 +284,36 @@ export class TestServer {
       user: connection.user,
       node: "test",
       protocol: 1,
+      expires_in_ms: token === undefined ? undefined : this.#expiresInMs,
       heartbeat_ms: 25_000,
       limits: this.#limits,
     };
   }
 
-  #join({ user, rooms }, { room, since, history = 0 }) {
+  #join({ user, rooms, socket }, { room, since, history = 0 }) {
+    const ban = this.#bans.get(banOf(room, user.id));
+    if (ban && !(ban.until <= Date.now())) {
+      return { ...refusal("banned", "You are banned from this room."), ...ban };
+    }
+    // The client itself receives it after the answer.
+    const isNew = !this.#room(room).members.has(user.id);
+    if (isNew) queueMicrotask(() => socket.receive(presence(room, "joined", user)));
     this.join(room, user);
     rooms.add(room);
     const { epoch, offset, log } = this.#room(room);
     const first = offset - log.length;
-    const recovered = since !== undefined && since.epoch === epoch && since.offset >= first && since.offset <= offset;
+    // A room that was empty had no epoch yet.
+    const isSame = since?.epoch === epoch || (since?.epoch === "" && since.offset === 0);
+    const recovered = isSame && since.offset >= first && since.offset <= offset;
     const asked = since === undefined ? history : 50;
     const messages = recovered ? log.slice(since.offset - first) : log.slice(Math.max(0, log.length - asked));
-    return { type: "joined", room, epoch, offset, recovered, ...this.#members(room, user), messages };
+    const more = log.length > messages.length;
+    const can = this.#can(user, room);
+    return { type: "joined", room, epoch, offset, recovered, ...this.#members(room, user), messages, more, can };
   }
 
-  /** The members of a room, of whom one is the first. */
-  #members(room, { id } = {}) {
+  /** The members of a room, the client's user first. */
+  #members(room, { id }) {
     const members = [...this.#room(room).members.values()];
     members.sort((a, b) => (b.id === id) - (a.id === id));
     return { members, count: members.length };
@@ -282,6 +348,11 @@ export class TestServer {
 function person(user) {
   const { id, name = id, color = "#8A8D99" } = typeof user === "string" ? { id: user } : user;
   return { id, name, color };
+}
+
+/** The key of a ban. */
+function banOf(room, id) {
+  return JSON.stringify([room, id]);
 }
 
 function presence(room, event, user) {

@@ -32,6 +32,7 @@ export function setDeadline(ms, onPassed, onSlept) {
   return deadline;
 }
 
+/** Ends a deadline, or a timer. */
 export function clearDeadline(deadline) {
-  clearTimeout(deadline?.timer);
+  clearTimeout(deadline?.timer ?? deadline);
 }

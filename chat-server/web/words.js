@@ -20,7 +20,7 @@ const NOT_SENT = {
 
 const EVICTIONS = {
   kicked: "You were removed from the room",
-  banned: "You are banned from the room",
+  banned: "You are banned from this room",
 };
 
 /** Why the connection was closed. */
@@ -29,11 +29,11 @@ export function endInWords({ code, reason }) {
 }
 
 /** Why the user is not in a room: removed, or not admitted. */
-export function evictionInWords({ code, message }, hasToken) {
+export function evictionInWords({ code, message, reason }, hasToken) {
   const what = EVICTIONS[code];
   if (!what && message) return errorInWords({ code, message }, hasToken);
   if (!what) return "You are not allowed in the room any more.";
-  return message ? `${what}: ${message}` : `${what}.`;
+  return reason ? `${what}: ${reason}` : `${what}.`;
 }
 
 /** Why a message failed. */

@@ -63,6 +63,13 @@ pub(crate) struct Violation {
     pub(crate) detail: String,
 }
 
+impl Violation {
+    /// Of a limit on time, whose name says what the peer did.
+    pub(crate) fn of_time(reason: CloseReason, limit: LimitViolation) -> Self {
+        Self { reason, limit: Some(limit), detail: String::new() }
+    }
+}
+
 impl Codec {
     pub(crate) fn new(config: Arc<TransportConfig>) -> Self {
         Self { context: None, frame_left: 0, fragments: 0, config }

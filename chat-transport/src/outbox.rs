@@ -251,6 +251,18 @@ impl Outbox {
         self.lock().queue.usage()
     }
 
+    /// Frames that were accepted since the beginning. Pings, pongs and close frames do not count.
+    #[must_use]
+    pub fn accepted_frames(&self) -> u64 {
+        self.lock().queue.accepted_frames()
+    }
+
+    /// The bytes of the [accepted frames](Self::accepted_frames), headers included.
+    #[must_use]
+    pub fn accepted_bytes(&self) -> u64 {
+        self.lock().queue.accepted_bytes()
+    }
+
     /// How many times [`send`](Self::send) found no room.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -430,11 +442,6 @@ impl Outbox {
             state.waker = Some(waker.clone());
         }
         state.queue.next(scratch)
-    }
-
-    /// Bytes that were accepted since the beginning.
-    pub(crate) fn accepted_bytes(&self) -> u64 {
-        self.lock().queue.accepted_bytes()
     }
 
     /// The first `count` bytes are written.

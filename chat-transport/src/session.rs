@@ -49,9 +49,8 @@ pub struct Session<S> {
     /// kept here so that a read takes no lock for it.
     written: u64,
     clocks: Clocks,
-    /// How the session ended, unless this side closed it.
-    end: Option<Box<End>>,
-    violation: Option<LimitViolation>,
+    /// Why the session ended, unless this side closed it by its own will.
+    end: Option<Box<Ended>>,
     peer: PeerState,
 }
 
@@ -64,6 +63,14 @@ enum PeerState {
     Closed,
     /// The peer has violated the protocol or a limit: its bytes cannot be decoded any more.
     Violating,
+}
+
+/// What the peer did that ended the session.
+#[derive(Debug)]
+enum Ended {
+    /// It closed, or the connection was lost.
+    By(End),
+    Violation(Violation),
 }
 
 /// Why the session cannot continue.
@@ -173,7 +180,6 @@ where
             written: 0,
             clocks: Clocks::new(Instant::now()),
             end: None,
-            violation: None,
             peer: PeerState::Open,
         }
     }
@@ -377,7 +383,8 @@ where
                     .as_ref()
                     .map(|frame| (u16::from(frame.code), frame.reason.as_str().into()))
                     .unzip();
-                self.end = Some(Box::new(End::ByPeer { code, phrase: phrase.unwrap_or_default() }));
+                let end = End::ByPeer { code, phrase: phrase.unwrap_or_default() };
+                self.end = Some(Box::new(Ended::By(end)));
                 self.peer = PeerState::Closed;
                 self.outbox.close_by_peer(codec::close_reply(frame));
             }
@@ -402,21 +409,29 @@ where
             Failure::Io(Some(error))
                 if error.kind() == io::ErrorKind::TimedOut && !self.is_over() =>
             {
-                self.violation = Some(LimitViolation::Heartbeat);
-                self.outbox.close(CloseReason::HeartbeatLost);
+                self.close_for(Violation::of_time(
+                    CloseReason::HeartbeatLost,
+                    LimitViolation::Heartbeat,
+                ));
             }
             Failure::Io(error) => {
                 if !self.is_over() {
-                    self.end = Some(Box::new(End::Lost(error)));
+                    self.end = Some(Box::new(Ended::By(End::Lost(error))));
                 }
                 self.outbox.abandon();
             }
             Failure::Violation(violation) => {
-                tracing::debug!(reason = violation.reason.as_str(), "{}", violation.detail);
                 self.peer = PeerState::Violating;
-                self.violation = violation.limit;
-                self.outbox.close(violation.reason);
+                self.close_for(violation);
             }
+        }
+    }
+
+    fn close_for(&mut self, violation: Violation) {
+        // Another thread may have closed the outbox since the last look: that is why the session ends.
+        if !self.is_over() {
+            self.outbox.close(violation.reason);
+            self.end = Some(Box::new(Ended::Violation(violation)));
         }
     }
 
@@ -474,9 +489,8 @@ where
                     self.outbox.ping();
                     self.poll_flush_outbox(cx);
                 }
-                Poll::Ready(Due::Close(reason, violation)) => {
-                    self.violation = Some(violation);
-                    return self.outbox.close(reason);
+                Poll::Ready(Due::Close(reason, limit)) => {
+                    return self.close_for(Violation::of_time(reason, limit));
                 }
             }
         }
@@ -507,7 +521,21 @@ impl<S> Session<S> {
     /// The limit that the peer exceeded, if that ended the session.
     #[must_use]
     pub fn violation(&self) -> Option<LimitViolation> {
-        self.violation
+        self.violated()?.limit
+    }
+
+    /// What the peer did, in words for a log, if it violated the protocol or a limit and the name of
+    /// that does not say it.
+    #[must_use]
+    pub fn violation_detail(&self) -> Option<&str> {
+        Some(self.violated()?.detail.as_str()).filter(|detail| !detail.is_empty())
+    }
+
+    fn violated(&self) -> Option<&Violation> {
+        match self.end.as_deref()? {
+            Ended::Violation(violation) => Some(violation),
+            Ended::By(_) => None,
+        }
     }
 
     fn is_over(&self) -> bool {

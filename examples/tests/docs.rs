@@ -76,6 +76,38 @@ fn links_have_targets() {
     assert!(anchors >= 10, "{anchors} links to headings");
 }
 
+#[test]
+fn book_has_every_page() {
+    let docs = root().join("docs");
+    let summary = docs.join("SUMMARY.md");
+    let listed: Vec<_> = links(&prose(&summary)).iter().map(|link| docs.join(link)).collect();
+    for page in pages(&docs).into_iter().filter(|page| *page != summary) {
+        assert!(listed.contains(&page), "docs/SUMMARY.md does not list {}", page.display());
+    }
+}
+
+#[test]
+fn runbook_has_every_alarm() {
+    let rules = fs::read_to_string(root().join("deploy/prometheus-rules.yml")).unwrap();
+    let runbook = prose(&root().join("docs/runbook.md"));
+    let mut alarms =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).peekable();
+    assert!(alarms.peek().is_some());
+    for alarm in alarms {
+        assert!(runbook.contains(&format!("\n### {alarm}\n")), "docs/runbook.md lacks {alarm}");
+    }
+}
+
+/// The user of Redis in compose has the rights that the documentation says that servers need.
+#[test]
+fn compose_has_the_documented_rights() {
+    let compose = fs::read_to_string(root().join("deploy/compose.yaml")).unwrap();
+    let page = fs::read_to_string(root().join("docs/redis.md")).unwrap();
+    let rights = page.split("ACL SETUSER chat on >PASSWORD resetchannels &chat:* ~chat:* ").nth(1);
+    let rights = rights.unwrap().lines().next().unwrap();
+    assert!(compose.contains(&rights.replace('|', "\\|")), "{rights}");
+}
+
 /// A longer text belongs below a heading.
 #[test]
 fn cells_of_the_page_of_faults_are_short() {

@@ -12,7 +12,8 @@
 //! as large as what it missed. After each page one step under the room's lock decides: if the room
 //! holds all that follows on the page in memory, the member gets that and is attached; if not, the
 //! next page is read. So no message falls between the last page and the first delivery, and none is
-//! in both.
+//! in both. The same holds for the changes of the roster that the member has received with the
+//! snapshot: it receives those that it missed with the next page, or when it is attached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 use super::joiner::{JoinState, Joiner, Snapshot};
 use super::membership::Membership;
 use super::pages::{PAGE, PAGE_BYTES, Reader, missed};
+use super::presence_log::MissedPresence;
 use super::{Counters, Shared};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
@@ -137,8 +139,9 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             Some(wanted.in_memory(snapshot)?.into_iter().cloned().collect())
         };
         membership.attach(member, in_memory, |snapshot, messages| {
+            let ahead = snapshot.presence_ahead();
             self.send_snapshot(snapshot, messages.iter().collect());
-            !self.is_closed
+            (!self.is_closed).then_some(ahead)
         })
     }
 
@@ -209,12 +212,13 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     pub(super) async fn run(mut self, membership: &mut Membership<M>, page: FirstPage) {
         let FirstPage { history, recovered } = page;
         let here = Position { offset: last_offset(&history), ..history.position };
-        membership.detach();
-        membership.with_snapshot(|snapshot| {
+        let presence = membership.detach_at(|snapshot| {
             let snapshot = Snapshot { position: Some(here), ..snapshot };
             self.present(snapshot, history.entries.iter().collect(), recovered);
         });
-        if let Err(error) = self.follow(membership, here).await {
+        // A room in which a member has joined is live.
+        let Some(presence) = presence else { return };
+        if let Err(error) = self.follow(membership, here, presence).await {
             tracing::debug!(%error, topic = %self.topic, "member could not catch up, closing it");
             self.member.close(CloseReason::InternalError);
         }
@@ -225,17 +229,17 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         &mut self,
         membership: &mut Membership<M>,
         here: Position,
+        mut presence: MissedPresence,
     ) -> Result<(), BrokerError> {
         // Mostly nothing was published during the first read. Then the member is attached at once,
         // even if its outbox still holds the page: it needs no room for another one.
         let is_complete = |snapshot: &Snapshot<'_, M>| {
-            snapshot.position.is_none_or(|room| room == here).then_some(())
+            snapshot.position.is_none_or(|room| room == here).then(Vec::new)
         };
         if self.is_closed {
             return Ok(());
         }
-        let state = membership.attach(self.member.clone(), is_complete, |_, ()| true);
-        if state == JoinState::Live {
+        if self.attach_after_pages(membership, &mut presence, is_complete) == JoinState::Live {
             return Ok(());
         }
         let mut reader = Reader::after_page(here);
@@ -243,28 +247,37 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             if !self.joiner.drained(&self.member).await {
                 return Err(interrupted());
             }
-            let (member, mut room) = (self.member.clone(), None);
+            let mut room = None;
             let rest = |snapshot: &Snapshot<'_, M>| {
                 room = snapshot.position;
                 reader.rest(snapshot)
             };
-            let state = membership.attach(member, rest, |_, rest| {
-                self.deliver(rest);
-                !self.is_closed
-            });
+            let state = self.attach_after_pages(membership, &mut presence, rest);
             if state == JoinState::Live || self.is_closed {
                 return Ok(());
             }
             if reader.wants_page(room) {
                 let history = self.read(reader.range(), PAGE).await?;
-                let before = reader;
-                self.deliver(reader.take(&history));
-                if reader != before {
+                if let Some(items) = reader.take(&history) {
+                    self.deliver(&mut presence, items);
                     continue;
                 }
             }
             self.wait_for_progress(membership, room).await?;
         }
+    }
+
+    /// Attaches the member with the items that follow on its pages, if `rest` finds them in memory.
+    fn attach_after_pages(
+        &mut self,
+        membership: &mut Membership<M>,
+        presence: &mut MissedPresence,
+        rest: impl FnOnce(&Snapshot<'_, M>) -> Option<Vec<Item>>,
+    ) -> JoinState {
+        membership.attach(self.member.clone(), rest, |_, rest| {
+            self.deliver(presence, rest);
+            (!self.is_closed).then(|| presence.ahead())
+        })
     }
 
     /// Waits until this server receives more, while it is behind a member that has received
@@ -283,11 +296,14 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         }
     }
 
-    fn deliver(&mut self, items: Vec<Item>) {
-        if items.is_empty() {
+    /// Delivers the presence changes that the member has missed so far, and `items`.
+    fn deliver(&mut self, presence: &mut MissedPresence, items: Vec<Item>) {
+        let Some(mut changes) = presence.take() else { return self.note(DeliveryOutcome::Full) };
+        changes.extend(items);
+        if changes.is_empty() {
             return;
         }
-        let batch = Batch::new(self.topic.clone(), items);
+        let batch = Batch::new(self.topic.clone(), changes);
         self.joiner.on_bytes(batch.payload_len());
         let outcome = self.member.deliver(&batch);
         self.note(outcome);

@@ -253,7 +253,9 @@ impl<M: Deliver + Clone> Shared<M> {
         // A room with followers alone has no group: its one turn finishes the batch.
         let groups_left = AtomicUsize::new(members.groups().len().max(1));
         let batch = Batch::new(topic, items);
-        let cost = batch.payload_len().max(LEAST_COST);
+        let payload = batch.payload_len();
+        self.traffic.count(&batch, payload, members.len());
+        let cost = payload.max(LEAST_COST);
         Some((Job { serial, batch, members, groups_left, cost, since }, fed))
     }
 

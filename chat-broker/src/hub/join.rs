@@ -203,12 +203,15 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let started = self.add_member(topic, id, &member_slot, max_members, {
             let member_slot = member_slot.clone();
             move |snapshot| {
+                let ahead = snapshot.presence_ahead();
                 let state = match max_users {
                     Some(_) => JoinState::CatchingUp,
                     None => catch_up.start(snapshot),
                 };
                 if state == JoinState::CatchingUp || catch_up.is_closed() {
                     member_slot.detach();
+                } else {
+                    member_slot.skip_presence(ahead);
                 }
                 (catch_up, state)
             }

@@ -5,6 +5,7 @@ use chat_core::{
 };
 
 use super::member_slot::MemberSlot;
+use super::presence_log::presence_changes;
 
 /// A topic as a member joins it.
 #[derive(Debug)]
@@ -29,16 +30,24 @@ pub struct Snapshot<'a, M> {
     /// The room's occupants on all servers; `None` for a user's own topic, and if the broker has no
     /// [presence](crate::Broker::presence).
     ///
-    /// It is the latest that this server knows, unlike the messages, which end at the position: it
-    /// includes changes that are on their way to the members. So the member may receive a join, a
-    /// rename or a leave that the roster shows already, mostly when users join at the same time. Take
-    /// such an event as the state of its user, not as a difference.
+    /// The roster of a member that joins, and the joins, leaves, renames and counts that it receives
+    /// afterwards, in order and each once, are the roster of the room; also if the member first reads
+    /// the pages that it missed. A roster that is read at another time, with
+    /// [`Membership::with_snapshot`](super::Membership::with_snapshot), is ahead of the changes that
+    /// are on their way to the members.
     pub roster: Option<&'a Roster>,
+    /// The items that no batch has taken yet: the roster contains their changes.
+    pub(super) pending: &'a [Item],
     /// The members on this server, this one included.
     pub members: &'a Members<MemberSlot<M>>,
 }
 
 impl<M> Snapshot<'_, M> {
+    /// How many changes of the roster are in no batch yet.
+    pub(super) fn presence_ahead(&self) -> usize {
+        presence_changes(self.pending)
+    }
+
     /// The messages as one batch, after a gap if the member asked for those that follow on a
     /// position and some of these are missing. `None` if the batch would be empty.
     #[must_use]
@@ -95,13 +104,12 @@ pub(super) enum JoinState {
 /// ```
 pub trait Joiner<M: Deliver>: Send + 'static {
     /// Called once, before anything is delivered to the member: what is delivered afterwards
-    /// follows on the position in the snapshot, with no gap and no repeat of a message; a change of
-    /// the occupants may repeat what the [roster](Snapshot::roster) shows. By default the snapshot is
-    /// delivered as a [batch](Snapshot::batch).
+    /// follows on the position and on the [roster](Snapshot::roster) in the snapshot, with no gap and
+    /// no repeat. By default the snapshot is delivered as a [batch](Snapshot::batch).
     ///
     /// In a [rejoin](super::Membership::rejoin) without [`since`](super::JoinOptions::since) the
     /// member continues to receive the room: batches that are on their way to it may arrive after the
-    /// snapshot and repeat its messages.
+    /// snapshot and repeat its messages and its changes.
     ///
     /// A member whose outbox is full ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and
     /// receives nothing more.

@@ -1,21 +1,38 @@
 //! The entry of a member in a topic.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, mem};
 
 use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::presence_log::is_presence;
+
 /// The entry of a member in a topic, which snapshots of the members share. Once the member has
 /// left, or was closed as a slow consumer, nothing is delivered through it, even if a batch took
 /// its snapshot of the members before.
-pub struct MemberSlot<M>(Arc<Mutex<Option<M>>>);
+pub struct MemberSlot<M>(Arc<Mutex<State<M>>>);
+
+enum State<M> {
+    /// The member has left, was closed as a slow consumer, or does not receive the topic yet.
+    Detached,
+    Live(M),
+    /// The roster of the member is ahead of its batches. Boxed: few members are in this state, and
+    /// not for long.
+    Ahead(Box<Ahead<M>>),
+}
+
+struct Ahead<M> {
+    member: M,
+    /// How many presence changes of the next batches the roster contains.
+    changes: usize,
+}
 
 impl<M: Clone> MemberSlot<M> {
     /// The member, unless it has left or was closed as a slow consumer.
     #[must_use]
     pub fn member(&self) -> Option<M> {
-        self.lock().clone()
+        self.with(M::clone)
     }
 }
 
@@ -23,18 +40,31 @@ impl<M> MemberSlot<M> {
     /// What `read` returns for the member, unless it has left: cheaper than a clone of the handle.
     /// Deliveries to the member wait until `read` returns.
     pub fn with<T>(&self, read: impl FnOnce(&M) -> T) -> Option<T> {
-        self.lock().as_ref().map(read)
+        self.lock().member().map(read)
     }
 
     pub(super) fn new(member: M) -> Self {
-        Self(Arc::new(Mutex::new(Some(member))))
+        Self(Arc::new(Mutex::new(State::Live(member))))
     }
 
     /// Replaces the member's handle, unless the member is detached: what follows would hide what it
     /// has not received.
     pub(super) fn replace(&self, member: M) {
-        if let Some(current) = self.lock().as_mut() {
-            *current = member;
+        match &mut *self.lock() {
+            State::Detached => {}
+            State::Live(current) => *current = member,
+            State::Ahead(ahead) => ahead.member = member,
+        }
+    }
+
+    /// Skips this many presence changes in the next batches: the roster that the member has received
+    /// contains them.
+    pub(super) fn skip_presence(&self, changes: usize) {
+        let mut state = self.lock();
+        if changes > 0
+            && let Some(member) = state.take()
+        {
+            *state = State::Ahead(Box::new(Ahead { member, changes }));
         }
     }
 
@@ -44,7 +74,7 @@ impl<M> MemberSlot<M> {
         self.lock().take();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<M>> {
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
         self.0.lock()
     }
 }
@@ -53,13 +83,66 @@ impl<M: Deliver> MemberSlot<M> {
     /// Delivers a batch. A member whose outbox is full is closed and detached: if a later batch
     /// fitted again, the member would have a gap that it does not know of.
     pub(super) fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
-        let mut member = self.lock();
-        let outcome =
-            member.as_ref().map_or(DeliveryOutcome::Closed, |member| member.deliver(batch));
-        if outcome == DeliveryOutcome::Full
-            && let Some(member) = member.take()
-        {
+        let mut state = self.lock();
+        let outcome = match &*state {
+            State::Live(member) => member.deliver(batch),
+            _ => state.deliver_news(batch),
+        };
+        if outcome == DeliveryOutcome::Full {
+            state.close();
+        }
+        outcome
+    }
+}
+
+impl<M> State<M> {
+    fn member(&self) -> Option<&M> {
+        match self {
+            Self::Detached => None,
+            Self::Live(member) => Some(member),
+            Self::Ahead(ahead) => Some(&ahead.member),
+        }
+    }
+
+    fn take(&mut self) -> Option<M> {
+        match mem::replace(self, Self::Detached) {
+            Self::Detached => None,
+            Self::Live(member) => Some(member),
+            Self::Ahead(ahead) => Some(ahead.member),
+        }
+    }
+}
+
+impl<M: Deliver> State<M> {
+    #[cold]
+    fn close(&mut self) {
+        if let Some(member) = self.take() {
             member.close(CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Delivers a batch without the presence changes that the member's roster contains.
+    // Not inlined: each delivery to a live member would save the registers that this needs.
+    #[cold]
+    #[inline(never)]
+    fn deliver_news(&mut self, batch: &Batch) -> DeliveryOutcome {
+        let Self::Ahead(ahead) = self else { return DeliveryOutcome::Closed };
+        let mut is_news = |item: &_| {
+            let is_known = ahead.changes > 0 && is_presence(item);
+            ahead.changes -= usize::from(is_known);
+            !is_known
+        };
+        let news: Vec<_> = batch.items().iter().filter(|item| is_news(item)).cloned().collect();
+        let outcome = match news.len() {
+            0 => DeliveryOutcome::Skipped,
+            // With the frames that it shares with the other members.
+            all if all == batch.items().len() => ahead.member.deliver(batch),
+            _ => ahead.member.deliver(&Batch::new(batch.topic().clone(), news)),
+        };
+        if ahead.changes == 0
+            && let Some(member) = self.take()
+        {
+            *self = Self::Live(member);
         }
         outcome
     }

@@ -10,6 +10,7 @@ use super::Shared;
 use super::awaited::RosterCondition;
 use super::joiner::{JoinState, Snapshot};
 use super::member_slot::MemberSlot;
+use super::presence_log::MissedPresence;
 use super::room::Waiter;
 use crate::error::BrokerError;
 use crate::presence::Departure;
@@ -85,12 +86,13 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under
     /// the room's lock; but only if `in_memory` finds in the room all that the member must get
-    /// before. If not, nothing changes. The member receives nothing if `start` returns `false`.
+    /// before. If not, nothing changes. `start` returns how many presence changes of the next batches
+    /// the member has; `None` if it is to receive nothing.
     pub(super) fn attach<T>(
         &mut self,
         member: M,
         in_memory: impl FnOnce(&Snapshot<'_, M>) -> Option<T>,
-        start: impl FnOnce(Snapshot<'_, M>, T) -> bool,
+        start: impl FnOnce(Snapshot<'_, M>, T) -> Option<usize>,
     ) -> JoinState {
         let attached = self.shared.registry.update(&self.topic, |room| {
             self.shared.expire(&mut room.state.sequence);
@@ -103,8 +105,9 @@ impl<M: Deliver + Clone> Membership<M> {
             let member_slot = MemberSlot::new(member);
             room.replace(self.id, member_slot.clone());
             self.member_slot = member_slot;
-            if !start(room.state.snapshot(&self.topic, room.members())?, found) {
-                self.member_slot.detach();
+            match start(room.state.snapshot(&self.topic, room.members())?, found) {
+                Some(ahead) => self.member_slot.skip_presence(ahead),
+                None => self.member_slot.detach(),
             }
             Some(())
         });
@@ -114,9 +117,22 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// Stops deliveries to the member until it is [attached](Self::attach).
+    /// Stops deliveries to the member.
     pub(super) fn detach(&self) {
         self.member_slot.detach();
+    }
+
+    /// Stops deliveries to the member until it is [attached](Self::attach). Passes `start` a snapshot,
+    /// and returns the presence changes that follow on its roster; `None` if the topic is not live.
+    pub(super) fn detach_at(&self, start: impl FnOnce(Snapshot<'_, M>)) -> Option<MissedPresence> {
+        let missed = self.shared.registry.update(&self.topic, |room| {
+            self.shared.expire(&mut room.state.sequence);
+            let (members, state) = room.split();
+            self.member_slot.detach();
+            start(state.snapshot(&self.topic, members)?);
+            Some(state.log_presence())
+        });
+        missed.flatten()
     }
 
     /// Waits until the topic is subscribed: what is published from then on arrives. After a

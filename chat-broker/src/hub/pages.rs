@@ -1,5 +1,9 @@
 //! The position of a reader that continues a room's sequence, in pages of the history and then in the
 //! room's memory: a member that catches up, or a follower.
+//!
+//! All decisions of the two are here; each has its own loop, because what lies between them differs. A
+//! member is given page after page, each when it has drained the last, and is closed if a read fails. A
+//! follower is in its consumer's task: it returns after each page, and retries a read that fails.
 
 use chat_core::{History, HistoryEntry, HistoryRange, Item, Position, Recent};
 
@@ -40,8 +44,15 @@ impl Reader {
         HistoryRange::After(self.here.offset)
     }
 
-    /// Takes the page that was read; returns its messages, after a gap if they do not follow.
-    pub(super) fn take(&mut self, History { position, entries, .. }: &History) -> Vec<Item> {
+    /// Takes the page that was read; returns its messages, after a gap if they do not follow. `None`
+    /// if the page changes nothing: to read again would return the same.
+    pub(super) fn take(&mut self, page: &History) -> Option<Vec<Item>> {
+        let before = *self;
+        let items = self.advance(page);
+        (*self != before).then_some(items)
+    }
+
+    fn advance(&mut self, History { position, entries, .. }: &History) -> Vec<Item> {
         let position = *position;
         self.is_confirmed = true;
         if self.here.epoch != position.epoch && self.here != Position::default() {
@@ -125,7 +136,7 @@ mod tests {
 
     /// Each item: its position, and whether it is a gap.
     fn taken(reader: &mut Reader, history: &History) -> Vec<(Position, bool)> {
-        let items = reader.take(history).into_iter();
+        let items = reader.take(history).unwrap_or_default().into_iter();
         let shown = items
             .map(|item| (item.position().expect("all have one"), matches!(item, Item::Gap(_))));
         shown.collect()

@@ -1,6 +1,6 @@
 //! A room on this server, between the broker and its members.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use chat_core::{History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Topic};
@@ -11,6 +11,7 @@ use super::backlog::RoomBacklog;
 use super::follow::FollowQueue;
 use super::joiner::Snapshot;
 use super::member_slot::MemberSlot;
+use super::presence_log::{MissedPresence, PresenceLog};
 use super::sequence::{Ingested, RoomSequence};
 use crate::error::BrokerError;
 
@@ -30,6 +31,8 @@ struct Observers {
     /// Wakes the tasks that wait for the next cut, if there are any.
     cut_notify: Option<Arc<Notify>>,
     followers: Vec<Arc<FollowQueue>>,
+    /// What members that read pages miss, as long as there are any.
+    presence_log: Weak<PresenceLog>,
 }
 
 pub(super) enum Phase<M> {
@@ -75,6 +78,7 @@ impl<M> RoomState<M> {
             recovered: false,
             recent: self.sequence.recent(),
             roster: self.sequence.roster(),
+            pending: &self.backlog.pending,
             members,
         })
     }
@@ -145,6 +149,17 @@ impl<M> RoomState<M> {
         self.followers().iter().map(|follower| u64::from(!follower.push(items))).sum()
     }
 
+    /// The changes that follow on the roster of a snapshot that is taken now.
+    pub(super) fn log_presence(&mut self) -> MissedPresence {
+        let known = &mut self.observers.get_or_insert_default().presence_log;
+        let log = known.upgrade().unwrap_or_else(|| {
+            let log = Arc::default();
+            *known = Arc::downgrade(&log);
+            log
+        });
+        MissedPresence::new(log, &self.backlog.pending)
+    }
+
     /// Accepts the result of a read. The first makes the room live.
     pub(super) fn finish_reads(
         &mut self,
@@ -193,10 +208,15 @@ impl<M> RoomState<M> {
         let last = items.iter().rev().find_map(Item::position);
         if last.is_some() {
             *cut = last;
-            if let Some(observers) = &mut self.observers
+        }
+        if let Some(observers) = &mut self.observers {
+            if last.is_some()
                 && let Some(notify) = observers.cut_notify.take()
             {
                 notify.notify_waiters();
+            }
+            if let Some(log) = observers.presence_log.upgrade() {
+                log.append(&items);
             }
         }
         items

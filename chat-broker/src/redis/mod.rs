@@ -261,6 +261,7 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
+            run_id: self.presence.run_id(),
             refusals: self.shared.refusals.snapshot(),
         }
     }

@@ -13,4 +13,7 @@ mod presence;
 mod publish;
 mod records;
 mod recovery;
+#[path = "../support/roster_copy.rs"]
+mod roster_copy;
+mod rosters;
 mod support;

@@ -3,13 +3,14 @@
 use chat_broker::{HistoryRead, HistoryRules, HubConfig, MemoryBus, PublishOptions, unix_millis};
 use chat_core::{Content, Event, HistoryRange, Retention, RoomId, Sender, Topic, envelope};
 
-use crate::support::start_with;
+use crate::support::{Member, start_with};
 
 #[tokio::test]
 async fn published_message_has_the_time_and_the_retention_of_its_room() {
     let two = Retention::default().messages(2);
     let history = HistoryRules::default().class("short", Some(two)).class("game", None);
-    let (hub, _) = start_with(&MemoryBus::new(), HubConfig::default().history(history.clone()));
+    let (hub, _) =
+        start_with::<Member>(&MemoryBus::new(), HubConfig::default().history(history.clone()));
     let ann = Sender::new("ann", "Ann", "#FFFFFF");
     let (short, game) = (RoomId::new("short").unwrap(), RoomId::new("game").unwrap());
     assert_eq!((hub.retention(&short), hub.retention(&game)), (Some(two), None));
@@ -40,7 +41,7 @@ async fn published_message_has_the_time_and_the_retention_of_its_room() {
 /// A key belongs to its user.
 #[tokio::test]
 async fn repeated_key_of_a_user_is_published_once() {
-    let (hub, _) = start_with(&MemoryBus::new(), HubConfig::default());
+    let (hub, _) = start_with::<Member>(&MemoryBus::new(), HubConfig::default());
     let room = RoomId::new("r").unwrap();
     let mut outcomes = Vec::new();
     for id in ["ann", "ann", "bob"] {

@@ -97,7 +97,10 @@ pub(crate) fn start(bus: &MemoryBus) -> Hub<Member> {
 }
 
 /// A hub, and the broker with faults below it.
-pub(crate) fn start_with(bus: &MemoryBus, config: HubConfig) -> (Hub<Member>, Arc<FaultyBroker>) {
+pub(crate) fn start_with<M: Deliver + Clone + 'static>(
+    bus: &MemoryBus,
+    config: HubConfig,
+) -> (Hub<M>, Arc<FaultyBroker>) {
     let (broker, events) = bus.connect();
     let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
     let (hub, driver) = Hub::new(Arc::clone(&broker) as Arc<dyn Broker>, events, config);

@@ -8,11 +8,16 @@ use chat_broker::{
     Broker, BrokerError, Hub, HubConfig, JoinOptions, Membership, PresenceTracker, RedisBroker,
     Status,
 };
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Occupant, Topic};
+use chat_core::{
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Occupant, Topic, User,
+};
 use futures_util::future::{join as both, join_all};
 use tokio::time::timeout;
 
-use crate::support::{Node, assert_damaged, assert_unavailable, eventually, keys, room, user};
+use crate::support::roster_copy::{RosterCopy, is_copied};
+use crate::support::{
+    Node, assert_damaged, assert_unavailable, eventually, keys, persistent, room, user,
+};
 
 #[derive(Clone)]
 struct Member;
@@ -26,10 +31,10 @@ impl Deliver for Member {
 }
 
 /// A server.
-async fn start(redis: &RedisServer) -> Hub<Member> {
+async fn start<M: Deliver + Clone + 'static>(redis: &RedisServer) -> Hub<M> {
     let config = Node::config(redis).publish_connections(2);
     let (broker, events) = RedisBroker::connect(config).await.unwrap();
-    let config = HubConfig::default().join_timeout(Duration::from_millis(100));
+    let config = HubConfig::default().join_timeout(Duration::from_millis(100)).presence_limit(1000);
     let (hub, driver) = Hub::new(Arc::new(broker), events, config);
     tokio::spawn(driver.run());
     hub
@@ -46,7 +51,7 @@ fn join(
 }
 
 /// How many users are in a room.
-async fn count(hub: &Hub<Member>, topic: &Topic) -> Option<u32> {
+async fn count<M>(hub: &Hub<M>, topic: &Topic) -> Option<u32> {
     let presence = hub.broker().presence().unwrap();
     let occupancies = presence.occupancy(std::slice::from_ref(topic), 0).await;
     occupancies.ok().map(|occupancies| occupancies[0].count)
@@ -70,6 +75,32 @@ async fn fifty_joins_at_three_servers_get_eight_places() {
     drop(members);
     eventually("the places are free", async || count(&servers[0], &topic).await == Some(0)).await;
     let _later = join(&servers[1], &topic, 100).await.unwrap();
+}
+
+/// Each takes its snapshot when Redis has admitted its user, while others join.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_limited_joins_all_have_the_roster_of_the_room() {
+    const MEMBERS: u64 = 400;
+    let redis = RedisServer::start();
+    let (hub, topic) = (start::<RosterCopy>(&redis).await, room("lobby"));
+    let joins = (0..MEMBERS).map(|id| {
+        let occupant = Occupant::of(&User::new(user(&id.to_string()), None));
+        let options = JoinOptions::default().occupant(occupant).max_users(MEMBERS as u32);
+        let (hub, topic, copy) = (hub.clone(), topic.clone(), RosterCopy::default());
+        tokio::spawn(async move {
+            let (id, joiner) = (ConnectionId::new(id), copy.joiner());
+            let joined = hub.join_with(&topic, id, copy.clone(), options, joiner).await;
+            (joined.unwrap(), copy)
+        })
+    });
+    let joined: Vec<_> = join_all(joins).await.into_iter().map(Result::unwrap).collect();
+    eventually("copies of the roster", async || {
+        joined.iter().all(|(membership, copy)| is_copied(membership, copy))
+    })
+    .await;
+    for (_, copy) in &joined {
+        assert!(copy.faults().is_empty(), "{:?} of {:?}", copy.faults(), copy.log());
+    }
 }
 
 #[tokio::test]
@@ -133,6 +164,22 @@ async fn leave_frees_its_slot_for_the_next_join() {
     let topic = room("r");
     let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 1);
     enter("ann").await.unwrap();
+    let _departure = node.broker.leave(&topic, &user("ann"));
+    enter("bob").await.unwrap();
+}
+
+/// The leave is not sent before the messages that precede it.
+#[tokio::test]
+async fn leave_behind_publications_frees_its_slot_for_the_next_join() {
+    let redis = RedisServer::start();
+    let node = Node::with(Node::config(&redis).publish_connections(1)).await;
+    let topic = room("r");
+    let enter = |name| node.broker.enter_limited(&topic, Occupant::new(user(name), "".into()), 1);
+    enter("ann").await.unwrap();
+    let mut receipts = Vec::new();
+    for _ in 0..2000 {
+        receipts.push(node.broker.publish(&topic, "x".into(), persistent()).await.unwrap());
+    }
     let _departure = node.broker.leave(&topic, &user("ann"));
     enter("bob").await.unwrap();
 }

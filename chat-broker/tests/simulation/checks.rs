@@ -23,6 +23,7 @@ pub(crate) async fn heal_and_check(world: &mut World, script: &Script) {
     for listener in &world.listeners {
         check_log(&listener.log.lock().unwrap(), script);
     }
+    check_copies(world, script);
     check_sequences(world, script);
     check_acknowledged(world, script);
     check_rosters(world).await;
@@ -56,12 +57,25 @@ async fn check_that_publishing_works(world: &mut World) {
     }
 }
 
+/// The roster that each member was given, with the changes that it received, is that of its node.
+fn check_copies(world: &World, script: &Script) {
+    for (slot, membership) in (0..ROOMS.len()).flat_map(|room| world.members(room)) {
+        let is_of_it = |listener: &&Listener| listener.is_member && listener.slot == slot;
+        let listener = world.listeners.iter().find(is_of_it).expect("a listener");
+        let log = listener.log.lock().unwrap();
+        let copy: Vec<_> = check_log(&log, script).into_iter().collect();
+        let roster = node::roster(membership);
+        let roster: Vec<_> = roster.iter().map(|one| id_and_name(one)).collect();
+        assert_eq!(copy, roster, "{slot:?}: {log:?}");
+    }
+}
+
 /// One member's log: each message once, offsets upwards, and holes only where a gap says so; joins
-/// and leaves of a user take turns.
+/// and leaves of a user take turns. Returns the ids and names of who is there at the end.
 ///
 /// What Redis loses before it was answered is sent again: it may stand in two sequences, before the
 /// gap and after it.
-fn check_log(log: &[Entry], script: &Script) {
+fn check_log<'a>(log: &'a [Entry], script: &Script) -> BTreeMap<&'a str, &'a str> {
     let [Entry::Welcome(welcome, occupants), rest @ ..] = log else {
         panic!("no welcome: {log:?}")
     };
@@ -101,6 +115,7 @@ fn check_log(log: &[Entry], script: &Script) {
             Entry::Welcome(..) | Entry::Closed => panic!("{entry:?}: {log:?}"),
         }
     }
+    present
 }
 
 fn id_and_name(who: &str) -> (&str, &str) {

@@ -36,7 +36,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start(network: Network, event_queue: usize) -> Self {
+    pub(crate) async fn start(network: Network, event_queue: usize, holds_messages: bool) -> Self {
         let config = RedisConfig::new("redis://simulated").dial(network.dial()).deadline(DEADLINE);
         let config = config.event_queue(event_queue);
         let (broker, events) = RedisBroker::connect(config).await.unwrap();
@@ -44,7 +44,11 @@ impl Node {
         let few = Retention::default().messages(8);
         let history = HistoryRules::default().class(SHORT_ROOM, Some(few)).class(PLAIN_ROOM, None);
         let shared = Arc::clone(&broker) as Arc<dyn Broker>;
-        let (hub, driver) = Hub::new(shared, events, HubConfig::default().history(history));
+        let mut config = HubConfig::default().history(history);
+        if !holds_messages {
+            config = config.recent_bytes(0);
+        }
+        let (hub, driver) = Hub::new(shared, events, config);
         let driver = tokio::spawn(driver.run()).abort_handle();
         Self { network, broker, hub, driver }
     }

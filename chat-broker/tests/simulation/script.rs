@@ -19,6 +19,8 @@ pub(crate) struct Script {
     pub(crate) event_queue: usize,
     /// Each node follows each room.
     pub(crate) has_followers: bool,
+    /// Hubs hold messages for joins. If not, members that missed some read pages.
+    pub(crate) holds_messages: bool,
     pub(crate) steps: Vec<(Duration, Step)>,
 }
 
@@ -103,8 +105,8 @@ impl Script {
                 if rng.chance(faults) { fault(&mut rng, nodes) } else { call(&mut rng, nodes) };
             steps.push((Duration::from_millis(pause), step));
         }
-        let has_followers = rng.chance(30);
-        Self { nodes, delay, event_queue, has_followers, steps }
+        let (has_followers, holds_messages) = (rng.chance(30), rng.chance(60));
+        Self { nodes, delay, event_queue, has_followers, holds_messages, steps }
     }
 
     /// Whether Redis loses what it has acknowledged.
@@ -179,8 +181,9 @@ impl Millis for u64 {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, delay, event_queue, .. } = self;
-        writeln!(f, "{nodes} nodes, delays up to {delay:?}, {event_queue} events in a queue")?;
+        let Self { nodes, delay, event_queue, holds_messages, .. } = self;
+        write!(f, "{nodes} nodes, delays up to {delay:?}, {event_queue} events in a queue")?;
+        writeln!(f, "{}", if *holds_messages { "" } else { ", pages for all that is missed" })?;
         let mut at = Duration::ZERO;
         for (pause, step) in &self.steps {
             at += *pause;

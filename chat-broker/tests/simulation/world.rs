@@ -24,6 +24,7 @@ pub(crate) struct World {
     delay: Duration,
     event_queue: usize,
     has_followers: bool,
+    holds_messages: bool,
     nodes: Vec<Option<Alive>>,
     /// When nodes that were killed begin again, and Redis.
     due: BTreeMap<Due, Instant>,
@@ -129,6 +130,7 @@ impl World {
             delay: script.delay,
             event_queue: script.event_queue,
             has_followers: script.has_followers,
+            holds_messages: script.holds_messages,
             nodes: (0..script.nodes).map(|_| None).collect(),
             due: BTreeMap::new(),
             saved,
@@ -275,7 +277,7 @@ impl World {
     async fn start_node(&mut self, nth: usize) {
         let network = Network::new(&self.redis, Rng::new(self.rng.bits()));
         network.set_delay(self.delay);
-        let node = Node::start(network, self.event_queue).await;
+        let node = Node::start(network, self.event_queue, self.holds_messages).await;
         let rooms = if self.has_followers { 0..ROOMS.len() } else { 0..0 };
         let followers = rooms.map(|room| self.follow(&node, room)).collect();
         let (members, publishing) = (BTreeMap::new(), Vec::new());
@@ -447,7 +449,10 @@ impl World {
                 let (joined, took) = call.await.unwrap();
                 assert!(took <= JOIN_LIMIT, "{slot:?} took {took:?} to join: {joined:?}");
                 alive.members.remove(&slot);
-                if let Ok((membership, member)) = joined {
+                // A member that could not read its pages was closed.
+                if let Ok((membership, member)) = joined
+                    && !membership.is_detached()
+                {
                     let (log, joined) = (member.log, since.unwrap_or_else(Instant::now));
                     self.listeners.push(Listener { slot, log, joined, is_member: true });
                     alive.members.insert(slot, Joining::Joined(membership));

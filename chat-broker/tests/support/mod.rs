@@ -1,5 +1,7 @@
 //! A node under test, and waiting with a deadline.
 
+pub(crate) mod roster_copy;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
 use std::sync::Mutex;

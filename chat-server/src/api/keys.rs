@@ -46,7 +46,7 @@ pub enum ApiScope {
     Erase,
     /// To issue tokens for clients.
     Tokens,
-    /// To list the servers.
+    /// To list the servers, and what has the most traffic on one.
     Admin,
 }
 
@@ -292,6 +292,10 @@ impl ApiKeys {
         self.0.borrow().is_empty()
     }
 
+    pub(crate) fn all(&self) -> ActiveKeys {
+        Arc::clone(&self.0.borrow())
+    }
+
     /// The keys as they change.
     pub(crate) fn watch(&self) -> watch::Receiver<ActiveKeys> {
         self.0.subscribe()
@@ -299,7 +303,7 @@ impl ApiKeys {
 
     /// The key with this secret. Takes the same time for every secret of the same length.
     pub(crate) fn find(&self, secret: &str) -> Option<Arc<ActiveKey>> {
-        let keys = Arc::clone(&self.0.borrow());
+        let keys = self.all();
         let hash = hash(secret);
         let mut found = None;
         for active in keys.iter() {
@@ -340,7 +344,20 @@ impl ActiveKey {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.key.until.is_some_and(|until| until <= SystemTime::now())
+        self.ends_at().is_some_and(|end| end <= SystemTime::now())
+    }
+
+    pub(crate) fn ends_at(&self) -> Option<SystemTime> {
+        self.key.until
+    }
+
+    pub(crate) fn scopes(&self) -> &[ApiScope] {
+        &self.key.scopes
+    }
+
+    /// The texts of the patterns that [`ApiKey::rooms`] has.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.key.patterns.iter().map(Pattern::as_str)
     }
 
     /// Takes a call from the rate of the key.

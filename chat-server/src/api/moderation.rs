@@ -93,6 +93,8 @@ impl Done {
 #[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(super) struct BansParams {
+    /// The id of a user, whose bans alone are listed.
+    user: Option<String>,
     /// The `next` of the page before.
     after: Option<String>,
     /// The most bans of the page.
@@ -238,8 +240,10 @@ pub(super) async fn bans(
     Params(params): Params<BansParams>,
 ) -> Result<Json<BansAnswer>, Refusal> {
     let limit = limit(params.limit, MAX_PAGE, MAX_PAGE)? as usize;
+    let wanted = params.user.as_deref().map(user_id).transpose()?;
     let is_seen = |user: &UserId, room: Option<&RoomId>| {
-        room.map_or_else(|| key.is_for_user(user), |room| key.is_for_room(room))
+        wanted.as_ref().is_none_or(|wanted| wanted == user)
+            && room.map_or_else(|| key.is_for_user(user), |room| key.is_for_room(room))
     };
     let mut bans = state.moderation.bans(is_seen);
     if let Some(after) = &params.after {

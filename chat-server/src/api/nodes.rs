@@ -1,14 +1,16 @@
-//! The servers that share the broker.
+//! The servers that share the broker, and the last minutes of the one that answers.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Shared;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::query::Params;
 use crate::error::Error;
 use crate::fleet::NodeInfo;
 use crate::refusal::Refusal;
+use crate::samples::Sample;
 use crate::state::State;
 
 /// The servers that share the broker.
@@ -40,4 +42,33 @@ pub(super) async fn nodes(Shared(state): Shared<Arc<State>>) -> Result<Json<Node
     let nodes = state.nodes().await.map_err(Error::from)?;
     let nodes = nodes.into_iter().map(|(node, info)| Node { node: node.to_string(), info });
     Ok(Json(NodesAnswer { nodes: nodes.collect() }))
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub(super) struct SamplesParams {
+    /// The `at` of a sample, after which all are listed. Default: 0, all.
+    after: Option<u64>,
+}
+
+/// What the server that answers did in the last ten minutes.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct SamplesAnswer {
+    /// A sample for each 5 seconds, oldest first.
+    samples: Vec<Sample>,
+}
+
+/// Lists what the server that answers did in the last ten minutes.
+#[cfg_attr(test, utoipa::path(
+    get, path = "/api/samples", tag = "servers",
+    params(SamplesParams),
+    responses((status = 200, description = "The samples.", body = SamplesAnswer)),
+))]
+pub(super) async fn samples(
+    Shared(state): Shared<Arc<State>>,
+    Params(SamplesParams { after }): Params<SamplesParams>,
+) -> Json<SamplesAnswer> {
+    Json(SamplesAnswer { samples: state.samples.after(after.unwrap_or_default()) })
 }

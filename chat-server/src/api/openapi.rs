@@ -12,7 +12,8 @@ use utoipa::OpenApi;
 
 use super::keys::ApiScope;
 use super::{
-    Call, batch, calls, calls_alone, export, messages, moderation, nodes, rooms, tokens, users,
+    Call, batch, calls, calls_alone, connections, current_key, export, messages, moderation, nodes,
+    rooms, tokens, users,
 };
 use crate::refusal::ErrorBody;
 
@@ -41,7 +42,11 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         moderation::bans,
         tokens::issue,
         users::status,
+        users::user,
+        current_key::key,
         nodes::nodes,
+        nodes::samples,
+        connections::connections,
         batch::batch,
         document_call,
     ),

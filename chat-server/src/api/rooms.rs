@@ -11,10 +11,11 @@ use chat_core::{Epoch, ErrorCode, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
-use super::keys::ActiveKey;
+use super::connections::{BUSIEST, MAX_BUSIEST};
+use super::keys::{ActiveKey, ApiScope};
 use super::moderation::Done;
 use super::names::{RoomPath, room_id, user_id};
-use super::query::{Params, limit};
+use super::query::{Params, limit, rounded};
 use crate::error::Error;
 use crate::refusal::Refusal;
 use crate::service::rules::check_name;
@@ -168,15 +169,29 @@ pub(super) struct RoomsParams {
     prefix: Option<String>,
     /// The `next` of the page before.
     after: Option<String>,
-    /// The most rooms of the page.
+    /// The most rooms of the page; by traffic at most 100, and 20 by default.
     #[cfg_attr(test, param(minimum = 1, maximum = 1000, default = 1000))]
     limit: Option<u32>,
+    /// The order of the rooms. Default: that of their names.
+    order: Option<Order>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    /// Those with the most traffic on this server first.
+    Traffic,
 }
 
 /// A page of the rooms that have users.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct RoomsAnswer {
+    /// The id of the server, of rooms by traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    node: Option<String>,
     /// The rooms. Fewer than the limit, or none, may have a next page.
     rooms: Vec<OccupiedRoom>,
     /// The `after` of the next page; absent on the last one.
@@ -192,12 +207,34 @@ struct OccupiedRoom {
     room: String,
     /// The number of users in the room, on all servers.
     count: u32,
+    /// What the room's members on this server received, if the rooms are listed by traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    traffic: Option<Traffic>,
+}
+
+/// The traffic of a room on one server in the last minute: estimates by samples.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+struct Traffic {
+    /// Connections in the room, on this server.
+    members: usize,
+    /// Messages in a second.
+    messages: f64,
+    /// Messages to members in a second: one for each message and member.
+    deliveries: f64,
+    /// Bytes to members in a second, as the messages are stored.
+    bytes: f64,
 }
 
 /// Lists the rooms that have users, on any server.
 ///
 /// A room that has users while all pages are read is in one of them. The key must be for every room whose
 /// name begins with the prefix.
+///
+/// With `order=traffic`, for which the key needs the scope `admin`, the rooms with the most traffic on this
+/// server in the last minute: by the bytes to their members, to which each delivery adds 256. A room
+/// with less than a 128th of the traffic, or with few messages, may be missing.
 #[cfg_attr(test, utoipa::path(
     get, path = "/api/rooms", tag = "rooms",
     params(RoomsParams),
@@ -208,6 +245,9 @@ pub(super) async fn rooms(
     Extension(key): Extension<Arc<ActiveKey>>,
     Params(params): Params<RoomsParams>,
 ) -> Result<Json<RoomsAnswer>, Refusal> {
+    if let Some(Order::Traffic) = params.order {
+        return hottest(&state, &key, params).await;
+    }
     let limit = limit(params.limit, MAX_ROOMS, MAX_ROOMS)?;
     let after = params.after.as_deref().map(room_id).transpose()?;
     let presence = state.hub.broker().presence();
@@ -219,9 +259,44 @@ pub(super) async fn rooms(
     let rooms = page
         .rooms
         .into_iter()
-        .map(|occupied| OccupiedRoom { room: occupied.room.to_string(), count: occupied.count });
+        .map(|occupied| (occupied.room.to_string(), occupied.count))
+        .map(|(room, count)| OccupiedRoom { room, count, traffic: None });
     let next = page.next.map(|room| room.to_string());
-    Ok(Json(RoomsAnswer { rooms: rooms.collect(), next }))
+    Ok(Json(RoomsAnswer { node: None, rooms: rooms.collect(), next }))
+}
+
+/// The rooms with the most traffic on this server.
+async fn hottest(
+    state: &State,
+    key: &ActiveKey,
+    params: RoomsParams,
+) -> Result<Json<RoomsAnswer>, Refusal> {
+    key.check_scope(ApiScope::Admin)?;
+    let prefix = params.prefix.as_deref().unwrap_or_default();
+    key.check_prefix(prefix)?;
+    if params.after.is_some() {
+        return Err(bad_field("Rooms by traffic are one page: they have no \"after\"."));
+    }
+    let limit = limit(params.limit, BUSIEST, MAX_BUSIEST)?;
+    let mut hottest = state.hub.hottest_rooms(MAX_BUSIEST as usize);
+    hottest.retain(|traffic| traffic.room.as_str().starts_with(prefix));
+    hottest.truncate(limit as usize);
+    let topics: Vec<_> = hottest.iter().map(|traffic| Topic::Room(traffic.room.clone())).collect();
+    let presence = state.hub.broker().presence();
+    let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
+    let occupancies = presence.occupancy(&topics, 0).await.map_err(Error::from)?;
+    let rooms = hottest.into_iter().zip(occupancies).map(|(traffic, occupancy)| OccupiedRoom {
+        room: traffic.room.to_string(),
+        count: occupancy.count,
+        traffic: Some(Traffic {
+            members: traffic.members,
+            messages: rounded(traffic.messages),
+            deliveries: rounded(traffic.deliveries),
+            bytes: rounded(traffic.bytes),
+        }),
+    });
+    let (node, rooms) = (Some(state.node.clone()), rooms.collect());
+    Ok(Json(RoomsAnswer { node, rooms, next: None }))
 }
 
 /// A user to move.
@@ -253,7 +328,7 @@ pub(super) async fn join(
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
     key.check_user(&user)?;
-    let max = state.config.limits.name_bytes;
+    let max = state.limits.config().name_bytes;
     check_name(ErrorCode::RoomNameInvalid, room.as_str(), max).map_err(Error::from)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
     Ok(Done::OK)

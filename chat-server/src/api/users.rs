@@ -1,15 +1,16 @@
-//! Which users are online.
+//! Users, and which of them are online.
 
 use std::sync::Arc;
 
 use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chat_core::Topic;
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
 use super::keys::ActiveKey;
-use super::names::user_id;
+use super::names::{UserPath, user_id};
 use crate::error::Error;
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -63,4 +64,34 @@ pub(super) async fn status(
     });
     users.retain(|_| online.next().unwrap_or_default());
     Ok(Json(StatusAnswer { online: users }))
+}
+
+/// A user.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct UserAnswer<'a> {
+    /// The id.
+    user: &'a str,
+    /// The number of servers with a connection of the user that receives direct messages.
+    servers: u32,
+    /// The number of connections of the user to the server that answers.
+    connections: usize,
+}
+
+/// Reads how often a user is connected.
+#[cfg_attr(test, utoipa::path(
+    get, path = "/api/users/{user}", tag = "users",
+    params(("user" = String, Path, description = "The id of the user")),
+    responses((status = 200, description = "The user.", body = UserAnswer)),
+))]
+pub(super) async fn user(
+    Shared(state): Shared<Arc<State>>,
+    UserPath(user): UserPath,
+) -> Result<Response, Refusal> {
+    let connections = state.sessions.of_user(&user);
+    let topics = [Topic::User(user.clone())];
+    let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
+    // Servers subscribe to the topic of a backend's id.
+    let servers = if user.is_backend() { 0 } else { counts.first().copied().unwrap_or(0) };
+    Ok(Json(UserAnswer { user: user.as_str(), servers, connections }).into_response())
 }

@@ -37,7 +37,6 @@ use axum::http::{Extensions, HeaderMap, header};
 use chat_core::{Capability, Grants, RoomId, UserId, UserName};
 use tokio::time::timeout;
 
-use crate::log_budget::OncePerMinute;
 use crate::setters::setters;
 
 pub(crate) use access::{Access, Verdict, unauthorized};
@@ -323,7 +322,6 @@ pub(crate) async fn authenticate(
         .await
         .unwrap_or_else(|_| Err(AuthError::Unavailable("the check took too long".to_owned())))
         .and_then(not_a_backend)
-        .inspect_err(log_rejection)
 }
 
 /// Backends send by [`RoomHandle`](crate::RoomHandle). Clients could not tell a connection of the same
@@ -333,15 +331,6 @@ fn not_a_backend(identity: Identity) -> Result<Identity, AuthError> {
         return Err(AuthError::invalid("the id of the user begins with @, as ids of backends do"));
     }
     Ok(identity)
-}
-
-/// Logs why a client was rejected, but not its credentials, which are secret. At most ten lines a minute:
-/// clients can cause them at any rate.
-fn log_rejection(error: &AuthError) {
-    static LINES: [OncePerMinute; 10] = [const { OncePerMinute::new() }; 10];
-    if *error != AuthError::Missing && LINES.iter().any(OncePerMinute::is_due) {
-        tracing::warn!(reason = ?error.to_string(), "credentials rejected");
-    }
 }
 
 /// The token in `Authorization: Bearer …`.

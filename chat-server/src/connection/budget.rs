@@ -164,7 +164,7 @@ impl Connection {
     /// Gives back the charge for a new room: the room had a history already.
     pub(super) fn refund_room(&mut self) {
         let room = Cost::default().and(Resource::Kept, NEW_ROOM_BYTES);
-        self.limiter.give_back(&self.state.limits, room);
+        self.limiter.give_back(room);
     }
 
     /// Charges for an answer whose size was unknown before it was sent.

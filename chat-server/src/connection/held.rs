@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use chat_core::wire::{Accepted, ServerFrame};
@@ -23,9 +22,8 @@ use crate::service::{hooks, rules};
 use crate::state::Task;
 
 /// What a connection has if the server has hooks.
+#[derive(Default)]
 pub(super) struct Held {
-    /// The IP address of the client.
-    pub(super) address: Option<IpAddr>,
     /// Oldest first.
     messages: VecDeque<HeldMessage>,
 }
@@ -53,10 +51,6 @@ enum Decision {
 type Decided = (Draft, Result<(), Rejection>);
 
 impl Held {
-    pub(super) fn new(address: Option<IpAddr>) -> Self {
-        Self { address, messages: VecDeque::new() }
-    }
-
     /// Waits until the hook has decided on the oldest message.
     ///
     /// # Cancel safety
@@ -202,7 +196,7 @@ impl Connection {
     ) -> Result<Outgoing, Rejection> {
         let content = draft.content();
         if draft.is_changed() {
-            rules::check_content(&content, self.state.limits.config().json_depth)?;
+            rules::check_content(&content, self.limiter.config().json_depth)?;
         }
         match to {
             Recipient::Room { room, members_only } => {
@@ -224,13 +218,12 @@ impl Connection {
     /// Asks whether the client may join a room. The connection answers earlier requests until the hook
     /// has decided.
     pub(super) async fn ask_before_join(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        let Some(held) = &self.held else { return Ok(()) };
         if !hooks::applies_to(&self.state, Action::join(room)) {
             return Ok(());
         }
         let (state, user) = (Arc::clone(&self.state), Arc::clone(&self.member.user));
         let mut join = JoinAttempt::new(room, &user);
-        join.address = held.address;
+        join.address = self.address;
         // `None`: the connection is closed, which the caller checks.
         self.wait_for(hooks::before_join(&state, join)).await.unwrap_or(Ok(()))?;
         self.not_banned(Action::join(room))

@@ -45,6 +45,7 @@ impl Connection {
         let authenticated =
             auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
         let identity = authenticated.await.map_err(|error| {
+            self.log_rejected(&error);
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;
@@ -154,7 +155,8 @@ impl Connection {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();
             }
         }
-        let limits = self.state.config.announced_limits(self.limiter.factor());
+        let limits =
+            self.state.config.announced_limits(self.limiter.config(), self.limiter.factor());
         let session = self.state.session_name(self.id);
         let mut welcome = Welcome::new(session, &**user, &*self.state.node, limits);
         welcome.resume = resume.map(Cow::Owned);

@@ -22,7 +22,7 @@ enum Requirement<'a> {
 impl Connection {
     /// Decodes a frame, and checks its nesting and its names.
     pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
-        let limits = self.state.limits.config();
+        let limits = self.limiter.config();
         check_nesting(text, limits.json_depth)?;
         let request = self.member.dialect.decode(text)?;
         for (code, name) in names(&request.command) {

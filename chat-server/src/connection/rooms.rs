@@ -254,12 +254,12 @@ impl Connection {
 
     /// Counts a further room of the client, unless the client or its user is in as many as it may be in.
     fn room_slot(&self) -> Result<Option<RoomSlot>, Rejection> {
-        let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
+        let max = self.limiter.config().rooms.unwrap_or(usize::MAX);
         if self.rooms.len() >= max {
             let message = format!("A connection is in at most {max} rooms.");
             return Err(self.too_many_rooms("rooms", message));
         }
-        self.limiter.room(&self.state.limits).map_err(|max| {
+        self.limiter.room().map_err(|max| {
             self.too_many_rooms("user_rooms", format!("A user is in at most {max} rooms here."))
         })
     }

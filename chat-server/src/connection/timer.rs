@@ -68,7 +68,10 @@ impl Connection {
         let (handshake, time_limit) = (renewal.handshake, self.state.config.auth_timeout);
         let credentials = handshake.credentials();
         let renewed = auth::authenticate(&*authenticator, &credentials, time_limit).await;
-        let Ok(identity) = renewed else { return };
+        let identity = match renewed {
+            Ok(identity) => identity,
+            Err(error) => return self.log_rejected(&error),
+        };
         let is_later = identity.expires.is_none_or(|expires| expires > SystemTime::now());
         if identity.user != self.member.user.id {
             // The session is of another user now, which this connection cannot become.
@@ -86,7 +89,6 @@ impl Connection {
         }
         self.deadline = Deadline::default();
         if self.access.is_pending() {
-            self.state.metrics.limited("auth_timeout");
             self.member.close(CloseReason::PolicyViolation);
         } else {
             self.member.expire();

@@ -105,7 +105,7 @@ impl RoomHandle {
     /// After a dropped call the message may have been published. With a
     /// [key](OutgoingMessage::key) it can be sent again.
     pub async fn send(&self, message: impl Into<OutgoingMessage>) -> Result<Published, Error> {
-        let (message, limits) = (message.into(), &self.state.config.limits);
+        let (message, limits) = (message.into(), self.state.limits.config());
         rules::check_name(ErrorCode::RoomNameInvalid, self.room.as_str(), limits.name_bytes)?;
         let content = message.content(limits.json_depth)?;
         let user = message.sender().unwrap_or(&self.state.backend).as_sender();

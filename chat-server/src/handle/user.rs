@@ -65,7 +65,7 @@ impl UserHandle {
     /// # Cancel safety
     /// After a dropped call the message may have been published.
     pub async fn send(&self, message: impl Into<OutgoingMessage>) -> Result<Published, Error> {
-        let (message, limits) = (message.into(), &self.state.config.limits);
+        let (message, limits) = (message.into(), self.state.limits.config());
         rules::check_name(ErrorCode::BadField, self.user.as_str(), limits.name_bytes)?;
         let content = message.content(limits.json_depth)?;
         let frame = send::direct_frame(&self.user, &content);

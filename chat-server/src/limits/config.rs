@@ -167,6 +167,10 @@ impl LimitsConfig {
         }
     }
 
+    pub(super) fn counts_addresses(&self) -> bool {
+        self.connections_per_address.is_some() || !self.address.is_unlimited()
+    }
+
     pub(super) fn has_no_rates(&self) -> bool {
         [&self.connection, &self.user, &self.address].iter().all(|rates| rates.is_unlimited())
     }

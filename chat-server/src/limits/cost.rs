@@ -168,6 +168,15 @@ pub(crate) enum Owner {
 }
 
 impl Wait {
+    /// Every limit that a client can wait for, as metrics name it.
+    pub(crate) fn limits() -> impl Iterator<Item = &'static str> {
+        let owners = [Owner::Connection, Owner::User, Owner::Address].into_iter();
+        owners.flat_map(|owner| {
+            let wait = move |resource| Self { time: Duration::ZERO, resource, owner };
+            Resource::ALL.into_iter().map(move |resource| wait(resource).limit())
+        })
+    }
+
     /// The limit, as metrics name it.
     pub(crate) fn limit(&self) -> &'static str {
         use Owner::{Address, Connection, User};

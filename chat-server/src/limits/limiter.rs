@@ -1,10 +1,12 @@
 //! The rate limits of one connection.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cost::{Buckets, Cost, Owner, Resource, Wait, longer};
 use super::usage_by_key::{KeyPermit, RoomSlot};
-use super::{ConnectionPermit, Limits, Rates};
+use super::{ConnectionPermit, Limits, LimitsConfig, Rates};
 
 /// A connection's own buckets, and its permits on those that it shares.
 #[derive(Debug)]
@@ -13,6 +15,10 @@ pub(crate) struct RateLimiter {
     permit: ConnectionPermit,
     user: Option<KeyPermit>,
     own: Buckets,
+    /// The limits in effect at the latest frame.
+    config: Arc<LimitsConfig>,
+    /// The number of these in [`Limits::replaced`].
+    replaced: usize,
     /// Multiplies every rate.
     factor: u32,
     /// At most one for each resource.
@@ -49,8 +55,29 @@ pub(crate) struct RateLimited {
 }
 
 impl RateLimiter {
-    pub(crate) fn new(permit: ConnectionPermit) -> Self {
-        Self { permit, user: None, own: Buckets::default(), factor: 1, reserved: None }
+    pub(crate) fn new(permit: ConnectionPermit, limits: &Limits) -> Self {
+        let replaced = limits.replaced.load(Ordering::Acquire);
+        Self {
+            permit,
+            user: None,
+            own: Buckets::default(),
+            config: limits.config(),
+            replaced,
+            factor: 1,
+            reserved: None,
+        }
+    }
+
+    /// The limits in effect at the latest frame.
+    pub(crate) fn config(&self) -> &LimitsConfig {
+        &self.config
+    }
+
+    fn refresh(&mut self, limits: &Limits) {
+        let replaced = limits.replaced.load(Ordering::Acquire);
+        if replaced != self.replaced {
+            (self.config, self.replaced) = (limits.config(), replaced);
+        }
     }
 
     /// Shares the buckets of the user; `None` if users have no limits.
@@ -76,11 +103,12 @@ impl RateLimiter {
     ///
     /// Every frame waits for the connection's own rate of frames, also one that is rejected.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
-        if limits.has_no_rates {
+        self.refresh(limits);
+        if self.config.has_no_rates() {
             return Charge::default();
         }
-        let (max_wait, now) = (limits.config().max_wait, limits.now());
-        let pace = self.take_frame(limits, &cost, now);
+        let (max_wait, now) = (self.config.max_wait, limits.now());
+        let pace = self.take_frame(&cost, now);
         if self.reserved.is_none() && self.is_frame_only(&cost) {
             return Charge { wait: pace, refused: None };
         }
@@ -92,10 +120,10 @@ impl RateLimiter {
             return refused(retry_after, "early_retry");
         }
         let left = cost.less(&self.reserved_for(&cost));
-        match self.take_rest(limits, left, now) {
+        match self.take_rest(left, now) {
             Some(wait) if wait.time > max_wait => {
                 if wait.time > 2 * max_wait {
-                    self.give_back(limits, left);
+                    self.give_back(left);
                 } else {
                     let at = now + wait.time;
                     self.reserve(Reservation { at, cost: left, resource: wait.resource });
@@ -113,27 +141,28 @@ impl RateLimiter {
     /// frames, such as a ping or a leave. It does not overdraw shared buckets: other connections would
     /// wait for a frame that did not wait itself.
     pub(crate) fn take_unrefused(&mut self, limits: &Limits, cost: Cost) -> Charge {
-        if limits.has_no_rates {
+        self.refresh(limits);
+        if self.config.has_no_rates() {
             return Charge::default();
         }
         let now = limits.now();
-        let wait = self.take_frame(limits, &cost, now);
-        if !self.is_frame_only(&cost) && self.take_rest(limits, cost, now).is_some() {
-            self.give_back(limits, cost);
+        let wait = self.take_frame(&cost, now);
+        if !self.is_frame_only(&cost) && self.take_rest(cost, now).is_some() {
+            self.give_back(cost);
         }
         Charge { wait, refused: None }
     }
 
     /// Takes a cost that was unknown before. The next frame of that kind waits for it.
     pub(crate) fn debit(&mut self, limits: &Limits, cost: Cost) {
-        self.take_rest(limits, cost, limits.now());
+        self.take_rest(cost, limits.now());
     }
 
     /// Gives `cost` back, except to the connection's own rate of frames.
-    pub(crate) fn give_back(&mut self, limits: &Limits, cost: Cost) {
+    pub(crate) fn give_back(&mut self, cost: Cost) {
         let rest = cost.besides_frame();
-        self.own.refund(&rest, &limits.config().connection, self.factor);
-        for (permit, rates, owner) in self.shared(limits) {
+        self.own.refund(&rest, &self.config.connection, self.factor);
+        for (permit, rates, owner) in self.shared() {
             permit.buckets().refund(&cost, rates, self.factor, owner);
         }
     }
@@ -142,9 +171,8 @@ impl RateLimiter {
     ///
     /// # Errors
     /// The limit, if it is reached.
-    pub(crate) fn room(&self, limits: &Limits) -> Result<Option<RoomSlot>, usize> {
-        let max =
-            limits.config().rooms_per_user.map(|max| max.saturating_mul(self.factor as usize));
+    pub(crate) fn room(&self) -> Result<Option<RoomSlot>, usize> {
+        let max = self.config.rooms_per_user.map(|max| max.saturating_mul(self.factor as usize));
         match (&self.user, max) {
             (Some(user), Some(max)) => user.room(max).map(Some).ok_or(max),
             _ => Ok(None),
@@ -152,8 +180,8 @@ impl RateLimiter {
     }
 
     /// Takes what every frame costs from the connection's own buckets.
-    fn take_frame(&mut self, limits: &Limits, cost: &Cost, now: Duration) -> Option<Wait> {
-        self.own.take_frame(cost, &limits.config().connection, self.factor, now)
+    fn take_frame(&mut self, cost: &Cost, now: Duration) -> Option<Wait> {
+        self.own.take_frame(cost, &self.config.connection, self.factor, now)
     }
 
     /// Whether [`take_frame`](Self::take_frame) takes all of this cost.
@@ -197,20 +225,17 @@ impl RateLimiter {
 
     /// Takes `cost`, except what [`take_frame`](Self::take_frame) has taken; returns how long to wait
     /// until it is covered.
-    fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
+    fn take_rest(&mut self, cost: Cost, now: Duration) -> Option<Wait> {
         let rest = cost.besides_frame();
-        let own = self.own.take(&rest, &limits.config().connection, self.factor, now);
-        self.shared(limits).fold(own, |wait, (permit, rates, owner)| {
+        let own = self.own.take(&rest, &self.config.connection, self.factor, now);
+        self.shared().fold(own, |wait, (permit, rates, owner)| {
             longer(wait, permit.buckets().take(&cost, rates, self.factor, owner, now))
         })
     }
 
     /// The buckets that the connection shares, and their rates.
-    fn shared<'a>(
-        &'a self,
-        limits: &'a Limits,
-    ) -> impl Iterator<Item = (&'a KeyPermit, &'a Rates, Owner)> {
-        let config = limits.config();
+    fn shared(&self) -> impl Iterator<Item = (&KeyPermit, &Rates, Owner)> {
+        let config = &self.config;
         let user = self.user.as_ref().map(|permit| (permit, &config.user, Owner::User));
         let address = self.permit.address.as_ref();
         let address = address.map(|permit| (permit, &config.address, Owner::Address));
@@ -232,7 +257,7 @@ mod tests {
     }
 
     fn connection(limits: &Limits) -> RateLimiter {
-        let mut limiter = RateLimiter::new(limits.admit(None).unwrap());
+        let mut limiter = RateLimiter::new(limits.admit(None).unwrap(), limits);
         limiter.share_with(limits.user(&UserId::new("ann").unwrap()));
         limiter
     }
@@ -352,7 +377,7 @@ mod tests {
         let room = Cost::default().and(Resource::Kept, 100);
         for _ in 0..10 {
             assert_eq!(limiter.take(&limits, room), Charge::default());
-            limiter.give_back(&limits, room);
+            limiter.give_back(room);
         }
     }
 
@@ -368,15 +393,29 @@ mod tests {
     }
 
     #[test]
+    fn replaced_rates_count_from_the_next_frame() {
+        let limits = own(Rate::new(1, 1), Rate::new(1, 1), Rate::new(1, 1));
+        let mut limiter = connection(&limits);
+        assert_eq!(limiter.take(&limits, frames(1)), Charge::default());
+        assert!(limiter.take(&limits, frames(1)).wait.is_some());
+        let mut config = LimitsConfig::off();
+        limits.replace(config.clone());
+        assert_eq!(limiter.take(&limits, frames(1000)), Charge::default());
+        config.connection = Rates { frames: Some(Rate::new(1, 10)), ..Rates::default() };
+        limits.replace(config);
+        assert!(limiter.take(&limits, frames(100)).wait.is_some());
+    }
+
+    #[test]
     fn rooms_of_a_user_are_counted_over_connections() {
         let mut config = LimitsConfig::off();
         config.rooms_per_user = Some(2);
         let limits = Limits::new(config);
         let (one, other) = (connection(&limits), connection(&limits));
-        let first = one.room(&limits).unwrap();
-        let _second = other.room(&limits).unwrap();
-        assert_eq!(one.room(&limits).unwrap_err(), 2);
+        let first = one.room().unwrap();
+        let _second = other.room().unwrap();
+        assert_eq!(one.room().unwrap_err(), 2);
         drop(first);
-        assert!(other.room(&limits).is_ok());
+        assert!(other.room().is_ok());
     }
 }

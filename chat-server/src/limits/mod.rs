@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chat_core::UserId;
+use parking_lot::RwLock;
 
 pub use config::LimitsConfig;
 pub use cost::Rates;
@@ -35,8 +36,11 @@ use usage_by_key::{KeyPermit, UsageByKey};
 /// The usage of all connections of a server.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    config: LimitsConfig,
-    has_no_rates: bool,
+    /// The limits in effect.
+    config: RwLock<Arc<LimitsConfig>>,
+    /// How many times they were replaced: by it a connection knows whether those that it has are still
+    /// in effect, so that a frame takes no lock.
+    replaced: AtomicUsize,
     connections: Arc<AtomicUsize>,
     users: UsageByKey<UserId>,
     addresses: UsageByKey<IpAddr>,
@@ -68,8 +72,8 @@ pub(crate) enum LimitReached {
 impl Limits {
     pub(crate) fn new(config: LimitsConfig) -> Self {
         Self {
-            has_no_rates: config.has_no_rates(),
-            config,
+            config: RwLock::new(Arc::new(config)),
+            replaced: AtomicUsize::new(0),
             connections: Arc::default(),
             users: UsageByKey::default(),
             addresses: UsageByKey::default(),
@@ -80,8 +84,16 @@ impl Limits {
         }
     }
 
-    pub(crate) fn config(&self) -> &LimitsConfig {
-        &self.config
+    pub(crate) fn config(&self) -> Arc<LimitsConfig> {
+        Arc::clone(&self.config.read())
+    }
+
+    /// Replaces the limits. Each connection has the new ones from its next frame or request on. What is
+    /// above a lower count stays.
+    pub(crate) fn replace(&self, config: LimitsConfig) {
+        *self.config.write() = Arc::new(config);
+        // A connection that sees the new number finds the new limits.
+        self.replaced.fetch_add(1, Ordering::Release);
     }
 
     /// Counts a connection from `address`.
@@ -89,11 +101,11 @@ impl Limits {
     /// # Errors
     /// The limit that is reached.
     pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
-        let max = self.config.connections;
-        let mut permit =
-            ConnectionPermit::take(&self.connections, max).ok_or(LimitReached::Full)?;
-        if let Some(address) = address.filter(|_| self.counts_addresses()) {
-            let max = self.config.connections_per_address.unwrap_or(usize::MAX);
+        let config = self.config();
+        let mut permit = ConnectionPermit::take(&self.connections, config.connections)
+            .ok_or(LimitReached::Full)?;
+        if let Some(address) = address.filter(|_| config.counts_addresses()) {
+            let max = config.connections_per_address.unwrap_or(usize::MAX);
             let of_address = self.addresses.acquire(network(address), max, self.now());
             permit.address = Some(of_address.ok_or(LimitReached::Address)?);
         }
@@ -104,9 +116,9 @@ impl Limits {
     /// socket, or `None` for a trusted proxy. It may have as many of them as it may have
     /// connections, so that one address cannot use up all HTTP connections.
     pub(crate) fn admit_http(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let mut permit =
-            ConnectionPermit::take(&self.http_connections, self.config.http_connections)?;
-        if let (Some(address), Some(max)) = (address, self.config.connections_per_address) {
+        let config = self.config();
+        let mut permit = ConnectionPermit::take(&self.http_connections, config.http_connections)?;
+        if let (Some(address), Some(max)) = (address, config.connections_per_address) {
             permit.address =
                 Some(self.http_addresses.acquire(network(address), max, self.now())?);
         }
@@ -115,20 +127,17 @@ impl Limits {
 
     /// Whether an idle connection that speaks HTTP may stay open: while half of them are free.
     pub(crate) fn may_idle(&self) -> bool {
-        let max = self.config.http_connections.unwrap_or(usize::MAX);
+        let max = self.config().http_connections.unwrap_or(usize::MAX);
         self.http_connections.load(Ordering::Relaxed) <= max / 2
     }
 
     /// A permit on the usage of a user; `None` if users have no limits.
     pub(crate) fn user(&self, user: &UserId) -> Option<KeyPermit> {
-        if self.config.user.is_unlimited() && self.config.rooms_per_user.is_none() {
+        let config = self.config();
+        if config.user.is_unlimited() && config.rooms_per_user.is_none() {
             return None;
         }
         self.users.acquire(user.clone(), usize::MAX, self.now())
-    }
-
-    fn counts_addresses(&self) -> bool {
-        self.config.connections_per_address.is_some() || !self.config.address.is_unlimited()
     }
 
     fn now(&self) -> Duration {
@@ -154,7 +163,7 @@ impl Drop for ConnectionPermit {
 }
 
 /// What counts as one address: of IPv6, the /64 that a subscriber is assigned (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

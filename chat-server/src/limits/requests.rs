@@ -19,7 +19,7 @@ impl Limits {
         bucket: Option<&SharedBucket>,
         address: Option<IpAddr>,
     ) -> Result<Duration, Duration> {
-        let (config, now) = (&self.config, self.now());
+        let (config, now) = (self.config(), self.now());
         let reserve = |bucket: Option<&SharedBucket>, rate| match (bucket, rate) {
             (Some(bucket), Some(rate)) => bucket.take_within(rate, now, config.max_wait),
             _ => Ok(Duration::ZERO),
@@ -63,12 +63,14 @@ mod tests {
         let request = |address: &str| limits.request(None, Some(address.parse().unwrap()));
         let waits: Vec<_> = (0..6).map(|_| request("10.0.0.1").unwrap()).collect();
         assert!(
-            waits[5] > Duration::from_secs(4) && waits[5] <= limits.config.max_wait,
+            waits[5] > Duration::from_secs(4) && waits[5] <= limits.config().max_wait,
             "{waits:?}"
         );
         for _ in 0..100 {
             let retry_after = request("10.0.0.1").unwrap_err();
-            assert!(retry_after > limits.config.max_wait && retry_after <= Duration::from_secs(6));
+            assert!(
+                retry_after > limits.config().max_wait && retry_after <= Duration::from_secs(6)
+            );
         }
         assert_eq!(request("10.0.0.2"), Ok(Duration::ZERO));
         assert_eq!(request("2001:db8::1"), Ok(Duration::ZERO));

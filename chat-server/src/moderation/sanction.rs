@@ -106,8 +106,10 @@ pub(crate) async fn impose(
         Ok(())
     };
     let done = done.await;
-    let user = user.escaped();
-    tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "user sanctioned");
+    let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
+    let reason = reason.map(|reason| reason.escape_debug().to_string());
+    let (user, ok) = (user.as_str(), done.is_ok());
+    tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)
 }
 
@@ -119,8 +121,7 @@ pub(crate) async fn unban(
     user: &UserId,
 ) -> Result<(), BrokerError> {
     let done = table_of(broker)?.remove(&key(SanctionKind::Ban, scope, user)).await;
-    let user = user.escaped();
-    tracing::info!(%by, %scope, %user, ok = done.is_ok(), "ban lifted");
+    tracing::info!(%by, %scope, user = user.as_str(), ok = done.is_ok(), "ban lifted");
     done
 }
 
@@ -130,10 +131,7 @@ fn table_of(broker: &dyn Broker) -> Result<&dyn SharedTable, BrokerError> {
 
 /// The key of a record. Names have no line breaks.
 pub(super) fn key(kind: SanctionKind, scope: SanctionScope<'_>, user: &UserId) -> String {
-    let kind = match kind {
-        SanctionKind::Kick => "kick",
-        SanctionKind::Ban => "ban",
-    };
+    let kind = kind.name();
     match scope {
         SanctionScope::Server => format!("{kind}\n{user}"),
         SanctionScope::Room(room) => format!("{kind}\n{user}\n{room}"),
@@ -151,6 +149,16 @@ pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
     let user = UserId::new(parts.next()?).ok()?;
     let room = parts.next().map(RoomId::new).transpose().ok()?;
     Some((user, room))
+}
+
+impl SanctionKind {
+    /// The name, in keys of records and in the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kick => "kick",
+            Self::Ban => "ban",
+        }
+    }
 }
 
 impl fmt::Display for Actor<'_> {

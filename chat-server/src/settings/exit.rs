@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Usage(clap::Error),
     /// The configuration file.
     File(String),
+    /// Variables that are no settings.
+    Unknown(String),
     /// A value that cannot be used.
     Value(Invalid),
     /// What no setting is to blame for.
@@ -55,7 +57,7 @@ impl Exit {
         match self {
             Self::Usage(error) => usage(&error, sources),
             Self::Value(invalid) => invalid.message(|setting| sources.name(setting)),
-            Self::File(error) | Self::System(error) => error,
+            Self::File(error) | Self::Unknown(error) | Self::System(error) => error,
         }
     }
 }
@@ -80,7 +82,11 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     match (refusal(error), context(error, ContextKind::InvalidValue)) {
         (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(name_of),
         (Some(why), Some(value)) => Invalid::new(setting, value, why).message(name_of),
-        _ => line.replace(&format!("'{argument}'"), &sources.name(setting)),
+        _ => {
+            let meant = context(error, ContextKind::SuggestedArg);
+            let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+            line.replace(&format!("'{argument}'"), &sources.name(setting)) + &meant
+        }
     }
 }
 
@@ -95,6 +101,13 @@ fn is_secret(setting: &str) -> bool {
     let command = Cli::command();
     let mut secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
     secrets.any(|arg| arg.get_long() == Some(setting))
+}
+
+/// Logs what the operator should know of the settings, beside errors.
+pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
+    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// One line on stdout, and success.

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::value::refusal;
+use super::variables::did_you_mean;
 
 /// A file, as text: clap reads the values.
 #[derive(Debug)]
@@ -83,9 +84,10 @@ impl File {
             let setting = command
                 .get_arguments()
                 .find(|arg| arg.get_long() == Some(&entry.key) && *arg.get_id() != "config")
-                .ok_or_else(|| self.unknown(entry))?;
+                .ok_or_else(|| self.wrong(entry, &unknown("setting", entry, &command)))?;
             let id = setting.get_id().clone();
-            if is_given(given, id.as_str()) {
+            let has_no_value = entry.is_empty() && setting.get_default_values().is_empty();
+            if has_no_value || is_given(given, id.as_str()) {
                 continue;
             }
             if entry.is_list {
@@ -119,25 +121,24 @@ impl File {
         entries: &[Entry],
         required: &[(&str, &str)],
     ) -> Result<T, String> {
+        let is_required = |entry: &Entry| required.iter().any(|(key, _)| *key == entry.key);
+        let entries: Vec<_> =
+            entries.iter().filter(|entry| is_required(entry) || !entry.is_empty()).collect();
         // One by one, for the line of the one that is wrong.
-        for entry in entries {
+        for entry in &entries {
             let others = required.iter().filter(|(key, _)| *key != entry.key);
             let others = others.map(|(key, value)| format!("--{key}={value}"));
             T::try_parse_from(entry.arguments().chain(others)).map_err(|error| {
-                let why = refusal(&error).unwrap_or_else(|| "there is no such key".to_owned());
+                let why = refusal(&error).unwrap_or_else(|| unknown("key", entry, &T::command()));
                 self.wrong(entry, &format!("{why}, in [[{name}]]"))
             })?;
         }
-        T::try_parse_from(entries.iter().flat_map(Entry::arguments)).map_err(|_| {
+        T::try_parse_from(entries.iter().flat_map(|entry| entry.arguments())).map_err(|_| {
             let is_missing = |(key, _): &&(&str, _)| entries.iter().all(|entry| entry.key != *key);
             let missing = required.iter().find(is_missing).map_or("a key", |(key, _)| key);
             let line = entries.first().map_or(0, |entry| entry.line);
             format!("{}, line {line}, {name}: {missing} is missing", self.path.display())
         })
-    }
-
-    fn unknown(&self, entry: &Entry) -> String {
-        self.wrong(entry, "there is no such setting")
     }
 
     fn wrong(&self, entry: &Entry, why: &str) -> String {
@@ -150,6 +151,13 @@ impl File {
         let entry = self.entries.iter().find(|entry| entry.key == setting)?;
         Some(format!("{setting} ({}, line {})", self.path.display(), entry.line))
     }
+}
+
+/// Why no argument of `command` is named as the entry is.
+fn unknown(what: &str, entry: &Entry, command: &Command) -> String {
+    let known = command.get_arguments().filter_map(Arg::get_long);
+    let meant = did_you_mean(&entry.key, known.filter(|known| *known != "config"));
+    format!("there is no such {what}{meant}")
 }
 
 const EXPECTED: &str = "expected a text in quotes, a whole number, or a list of them in brackets";
@@ -169,6 +177,11 @@ impl Entry {
             value => (vec![single(value)?], false),
         };
         Some(Self { key: key.to_owned(), line, values, is_list })
+    }
+
+    /// Whether it is the text that stands for no value.
+    fn is_empty(&self) -> bool {
+        matches!(&*self.values, [text] if text.is_empty())
     }
 
     fn arguments(&self) -> impl Iterator<Item = String> {

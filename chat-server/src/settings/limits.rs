@@ -8,12 +8,15 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::value::{MAX_COUNT, RateArg, YEAR, number, time};
 
+/// Of the settings in this file.
+pub(super) const HEADING: &str = "Limits";
+
 /// Behind a proxy that tells addresses apart: enough for an office behind one of them.
 const CONNECTIONS_PER_ADDRESS: usize = 100;
 const HTTP_RATE_PER_ADDRESS: Rate = Rate::new(100, 500);
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
+#[command(next_help_heading = HEADING)]
 pub(crate) struct Limits {
     /// Whether rates and counts are limited; off lifts all of them, for load tests. Outbox, frames
     /// and handshakes are bounded in any case

@@ -1,6 +1,6 @@
 //! Settings of where the server listens, and for whom.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -86,6 +86,15 @@ impl Listen {
         server.forwarded_header = self.forwarded_header;
         server.drain_timeout = self.drain_timeout;
         server.drain_spread = self.drain_spread;
+    }
+
+    /// Whether other machines may reach the port for clients.
+    pub(super) fn is_public(&self) -> bool {
+        let of_machine = |host: &str| {
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            address.map_or(host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
+        };
+        self.host().is_some_and(|host| !of_machine(host))
     }
 
     pub(crate) fn host(&self) -> Option<&str> {

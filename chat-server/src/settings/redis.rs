@@ -47,6 +47,26 @@ impl Redis {
     pub(crate) fn url(&self) -> Option<&str> {
         self.redis_url.as_ref().map(|url| trim(url.reveal())).filter(|url| !url.is_empty())
     }
+
+    /// What the rooms live in: the address of Redis without its password, or memory.
+    pub(crate) fn engine(&self) -> String {
+        let Some(url) = self.url() else { return "memory".to_owned() };
+        // A password is before the last `@`, or after `?` for a socket.
+        let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
+        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+        let address = address.split_once('?').map_or(address, |(address, _)| address);
+        format!("{scheme}://{address}")
+    }
+
+    /// What should be equal on all servers. Their URLs may differ, as names of one Redis.
+    pub(super) fn shared(&self) -> String {
+        let has_redis = self.url().is_some();
+        format!("redis={has_redis} {} {:?}", self.prefix(), self.presence_lease)
+    }
+
+    fn prefix(&self) -> &str {
+        if self.redis_prefix.is_empty() { "chat" } else { &self.redis_prefix }
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -66,9 +86,8 @@ mod config {
         /// # Errors
         /// One cannot be used, or its file cannot be read.
         pub(crate) fn config(&self, url: &str, grace: Duration) -> Result<RedisConfig, Invalid> {
-            let prefix = if self.redis_prefix.is_empty() { "chat" } else { &self.redis_prefix };
             let config =
-                RedisConfig::new(url).prefix(prefix).lease(self.presence_lease).grace(grace);
+                RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease).grace(grace);
             config.check().map_err(|error| {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)

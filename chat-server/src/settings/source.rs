@@ -5,11 +5,13 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgMatches, Command};
 
+use super::exit::Exit;
 use super::file::{File, insert};
 use super::value::trim;
+use super::variables::{is_service_link, near_alias, unknown};
 
 /// What the names of variables begin with.
-const PREFIX: &str = "CHAT_";
+pub(super) const PREFIX: &str = "CHAT_";
 
 /// Variables that platforms set by themselves, and those that other programs share with this one:
 /// they count without [`PREFIX`] as well.
@@ -20,19 +22,47 @@ pub(super) const UNPREFIXED: [&str; 5] = ["PORT", "HOST", "REDIS_URL", "JWT_SECR
 pub(crate) struct Sources {
     arguments: Vec<OsString>,
     variables: BTreeMap<OsString, OsString>,
+    /// Variables of the process that are none of [`variables`](Self::variables).
+    service_links: Vec<String>,
     file: Option<File>,
     warnings: Vec<String>,
 }
 
 impl Sources {
     pub(crate) fn of_process() -> Self {
-        let (arguments, variables) = (std::env::args_os().collect(), std::env::vars_os().collect());
-        Self { arguments, variables, ..Self::default() }
+        Self::new(std::env::args_os().collect(), std::env::vars_os().collect())
+    }
+
+    fn new(arguments: Vec<OsString>, variables: BTreeMap<OsString, OsString>) -> Self {
+        let mut sources = Self { arguments, variables, ..Self::default() };
+        sources.drop_service_links();
+        sources
+    }
+
+    /// A service that is named `chat` must not keep the server from its start: its variables begin as
+    /// settings do, and its `CHAT_PORT` has the name of one.
+    fn drop_service_links(&mut self) {
+        let is_link = |(name, value): (&OsString, &OsString)| {
+            let (name, value) = (name.to_str()?, value.to_str()?);
+            (name.starts_with(PREFIX) && is_service_link(name, value)).then(|| name.to_owned())
+        };
+        self.service_links = self.variables.iter().filter_map(is_link).collect();
+        for name in &self.service_links {
+            self.variables.remove(OsStr::new(name));
+        }
+        if !self.service_links.is_empty() {
+            self.warnings.push(format!(
+                "not read, since Kubernetes or Docker has set them for a service: {}; \
+                 enableServiceLinks: false in the pod keeps them away",
+                self.service_links.join(", ")
+            ));
+        }
     }
 
     /// The command with the variable of each setting. One that had a name without the prefix in
-    /// earlier releases, and has it still, is warned about.
+    /// earlier releases, and has it still, is warned about, as is a slip in an alias.
     pub(super) fn with_variables(&mut self, command: Command) -> Command {
+        self.warn_of_slips();
         for arg in command.get_arguments() {
             let (variable, bare) =
                 (self.variable(arg.get_id().as_str()), bare(arg.get_id().as_str()));
@@ -42,8 +72,32 @@ impl Sources {
         }
         command.mut_args(|arg| {
             let variable = self.variable(arg.get_id().as_str());
-            arg.env(variable)
+            // clap would read it from the process.
+            if self.service_links.contains(&variable) { arg } else { arg.env(variable) }
         })
+    }
+
+    /// The command line.
+    pub(super) fn flags(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    fn warn_of_slips(&mut self) {
+        let is_set = |alias: &str| self.has(alias) || self.has(&format!("{PREFIX}{alias}"));
+        let slip = |name: &OsString| {
+            let name = name.to_str()?;
+            let alias = near_alias(name).filter(|alias| !is_set(alias))?;
+            Some(format!("{name} is not read; did you mean {alias}?"))
+        };
+        let slips: Vec<_> = self.variables.keys().filter_map(slip).collect();
+        self.warnings.extend(slips);
+    }
+
+    /// Refuses variables that begin as settings do, and are none: one that was meant to keep clients
+    /// out must not be left out because of a typing error.
+    pub(super) fn check_names(&self, command: &Command) -> Result<(), Exit> {
+        let names = self.variables.keys().filter_map(|name| name.to_str());
+        unknown(names, command).map_or(Ok(()), |error| Err(Exit::Unknown(error)))
     }
 
     /// The arguments for clap: those of the process and, as flags, the variables that have white
@@ -191,6 +245,24 @@ mod tests {
     }
 
     #[test]
+    fn port_of_a_service_link_is_no_setting() {
+        let variables = |variables: &[(&str, &str)]| {
+            variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        };
+        let link = ("CHAT_PORT", "tcp://10.0.0.1:80");
+        let mut sources = Sources::new(Vec::new(), variables(&[link]));
+        let has_variable = |sources: &mut Sources| {
+            let command = sources.with_variables(command());
+            let port = command.get_arguments().find(|arg| arg.get_long() == Some("port")).unwrap();
+            port.get_env().map(|name| name.to_str().unwrap().to_owned())
+        };
+        assert_eq!(has_variable(&mut sources), None);
+        assert!(sources.warnings()[0].contains("CHAT_PORT;"), "{:?}", sources.warnings());
+        let mut sources = Sources::new(Vec::new(), variables(&[link, ("PORT", "1")]));
+        assert_eq!(has_variable(&mut sources), Some("PORT".to_owned()));
+    }
+
+    #[test]
     fn variable_without_prefix_is_warned_about_unless_it_is_read() {
         let warnings = |variables: &[(&str, &str)]| {
             let mut sources = sources(&[], variables, "");
@@ -201,5 +273,7 @@ mod tests {
         assert_eq!(warnings(&[("PORT", "1")]), [""; 0], "an alias");
         assert_eq!(warnings(&[("LOG", "a"), ("CHAT_LOG", "b")]), [""; 0]);
         assert_eq!(warnings(&[("PORT", "1"), ("CHAT_PORT", "2")]), [""; 0]);
+        assert_eq!(warnings(&[("PROT", "1")]), ["PROT is not read; did you mean PORT?"]);
+        assert_eq!(warnings(&[("PROT", "1"), ("PORT", "1")]), [""; 0], "of another program");
     }
 }

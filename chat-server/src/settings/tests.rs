@@ -35,7 +35,8 @@ fn defaults_are_those_of_the_library() {
     let library = ServerConfig::default();
     let workers = settings.listen.threads().get();
     let library = library.clone().hub(library.hub.workers(workers));
-    assert_eq!(format!("{:?}", settings.server().unwrap()), format!("{library:?}"));
+    let server = settings.server().unwrap().shared_settings(String::new());
+    assert_eq!(format!("{server:?}"), format!("{library:?}"));
 }
 
 #[test]
@@ -124,7 +125,10 @@ fn classes_of_rooms_differ_in_what_they_keep() {
 fn errors_of_the_file_name_the_line_and_the_key() {
     for (text, error) in [
         ("\n[[rooms]]\nhistory = 1", "line 3, rooms: name is missing"),
-        ("[[rooms]]\nname = \"a\"\nhistori = 1", "line 3, histori: there is no such key"),
+        (
+            "[[rooms]]\nname = \"a\"\nhistori = 1",
+            "line 3, histori: there is no such key; did you mean history?",
+        ),
         ("[[rooms]]\nname = \"a\"\nhistory = 100001", "line 3, history: at most 100000"),
         ("[rooms]\nname = \"a\"", "line 1, rooms: expected [[rooms]]"),
         ("api_keys = 1", "line 1, api_keys: expected [[api_keys]]"),
@@ -133,7 +137,7 @@ fn errors_of_the_file_name_the_line_and_the_key() {
         ("[[api_keys]]\nhash = \"abc\"", "line 2, hash: expected \"sha256:\""),
         ("[[api_keys]]\nscopes = [\"fly\"]", "line 2, scopes"),
         ("[[api_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
-        ("\nprot = 1", "line 2, prot: there is no such setting"),
+        ("\nprot = 1", "line 2, prot: there is no such setting; did you mean port?"),
         ("config = \"a\"", "line 1, config: there is no such setting"),
         ("log = true", "line 1, log: expected a text in quotes"),
         ("api-key = 1.234567890", "line 1, api-key: expected a text in quotes"),
@@ -200,4 +204,17 @@ fn secrets_are_not_shown() {
     let key = "a key for backends";
     let settings = settings(&["--api-key", key, "--jwt-secret", key, "--redis-url", key]);
     assert!(!format!("{settings:?}").contains(key), "{settings:?}");
+}
+
+#[test]
+fn engine_is_shown_without_its_password() {
+    let engine = |url: &str| settings(&["--redis-url", url]).redis.engine();
+    assert_eq!(engine(""), "memory");
+    for (url, shown) in [
+        ("redis://host:6379/1", "redis://host:6379/1"),
+        ("rediss://user:p@ss@host", "rediss://host"),
+        ("unix:///run/redis.sock?pass=hunter2", "unix:///run/redis.sock"),
+    ] {
+        assert_eq!(engine(url), shown);
+    }
 }

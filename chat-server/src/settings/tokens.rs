@@ -86,6 +86,13 @@ impl Tokens {
         filled(&self.jwt_issuer)
     }
 
+    /// What should be equal on all servers, but for the keys: some are secrets, and others are in
+    /// files, whose names may differ.
+    pub(super) fn shared(&self) -> Result<String, Invalid> {
+        let (are_needed, audience, issuer) = (self.are_needed()?, self.audience(), self.issuer());
+        Ok(format!("tokens={are_needed} {audience:?} {issuer:?} {:?}", self.token_leeway))
+    }
+
     /// Whether clients need a token.
     ///
     /// # Errors

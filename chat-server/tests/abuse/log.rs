@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use chat_transport::testing::{WsClient, raw_frame};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::unlimited;
-use super::wire::{connect, read_to_end};
+use super::wire::{connect, read_to_end, websocket};
 use crate::support::{Chat, ask, command, join};
 
 /// A word to look for, beside what would forge a line, colour it or end a string.
@@ -62,6 +63,14 @@ async fn say_everything(server: &Chat) {
     client.send(&format!("{{\"type\":\"{FORGED}")).await;
     client.recv().await;
     client.close().await;
+    let mut named = WsClient::connect(&server.ws("/ws?userId=f0rged%20%22%20%27%20%5C")).await;
+    named.send(&json!({"type": "hello", "name": FORGED}).to_string()).await;
+    named.recv().await;
+    drop(named);
+    let mut closing = websocket(server.port()).await;
+    let phrase = [&1000_u16.to_be_bytes()[..], FORGED.as_bytes()].concat();
+    closing.write_all(&raw_frame(0x88, &phrase)).await.unwrap();
+    read_to_end(&mut closing, Duration::from_secs(10)).await;
     for request in [
         format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         format!(
@@ -100,4 +109,17 @@ async fn client_that_joins_and_leaves_many_rooms_writes_few_lines() {
     // A minute may end meanwhile.
     assert!((1..=200).contains(&of_rooms), "{of_rooms} lines");
     assert!(lines.len() < 250, "{} lines", lines.len());
+}
+
+/// The ends of a user's connections are a few lines, and do not suppress those of others.
+#[tokio::test]
+async fn client_that_reconnects_in_a_loop_writes_few_lines() {
+    let server = unlimited();
+    for user in ["loop"; 200].into_iter().chain(["other"]) {
+        WsClient::connect(&server.ws(&format!("/ws?userId={user}"))).await.close().await;
+    }
+    server.until_logged("user=\"other\"");
+    // A minute may end meanwhile.
+    let lines = server.logged("user=\"loop\"");
+    assert!((10..=20).contains(&lines), "{lines} lines");
 }

@@ -136,7 +136,7 @@ fn check_what_moderators_do<'a>(open: &dyn Fn(&str) -> Tab<'a>) {
     tab.click("add-join");
     tab.until_shows("log", "You joined the room.");
     server.post("/api/rooms/general/ban", KEY, reason);
-    tab.until_shows("log", "You are banned from the room: Calm down.");
+    tab.until_shows("log", "You are banned from this room: Calm down.");
     check(&tab, "a ban from another room");
     server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60}"#);
     tab.until_shows("banner", "Disconnected: you are banned.");
@@ -160,7 +160,7 @@ fn say_lines(tab: &Tab<'_>, count: usize) {
 }
 
 /// Fails if axe-core finds a violation of any of its rules; themes differ in colours alone.
-fn check(tab: &Tab<'_>, state: &str) {
+pub(crate) fn check(tab: &Tab<'_>, state: &str) {
     let source = std::fs::read_to_string(AXE).expect("axe-core is missing: .ci/install");
     if tab.run("return typeof axe", &[]) == "undefined" {
         tab.run(&source, &[]);

@@ -28,7 +28,7 @@ fn nothing_scrolls_sideways_on_a_phone() {
 }
 
 /// No part of the page lies beyond the edge, unless it scrolls by itself.
-fn assert_fits(tab: &Tab<'_>) {
+pub(crate) fn assert_fits(tab: &Tab<'_>) {
     let beyond = "const width = document.documentElement.clientWidth;
         const parts = [...document.querySelectorAll('main, header, form, input, p, button')];
         return parts
@@ -37,7 +37,7 @@ fn assert_fits(tab: &Tab<'_>) {
             .map((part) => part.outerHTML);";
     assert_eq!(tab.run(beyond, &[]), serde_json::json!([]));
     let scrolls = "return ['html', 'body', '#scroller', '#start']
-        .map((name) => document.querySelector(name))
+        .flatMap((name) => document.querySelector(name) ?? [])
         .some((part) => part.scrollWidth > part.clientWidth)";
     assert_eq!(tab.run(scrolls, &[]), false);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod accessibility;
+mod admin;
 mod answers;
 mod calls;
 mod client;
@@ -93,6 +94,25 @@ fn a_room_is_created_and_shared() {
     guest.click("send");
     host.until_shows("log", "Thank you for the link");
     browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn address_of_a_room_that_cannot_be_is_explained_on_the_page() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let path = format!("/join-room/{}", "r".repeat(129));
+    let tab = browser.open(&server.url(&path));
+    tab.until_shows("name", "");
+    tab.click("join");
+    tab.until_shows("start-error", "This is no name for a room");
+    // Programs get JSON.
+    let accepting =
+        |types: &str| server.request(&format!("GET {path}"), &["Host: localhost", types]);
+    let (status, _, body) = accepting("Accept: */*");
+    assert!(status == 400 && body.contains("bad_field"), "{status} {body}");
+    let (status, _, body) = accepting("Accept: text/html,*/*;q=0.8");
+    assert!(status == 400 && body.starts_with("<!doctype html>"), "{status} {body}");
+    browser.assert_no_errors(&["400"]);
 }
 
 #[test]

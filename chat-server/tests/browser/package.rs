@@ -1,9 +1,14 @@
 //! The package of npm, installed from its tarball, with a server: in an application that Vite has built,
-//! and in the bot of the documentation.
+//! in the bot of the documentation, and in members whose connections and servers end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::{Direction, RedisServer, TcpProxy};
+use serde_json::{Value, json};
 
 use crate::AWAY;
 use crate::runtimes::PACKAGES;
@@ -53,6 +58,75 @@ fn bot_of_the_documentation_answers() {
     assert_eq!(asker.line(), "Cid said: hi");
 }
 
+/// Nothing is lost, doubled or reordered while connections end, and servers are killed and started.
+#[test]
+fn chaos_through_the_package() {
+    let redis = RedisServer::start();
+    let mut servers = [Server::start_on(&redis), Server::start_on(&redis)];
+    let proxies = servers.each_ref().map(|server| TcpProxy::start(server.port()));
+    let urls = proxies.each_ref().map(|proxy| format!("ws://localhost:{}/ws", proxy.port()));
+    let mut members = Node::start_with(&["chaos.js"], "CHAT_URLS", &urls.join(","));
+    assert_eq!(members.line(), "joined");
+    for round in 0..8 {
+        sleep(Duration::from_millis(500));
+        proxies[round % 2].cut(1.0);
+        if round % 4 == 3 {
+            let server = &mut servers[round / 4];
+            server.kill();
+            server.restart();
+        }
+    }
+    writeln!(members.child.stdin.take().unwrap(), "stop").unwrap();
+    let report: Value = serde_json::from_str(&members.line()).unwrap();
+    let nothing =
+        json!({"lost": 0, "doubled": 0, "reordered": 0, "jumps": 0, "gaps": 0, "failed": 0});
+    assert_eq!(report["outcome"], nothing, "{report}");
+    assert!(report["accepted"].as_u64() > Some(100), "{report}");
+    assert!(report["losses"].as_u64() > Some(12), "{report}");
+}
+
+/// With the client's own times, over a line that swallows everything.
+#[test]
+fn swallowed_send_leads_out_of_online_in_time() {
+    let server = Server::start();
+    let network = TcpProxy::start(server.port());
+    let url = format!("ws://localhost:{}/ws", network.port());
+    let mut node = Node::start_with(&["--input-type=module"], "CHAT_URL", &url);
+    let script = "
+        import { ChatClient } from 'roomcast';
+        import { WebSocket } from 'ws';
+        const chat = new ChatClient(process.env.CHAT_URL, { name: 'Ann', WebSocket });
+        await chat.connect();
+        await chat.join('r');
+        chat.on('state', ({ state }) => console.log(state));
+        console.log('joined');
+        chat.direct('bob', 'is answered').then(async () => {
+            console.log('swallowing');
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            chat.send('r', 'hi').then(() => console.log('sent'), ({ code }) => console.log(code));
+        });";
+    node.child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert_eq!(node.line(), "joined");
+    assert_eq!(node.line(), "swallowing");
+    network.swallow(Direction::ToClient);
+    network.swallow(Direction::ToServer);
+    let begin = Instant::now();
+    assert_eq!(node.line(), "waiting");
+    assert!(begin.elapsed() < Duration::from_secs(12), "{:?}", begin.elapsed());
+    network.disconnect();
+    network.restore();
+    let lines = std::iter::from_fn(|| Some(node.line()));
+    assert!(lines.take(10).any(|line| line == "sent"), "the message was not sent again");
+}
+
+#[test]
+fn server_for_tests_answers_as_this_one() {
+    let server = Server::start();
+    let mut node = Node::start(&["drift.js"], &server);
+    let differences: Value = serde_json::from_str(&node.line()).unwrap();
+    assert_eq!(differences, json!({"others": [], "ours": []}));
+}
+
 fn socket(server: &Server) -> String {
     format!("ws://localhost:{}/ws", server.port())
 }
@@ -65,11 +139,15 @@ struct Node {
 
 impl Node {
     fn start(args: &[&str], server: &Server) -> Self {
+        Self::start_with(args, "CHAT_URL", &socket(server))
+    }
+
+    fn start_with(args: &[&str], variable: &str, value: &str) -> Self {
         LazyLock::force(&INSTALLED);
         let mut child = Command::new("node")
             .args(args)
             .current_dir(PACKAGES)
-            .env("CHAT_URL", socket(server))
+            .env(variable, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

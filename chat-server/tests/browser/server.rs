@@ -12,6 +12,8 @@ use chat_broker::testing::RedisServer;
 pub(crate) struct Server {
     process: Child,
     port: u16,
+    /// The port of `--metrics-addr`, if the arguments have one.
+    operators: Option<u16>,
     arguments: Vec<String>,
 }
 
@@ -26,8 +28,8 @@ impl Server {
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
-        let (process, port) = spawn(0, &arguments);
-        Self { process, port, arguments }
+        let (process, port, operators) = spawn(0, &arguments);
+        Self { process, port, operators, arguments }
     }
 
     /// Ends the process without a word.
@@ -38,7 +40,7 @@ impl Server {
 
     /// Starts it again, on the same port.
     pub(crate) fn restart(&mut self) {
-        (self.process, _) = spawn(self.port, &self.arguments);
+        (self.process, _, self.operators) = spawn(self.port, &self.arguments);
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -48,6 +50,11 @@ impl Server {
     /// The address of a path, for a browser.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://localhost:{}{path}", self.port)
+    }
+
+    /// The address of a path on `--metrics-addr`, for a browser.
+    pub(crate) fn operators_url(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.operators.expect("--metrics-addr"))
     }
 
     /// Sends a request with these header lines. Returns the status, the head in lower
@@ -96,7 +103,7 @@ impl Drop for Server {
 }
 
 /// Starts the program and waits until it listens.
-fn spawn(port: u16, arguments: &[String]) -> (Child, u16) {
+fn spawn(port: u16, arguments: &[String]) -> (Child, u16, Option<u16>) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_chat-server"))
         .env_clear()
         .args(["--port", &port.to_string()])
@@ -106,15 +113,21 @@ fn spawn(port: u16, arguments: &[String]) -> (Child, u16) {
         .spawn()
         .unwrap();
     let mut log = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut operators = None;
     let port = loop {
         let line = log.next().expect("the program listens").unwrap();
-        let Some((_, address)) = line.split_once("listening on http://127.0.0.1:") else {
-            continue;
-        };
-        let digits = address.split(|next: char| !next.is_ascii_digit()).next().unwrap();
-        break digits.parse().unwrap();
+        operators = operators.or_else(|| port_in(&line, "metrics on http://127.0.0.1:"));
+        if let Some(port) = port_in(&line, "listening on http://127.0.0.1:") {
+            break port;
+        }
     };
     // Someone must read on, or the program would block.
     std::thread::spawn(move || log.for_each(drop));
-    (process, port)
+    (process, port, operators)
+}
+
+/// The number that follows on `text` in a line of the log.
+fn port_in(line: &str, text: &str) -> Option<u16> {
+    let (_, rest) = line.split_once(text)?;
+    rest.split(|next: char| !next.is_ascii_digit()).next()?.parse().ok()
 }

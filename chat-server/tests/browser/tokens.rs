@@ -102,7 +102,7 @@ fn the_page_says_what_moderators_did() {
     tab.click("join");
     tab.until_shows("log", "You joined the room.");
     server.post("/api/rooms/general/ban", KEY, calm);
-    tab.until_shows("start-error", "You are banned from the room: Calm down.");
+    tab.until_shows("start-error", "You are banned from this room: Calm down.");
     tab.click("join");
     tab.until_shows("start-error", "You are banned from this room: Calm down.");
 

@@ -3,6 +3,8 @@
 //! What was acknowledged must reach everybody, once and in order. `CHAOS_SECONDS` says how
 //! long the faults go on; by default each comes once.
 
+mod moving;
+mod upgrade;
 mod world;
 
 use std::time::{Duration, Instant};

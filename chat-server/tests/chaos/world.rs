@@ -1,10 +1,12 @@
 //! Servers, what lies between them and the clients, and Redis.
 
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use chat_broker::testing::{RedisServer, TcpProxy};
+use tokio::task;
 
-use crate::support::{Chat, command};
+use crate::support::{Chat, command_of};
 
 /// How long the users of a dead server stay in rooms, here.
 const LEASE: Duration = Duration::from_secs(3);
@@ -13,18 +15,25 @@ pub(crate) struct World {
     pub(crate) redis: RedisServer,
     servers: Vec<Option<Chat>>,
     proxies: Vec<TcpProxy>,
+    /// What servers run that are started from now on.
+    pub(crate) program: OsString,
 }
 
 impl World {
     pub(crate) async fn start(servers: usize, redis: &[&str]) -> Self {
+        Self::start_of(env!("CARGO_BIN_EXE_chat-server").into(), servers, redis).await
+    }
+
+    /// With servers of another build.
+    pub(crate) async fn start_of(program: OsString, servers: usize, redis: &[&str]) -> Self {
         let redis = RedisServer::start_with(redis);
-        let servers: Vec<_> = (0..servers).map(|_| Some(server(&redis))).collect();
+        let servers: Vec<_> = (0..servers).map(|_| Some(server(&program, &redis))).collect();
         let mut proxies = Vec::new();
         for server in servers.iter().flatten() {
             server.until_ready().await;
             proxies.push(TcpProxy::start(server.port()));
         }
-        Self { redis, servers, proxies }
+        Self { redis, servers, proxies, program }
     }
 
     pub(crate) fn lease(&self) -> Duration {
@@ -50,10 +59,18 @@ impl World {
     }
 
     pub(crate) async fn replace_server(&mut self, index: usize) {
-        let server = server(&self.redis);
+        let server = server(&self.program, &self.redis);
         server.until_ready().await;
         self.proxies[index].redirect(server.port());
         self.servers[index] = Some(server);
+    }
+
+    /// Ends a server with SIGTERM; another one takes its place.
+    pub(crate) async fn restart_server(&mut self, index: usize) {
+        let mut former = self.servers[index].take().expect("a server");
+        former.signal("TERM");
+        assert!(task::block_in_place(|| former.exit()).success());
+        self.replace_server(index).await;
     }
 
     /// As the servers measured it.
@@ -69,10 +86,10 @@ impl World {
     }
 }
 
-fn server(redis: &RedisServer) -> Chat {
+fn server(program: &OsStr, redis: &RedisServer) -> Chat {
     let lease = format!("{}s", LEASE.as_secs());
     let args = ["--port", "0", "--presence-lease", &lease, "--redis-url", &redis.url()];
-    Chat::start(command().args(args))
+    Chat::start(command_of(program, 2).args(args))
 }
 
 fn url(proxy: &TcpProxy) -> String {

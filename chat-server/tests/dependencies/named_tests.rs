@@ -65,13 +65,14 @@ fn names(page: &str) -> Vec<String> {
 }
 
 /// The path of each test of a file, such as `[.., "chat-core", "src", "id", "tests", "rule_is_kept"]`.
-/// A case of the conformance suite is a test of each broker, and `case: Broker => …` one of
+/// A case of the conformance suite is a test of each broker, a scenario one of each balancer, and `case: Broker => …` one of
 /// `broken_brokers`, whose macro makes it.
 fn tests(file: &Path) -> Vec<Vec<String>> {
     let path = file.with_extension("");
     let mut path: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let lies_in = |folder: &str| path.iter().any(|part| part == folder);
-    let (is_suite, is_list) = (lies_in("conformance"), lies_in("broken_brokers"));
+    let is_suite = lies_in("conformance") || lies_in("balancers");
+    let is_list = lies_in("broken_brokers");
     let depth = path.len();
     let mut is_test = false;
     let mut tests = Vec::new();

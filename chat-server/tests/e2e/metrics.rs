@@ -1,12 +1,15 @@
 //! The page that Prometheus reads.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Chat, DEADLINE, command, exchange, next_of};
+use crate::support::{Chat, DEADLINE, command, counted, exchange, next_of, value_of};
 
 /// All that is counted is described, and what is described is counted.
 #[tokio::test]
@@ -27,12 +30,6 @@ async fn the_page_is_what_its_description_says() {
     say(&mut bob, r#"{"type":"join","room":"r"}"#, "joined").await;
     say(&mut ann, r#"{"type":"send","room":"r","message":"x"}"#, "ok").await;
     next_of(&mut bob, "message").await;
-    // One of each of those that appear when they are counted.
-    say(&mut ann, "?", "error").await;
-    assert_eq!(server.http("POST", "/api/users/bob/unban").await.0, 401);
-    let bans = "GET /api/bans HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: a key for backends\r\nConnection: close";
-    assert_eq!(server.raw(&format!("{bans}\r\n\r\n")).await.0, 200);
-    assert_eq!(server.http("GET", "/ws").await.0, 426);
     bob.close().await;
     server.until_metric("chat_closed_total{code=\"1000\"}", |closed| closed == 1).await;
 
@@ -57,11 +54,7 @@ async fn the_page_is_what_its_description_says() {
 /// Those of a page, as queries name them.
 fn names(page: &str) -> BTreeSet<String> {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let name = |line: &str| {
-        let (name, kind) = line.split_once(' ').unwrap();
-        format!("{name}{}", if kind == "counter" { "_total" } else { "" })
-    };
-    types.map(name).collect()
+    types.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
 /// Those of the table in the documentation that every server has, without their labels.
@@ -89,7 +82,84 @@ async fn codes_of_a_clients_own_count_as_one() {
     }
     server.until_metric("chat_closed_total{code=\"0\"}", |closed| closed == 20).await;
     let (_, _, page) = server.http("GET", "/metrics").await;
-    assert_eq!(page.matches("chat_closed_total{").count(), 1, "{page}");
+    assert_eq!(counted(&page, "chat_closed_total{").len(), 1, "{page}");
+}
+
+/// A series that appears with its first burst has no increase: Prometheus needs a value before.
+#[tokio::test]
+async fn labelled_counters_begin_at_zero() {
+    let server = Chat::start(command().env("API_KEY", "a key for backends").env("PORT", "0"));
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    for counter in [
+        r#"chat_rejected_total{code="rate_limited"}"#,
+        r#"chat_limited_total{limit="user_frames"}"#,
+        r#"chat_limited_total{limit="token"}"#,
+        r#"chat_limited_total{limit="heartbeat"}"#,
+        r#"chat_limited_total{limit="outbox"}"#,
+        r#"chat_refused_handshakes_total{status="503",reason="draining"}"#,
+        r#"chat_closed_total{code="4003"}"#,
+        r#"chat_closed_total{code="1006"}"#,
+        r#"chat_api_requests_total{key="api",call="send",status="200"}"#,
+        r#"chat_api_requests_total{key="api",call="send",status="429"}"#,
+    ] {
+        assert!(page.contains(&format!("{counter} 0\n")), "{counter} in {page}");
+    }
+}
+
+#[tokio::test]
+async fn page_describes_the_build_and_the_process() {
+    let server = Chat::alone();
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    let version = format!("chat_build_info{{version=\"{}\",", env!("CARGO_PKG_VERSION"));
+    assert!(page.contains(&version), "{page}");
+    let value = |name| value_of::<f64>(&page, name).unwrap_or_else(|| panic!("{name} in {page}"));
+    let resident = value("process_resident_memory_bytes");
+    assert!((1e6..1e9).contains(&resident) && value("process_virtual_memory_bytes") >= resident);
+    assert!((5.0..100.0).contains(&value("process_open_fds")));
+    assert!(value("process_max_fds") >= value("process_open_fds"));
+    assert!((0.0..60.0).contains(&value("process_cpu_seconds_total")));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((0.0..300.0).contains(&(now - value("process_start_time_seconds"))));
+}
+
+/// What Prometheus itself asks for, and what other programs do.
+#[tokio::test]
+async fn format_of_the_page_is_that_which_is_asked_for() {
+    let redis = RedisServer::start();
+    let mut command = command();
+    command.env("API_KEY", "a key for backends").env("PORT", "0").env("REDIS_URL", redis.url());
+    let server = Chat::start(&mut command);
+    server.until_ready().await;
+    let page = async |accept: &str| {
+        let head = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+        server.raw(&format!("{head}{accept}\r\n")).await
+    };
+    let prometheus = "Accept: application/openmetrics-text;version=1.0.0,\
+        application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let (_, head, open) = page(prometheus).await;
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(
+        open.ends_with("# EOF\n") && open.contains("# TYPE chat_published counter\n"),
+        "{open}"
+    );
+    for accept in ["", "Accept: text/plain\r\n"] {
+        let (_, head, plain) = page(accept).await;
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(plain.contains("# TYPE chat_published_total counter\n"), "{plain}");
+        assert_eq!(complaints(&plain), "", "of promtool");
+    }
+}
+
+/// What `promtool check metrics` says of a page.
+fn complaints(page: &str) -> String {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+    promtool.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool, of Debian's package prometheus");
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    String::from_utf8(said).unwrap()
 }
 
 #[tokio::test]
@@ -101,9 +171,7 @@ async fn metrics_may_have_an_address_of_their_own() {
     server.until_ready().await;
     assert_eq!(server.http("GET", "/metrics").await.0, 404);
     assert_eq!(server.http("GET", "/healthz").await.0, 200);
-    let line = server.until_logged("metrics on http://127.0.0.1:");
-    let port = line.rsplit(':').next().unwrap().strip_suffix("/metrics").unwrap();
-    let port: u16 = port.parse().unwrap();
+    let port = server.metrics_port();
     let ask = async |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         exchange(port, &request).await

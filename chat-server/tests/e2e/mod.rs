@@ -1,7 +1,9 @@
 //! The real program, driven over real sockets, with a real Redis between its processes.
 
+mod alarms;
 mod api;
 mod auth;
+mod balancers;
 mod client;
 mod commands;
 mod direct;
@@ -12,16 +14,17 @@ mod hooks;
 mod hosts;
 mod http;
 mod limits;
+mod log;
 mod metrics;
 mod mixed;
 mod moderation;
 mod native;
-mod nginx;
 mod operations;
 mod outage;
 mod parts;
 mod presence;
 mod redis_faults;
+mod restore;
 mod rooms;
 mod topics;
 mod versions;

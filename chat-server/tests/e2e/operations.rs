@@ -231,6 +231,118 @@ async fn prefixed_variable_wins_over_its_alias_and_an_old_name_is_warned_about()
     assert_eq!(client.recv_json().await["limits"]["rooms"], 128);
 }
 
+#[test]
+fn unknown_variable_refuses_the_start() {
+    let (code, out, error) = run(command().env("CHAT_JWT_SECERT", "x").args(["--port", "0"]));
+    let expected = "chat-server: CHAT_JWT_SECERT: no such setting; did you mean CHAT_JWT_SECRET?\n";
+    assert_eq!((code, &*out, &*error), (2, "", expected));
+    let (_, _, error) = run(command().arg("--prot=1"));
+    assert!(error.ends_with("; did you mean --port?\n"), "{error}");
+}
+
+/// As in a pod beside a service that is named `chat`.
+#[test]
+fn variables_of_a_service_are_no_settings() {
+    let server = Chat::start(command().env("PORT", "0").env("JWT_SECERT", "x").envs([
+        ("CHAT_PORT", "tcp://10.0.0.1:8080"),
+        ("CHAT_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("CHAT_SERVICE_HOST", "10.0.0.1"),
+        ("CHAT_SERVICE_PORT", "8080"),
+    ]));
+    let line = server.until_logged("has set them for a service");
+    assert!(line.contains("CHAT_PORT, CHAT_PORT_8080_TCP_ADDR, CHAT_SERVICE_HOST"), "{line}");
+    assert!(line.contains("WARN") && line.contains("enableServiceLinks: false"), "{line}");
+    server.until_logged("JWT_SECERT is not read; did you mean JWT_SECRET?");
+}
+
+#[test]
+fn start_is_one_line_with_what_runs() {
+    let redis = RedisServer::start();
+    let url = redis.url().replace("redis://", "redis://:secret@");
+    let server = Chat::start(command().args([
+        "--port",
+        "0",
+        "--metrics-addr",
+        "127.0.0.1:0",
+        "--redis-url",
+        &url,
+    ]));
+    let line = server.until_logged("listening on http://127.0.0.1:");
+    for part in [
+        ", metrics on http://127.0.0.1:",
+        &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
+        &format!("engine=\"{}", redis.url().trim_end_matches('/')),
+        "settings=\"",
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!line.contains("secret"), "{line}");
+    let open = server.until_logged("every client has access under any name");
+    assert!(open.contains("WARN"), "{open}");
+    let (one, other) = (Chat::alone(), Chat::alone());
+    let digest = |server: &Chat| {
+        server.until_logged("listening").split("settings=").nth(1).unwrap().to_owned()
+    };
+    assert_eq!(digest(&one), digest(&other));
+    assert_ne!(digest(&one), digest(&server), "one has a Redis");
+}
+
+#[test]
+fn written_file_starts_the_server() {
+    let (code, file, error) = run(command().arg("config"));
+    assert_eq!((code, &*error), (0, ""));
+    let path = std::env::temp_dir().join(format!("chat-config-{}.toml", std::process::id()));
+    std::fs::write(&path, file).unwrap();
+    let server = Chat::start(command().args(["--port", "0", "--config"]).arg(&path));
+    server.until_logged("listening on");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn completions_and_man_page_name_the_settings() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, script, error) =
+            run(command().args(["completions", shell]).env("CHAT_JWT_SECERT", "x"));
+        assert_eq!((code, &*error), (0, ""));
+        assert!(script.contains("redis-url") && script.contains("completions"), "{script}");
+    }
+    let (code, page, error) = run(command().arg("man"));
+    assert_eq!((code, &*error), (0, ""));
+    assert!(page.contains(".TH chat-server") && page.contains("CHAT_REDIS_URL"), "{page}");
+}
+
+#[tokio::test]
+async fn balancer_that_is_not_trusted_is_logged() {
+    let server = Chat::alone();
+    let forwarded = [("X-Forwarded-For", "203.0.113.9")];
+    let connect = async |server: &Chat| {
+        WsClient::connect_with(&server.ws("/ws"), &forwarded).await;
+    };
+    server.native().await;
+    assert_eq!(server.logged("not trusted"), 0);
+    connect(&server).await;
+    let line = server.until_logged("handshake forwarded by an address that is not trusted");
+    assert!(line.contains("WARN") && line.contains("address=127.0.0.1"), "{line}");
+    assert!(line.contains("--trusted-proxies (CHAT_TRUSTED_PROXIES)"), "{line}");
+    connect(&server).await;
+    assert_eq!(server.logged("handshake forwarded"), 1, "once a minute");
+    let trusting = Chat::start(command().args(["--port", "0", "--trusted-proxies", "127.0.0.1"]));
+    connect(&trusting).await;
+    assert_eq!(trusting.logged("not trusted"), 0);
+}
+
+#[tokio::test]
+async fn private_address_with_too_many_connections_is_logged() {
+    let server = Chat::start(command().args(["--port", "0", "--max-connections-per-address", "1"]));
+    let _first = server.native().await;
+    WsClient::try_connect(&server.ws("/ws"), &[]).await.unwrap_err();
+    let line = server.until_logged("connections of this address are refused");
+    assert!(line.contains("WARN") && line.contains("address=127.0.0.1"), "{line}");
+    for setting in ["--trusted-proxies", "--forwarded-header", "--max-connections-per-address"] {
+        assert!(line.contains(setting), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = std::env::temp_dir().join(format!("chat-order-{}.toml", std::process::id()));
@@ -409,7 +521,8 @@ async fn a_log_that_nobody_reads_is_no_harm() {
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
     let address = lines.by_ref().map(Result::unwrap).find_map(|line| {
-        line.split("http://127.0.0.1:").nth(1).map(|port| format!("ws://127.0.0.1:{port}/"))
+        let port = line.split("http://127.0.0.1:").nth(1)?.split(' ').next()?;
+        Some(format!("ws://127.0.0.1:{port}/"))
     });
     drop(lines);
     let mut client = WsClient::connect(&address.unwrap()).await;

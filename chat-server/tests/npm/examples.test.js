@@ -27,11 +27,37 @@ afterEach(() => client.close());
 const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
 const texts = ({ messages }) => messages.map(({ message }) => message);
 
-test("the page has the examples as they are tested", () => {
-  const page = readFileSync(new URL("../../../docs/javascript.md", import.meta.url), "utf8");
-  for (const file of readdirSync(new URL("examples/", import.meta.url))) {
-    ok(page.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
+/** Runs something with other globals. */
+async function withGlobals(globals, run) {
+  const before = Object.fromEntries(Object.keys(globals).map((name) => [name, globalThis[name]]));
+  Object.assign(globalThis, globals);
+  try {
+    await run();
+  } finally {
+    Object.assign(globalThis, before);
   }
+}
+
+test("the pages have the examples as they are tested", () => {
+  const pages = ["../../../docs/javascript.md", "../../web/README.md"];
+  const texts = pages.map((page) => readFileSync(new URL(page, import.meta.url), "utf8")).join();
+  for (const file of readdirSync(new URL("examples/", import.meta.url))) {
+    ok(texts.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
+  }
+});
+
+test("the README of the package", async () => {
+  const lines = [];
+  const { log } = console;
+  const fetch = async () => new Response("ann");
+  await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
+    console.log = (line) => lines.push(line);
+    await import("./examples/readme.js").finally(() => (console.log = log));
+  });
+  await settled();
+  deepStrictEqual(lines.at(-1), ["ann: Hello"]);
+  // Its client connects no more, and the test ends.
+  server.drop(1000);
 });
 
 test("a room", async () => {
@@ -51,15 +77,11 @@ test("logging out", async () => {
     fetch: async () => new Response("", { status: 401 }),
     location: { assign: (page) => pages.push(page) },
   };
-  const before = Object.fromEntries(Object.keys(globals).map((name) => [name, globalThis[name]]));
-  Object.assign(globalThis, globals);
-  try {
+  await withGlobals(globals, async () => {
     const { chat } = await import("./examples/logout.js");
     await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
     deepStrictEqual(pages, ["/login"]);
-  } finally {
-    Object.assign(globalThis, before);
-  }
+  });
 });
 
 test("the composable for Vue", async () => {

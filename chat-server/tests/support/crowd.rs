@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chat_transport::client::{Client, ClientConfig, Event, Events};
+use chat_transport::client::{Client, ClientConfig, Event, Events, State};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -32,8 +32,22 @@ struct Talker {
 }
 
 impl Crowd {
-    /// All join their rooms; then all begin to talk. The `n`th client connects to `urls(n)`.
+    /// All join their rooms; then all begin to talk. The `n`th client connects to `urls(n)`, and
+    /// reconnects soon.
     pub(crate) async fn join(
+        urls: impl Fn(usize) -> Vec<String>,
+        clients: usize,
+        rooms: usize,
+    ) -> Self {
+        let config = ClientConfig::default()
+            .backoff_base(Duration::from_millis(200))
+            .backoff_cap(Duration::from_secs(2));
+        Self::join_with(config, urls, clients, rooms).await
+    }
+
+    /// As [`join`](Self::join), with these settings of the clients.
+    pub(crate) async fn join_with(
+        config: ClientConfig,
         urls: impl Fn(usize) -> Vec<String>,
         clients: usize,
         rooms: usize,
@@ -41,7 +55,8 @@ impl Crowd {
         let stop = Arc::new(AtomicBool::new(false));
         let mut talkers = Vec::new();
         for n in 0..clients {
-            talkers.push(Talker::join(urls(n), n, format!("room-{}", n % rooms)).await);
+            let room = format!("room-{}", n % rooms);
+            talkers.push(Talker::join(config.clone(), urls(n), n, room).await);
         }
         for (n, talker) in talkers.iter().enumerate() {
             talker.begin(n, Arc::clone(&stop));
@@ -106,13 +121,9 @@ impl Crowd {
 }
 
 impl Talker {
-    async fn join(urls: Vec<String>, n: usize, room: String) -> Self {
+    async fn join(config: ClientConfig, urls: Vec<String>, n: usize, room: String) -> Self {
         let name = format!("client-{n}");
-        let config = ClientConfig::default()
-            .name(&name)
-            .backoff_base(Duration::from_millis(200))
-            .backoff_cap(Duration::from_secs(2));
-        let (client, events) = Client::connect(urls, config).unwrap();
+        let (client, events) = Client::connect(urls, config.name(&name)).unwrap();
         let record = Arc::new(Mutex::new(Record { room: room.clone(), ..Record::default() }));
         let heard = Arc::new(Notify::new());
         tokio::spawn(listen(events, Arc::clone(&record), Arc::clone(&heard)));
@@ -184,9 +195,18 @@ impl Speaker {
 }
 
 async fn listen(mut events: Events, record: Arc<Mutex<Record>>, heard: Arc<Notify>) {
+    let mut away_since = None;
     while let Some(event) = events.recv().await {
         let mut record = record.lock().unwrap();
         match event {
+            Event::State(State::Online) => {
+                let away =
+                    away_since.take().map_or(Duration::ZERO, |since: Instant| since.elapsed());
+                record.longest_absence = record.longest_absence.max(away);
+            }
+            Event::State(State::Waiting { .. }) => {
+                away_since.get_or_insert_with(Instant::now);
+            }
             Event::Message(message) => {
                 record.heard.push((message.text, message.position, Instant::now()));
             }

@@ -7,6 +7,7 @@ pub(crate) mod raw;
 pub(crate) mod sockets;
 pub(crate) mod verdict;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,7 +65,12 @@ pub(crate) fn command() -> Command {
 
 /// The program with a clean environment, on so many threads.
 pub(crate) fn command_on(threads: usize) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
+    command_of(env!("CARGO_BIN_EXE_chat-server"), threads)
+}
+
+/// Another build of the program.
+pub(crate) fn command_of(program: impl AsRef<OsStr>, threads: usize) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("CHAT_THREADS", threads.to_string());
     command
@@ -117,12 +123,21 @@ impl Chat {
 
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut chat = Self::start_on(command, 0);
-        const ADDRESS: &str = "listening on http://127.0.0.1:";
-        let line = chat.until_logged(ADDRESS);
-        let port = line.split(ADDRESS).nth(1).unwrap();
-        let port = port.split(|next: char| !next.is_ascii_digit()).next().unwrap();
-        chat.port = port.parse().expect("a port");
+        chat.port = chat.port_after("listening on http://127.0.0.1:");
         chat
+    }
+
+    /// The port of `--metrics-addr 127.0.0.1:0`.
+    pub(crate) fn metrics_port(&self) -> u16 {
+        self.port_after("metrics on http://127.0.0.1:")
+    }
+
+    /// The port in the first line of the log that holds `address`.
+    fn port_after(&self, address: &str) -> u16 {
+        let line = self.until_logged(address);
+        let port = line.split(address).nth(1).unwrap();
+        let port = port.split(|next: char| !next.is_ascii_digit()).next().unwrap();
+        port.parse().expect("a port")
     }
 
     /// The address of a path, for a WebSocket.
@@ -277,6 +292,11 @@ pub(crate) async fn join(client: &mut WsClient, room: &str) -> Value {
     let joined = ask(client, "joined", json!({"type": "join", "room": room})).await;
     assert_eq!(next_of(client, "presence").await["event"], "joined", "its own coming");
     joined
+}
+
+/// The lines of a page of metrics that begin with this, and whose values are not 0.
+pub(crate) fn counted<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    page.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0")).collect()
 }
 
 /// What a page of metrics says of one.

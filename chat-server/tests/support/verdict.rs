@@ -17,6 +17,9 @@ pub(crate) struct Record {
     pub(crate) gaps: usize,
     /// Sends whose outcome stayed unknown.
     pub(crate) unknown: usize,
+    /// The longest time between the loss of a connection and the next welcome, of a member of a
+    /// [`Crowd`](super::crowd::Crowd).
+    pub(crate) longest_absence: Duration,
 }
 
 #[derive(Debug, Default)]

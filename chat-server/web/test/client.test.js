@@ -62,7 +62,7 @@ suite("events", () => {
     const chat = await member({ debug: (line) => lines.push(line) });
     await chat.send("r", "hi");
     deepStrictEqual(lines.map((line) => line.split(" ", 2).join(" ")), [
-      "chat state", "chat state", "chat joined", "chat message",
+      "chat state", "chat state", "chat joined", "chat presence", "chat message",
     ]);
     match(lines[0], /"state":"connecting"/);
   });
@@ -202,12 +202,34 @@ suite("the network", () => {
     strictEqual(await codeOf(sent), "none");
   });
 
-  test("a request whose time is over leads to a ping at once", async () => {
-    const chat = await member();
+  for (const request of ["history", "members", "join", "leave"]) {
+    test(`a swallowed ${request} leads out of online within 12 s`, async () => {
+      const chat = await member();
+      server.isSilent = true;
+      chat[request](request === "join" ? "s" : "r");
+      ok((await timeUntilLost(chat)) <= 12_000);
+      chat.close();
+    });
+  }
+
+  test("an answer may take twice as long after each silent connection, until all is answered", async () => {
+    const chat = await member({ backoffBaseMs: 1 });
+    const times = [];
+    for (let loss = 0; loss < 3; loss += 1) {
+      server.isSilent = true;
+      chat.history("r");
+      times.push(await timeUntilLost(chat));
+      server.isSilent = false;
+      // The next connection waits for an answer, too.
+      server.loseAnswer("join");
+      await time.advance(20_000, () => chat.state === "online");
+    }
+    await time.advance(20_000);
     server.isSilent = true;
-    const page = codeOf(chat.history("r"));
-    strictEqual(await timeUntilLost(chat), 15_000 + 5_000);
-    strictEqual(await page, "timeout");
+    chat.history("r");
+    times.push(await timeUntilLost(chat));
+    deepStrictEqual(times.map((ms) => Math.round(ms / 1000)), [10, 15, 25, 10]);
+    chat.close();
   });
 
   test("the pause begins small again after a connection that held", async () => {

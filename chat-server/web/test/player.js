@@ -43,6 +43,9 @@ export class Player {
   /** By step, whether a number that has to be above another one once has been. */
   #once;
 
+  /** The server that has to send what the client receives, if there is one. */
+  #server;
+
   /** Plays steps in which some names are bound already, so many times. */
   static async play(steps, bindings, plays = 1) {
     const once = new Map();
@@ -50,15 +53,35 @@ export class Player {
     for (const [step, wasAbove] of once) ok(wasAbove, `step ${step + 1}: never above`);
   }
 
-  constructor(bindings, once) {
+  /** Plays steps once, with a server: `expect(frame, code)` is called before the client receives a
+   *  frame, with the code of the close that follows; `closed(code)`; and `take(action, answer)` for
+   *  what the client does, with the answer to a request in the vector. */
+  static async playWith(server, steps, bindings) {
+    await new Player(bindings, new Map(), server).#playAll(steps);
+  }
+
+  constructor(bindings, once, server) {
     this.#bindings = new Map(Object.entries(bindings));
     this.#once = once;
+    this.#server = server;
   }
 
   async #playAll(steps) {
     this.#time.install();
     try {
-      for (const [index, step] of steps.entries()) await this.#play(step, index);
+      for (const [index, step] of steps.entries()) {
+        const later = steps.slice(index + 1);
+        const { receive, closed, wire = [] } = this.#server ? step : {};
+        const code = later.find((step) => step.closed)?.closed.code;
+        if (receive) await this.#server.expect(this.#filled(receive), code);
+        if (closed) await this.#server.closed(closed.code);
+        await this.#play(step, index);
+        for (const [position, { send }] of wire.entries()) {
+          const answer = send && later.find(({ receive }) => receive?.id === send.id)?.receive;
+          const code = this.#filled(answer?.code);
+          await this.#server.take(this.#out.wire[position], answer && { ...answer, code });
+        }
+      }
     } finally {
       this.#time.uninstall();
     }

@@ -1,14 +1,114 @@
-// The server for tests beside the vectors: its frames have the form of those of a real server.
+// The server for tests: it plays the server's side of the vectors, and its frames have the form of
+// those of a real server.
 
-import { ok } from "node:assert";
-import { readFileSync, readdirSync } from "node:fs";
-import { test } from "node:test";
+import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
+import { readFileSync } from "node:fs";
+import { suite, test } from "node:test";
 
+import { ChatClient } from "../chat-client.js";
 import { TestServer } from "../chat-testing.js";
 import { settled } from "./fakes.js";
+import { Player } from "./player.js";
+import { ServerPlayer } from "./server-player.js";
+import { casesOf, files, stepsOf } from "./vectors.js";
 
-const VECTORS = new URL("../../../chat-core/tests/vectors/", import.meta.url);
 const PROTOCOL = new URL("../../../docs/protocol.md", import.meta.url);
+const TYPES = new URL("../chat-client.d.ts", import.meta.url);
+
+/** Vectors in which the server does what the `TestServer` does not do, by the reason. */
+const OTHERS = {
+  "answers wrongly, or sends what a server never sends": [
+    "welcome_without_an_id_is_ignored",
+    "hello_with_an_answer_of_another_type_ends_the_connection",
+    "join_with_an_answer_of_another_type_is_asked_again",
+    "send_with_an_answer_of_another_type_is_sent_again",
+    "other_request_with_an_answer_of_another_type_fails",
+    "joined_that_answers_nothing_is_ignored",
+    "recovered_with_a_hole_within_is_not_believed",
+    "recovered_with_a_hole_before_is_not_believed",
+    "recovered_with_a_hole_behind_is_not_believed",
+    "recovered_without_the_messages_is_not_believed",
+    "recovered_in_another_epoch_is_not_believed",
+    "recovered_at_an_earlier_position_is_not_believed",
+    "overlap_is_skipped",
+    "message_that_lacks_a_field_is_ignored",
+    "message_with_a_field_of_another_type_is_ignored",
+    "repeats_are_dropped",
+    "first_message_of_the_known_epoch_is_the_next",
+  ],
+  "sends frames, fields or events of a later version": [
+    "invented_type_takes_its_offset",
+    "invented_type_at_a_known_offset_is_a_repeat",
+    "invented_type_behind_a_hole_is_a_hole",
+    "invented_type_may_be_the_first_of_a_sequence",
+    "invented_type_counts_in_an_answer",
+    "invented_type_without_an_offset_is_no_part_of_an_answer",
+    "invented_type_moves_the_position_of_the_next_join",
+    "invented_type_without_an_offset_is_ignored",
+    "invented_type_of_another_room_is_ignored",
+    "invented_type_is_left_out_of_a_page_of_history",
+    "invented_type_may_use_known_names_for_other_fields",
+    "unknown_type_is_ignored",
+    "unknown_fields_are_skipped",
+    "unknown_presence_event_is_ignored",
+  ],
+  "sends `null` for absent fields": ["null_counts_as_absent"],
+  "sends frames of a room that the client has left, or in another order": [
+    "gap_of_another_room_is_dropped",
+    "messages_of_other_rooms_are_dropped",
+    "news_of_other_rooms_are_dropped",
+    "left_room_is_not_joined_again",
+    "room_that_cannot_be_joined_again_is_reported_and_left",
+    "kicked_client_does_not_join_again",
+    "kick_while_a_room_is_repaired_leaves_it",
+    "messages_before_the_answer_to_a_join_are_in_it",
+    "hole_is_repaired_by_joining_again",
+    "hole_is_asked_about_once",
+    "answer_may_end_before_the_frame_behind_the_hole",
+    "goodbye_is_not_the_end",
+  ],
+  "keeps fewer than 256 messages, or loses some": [
+    "gap_moves_the_position",
+    "gap_is_the_position_at_the_next_join",
+    "join_since_a_lost_position_is_a_gap",
+    "hole_that_cannot_be_filled_is_a_gap",
+    "news_of_a_room_that_is_being_repaired_are_in_the_answer",
+    "trimmed_messages_are_a_gap",
+    "newest_page_that_overlaps_is_delivered_in_part",
+    "empty_page_is_a_gap_up_to_the_answers_position",
+    "position_beyond_the_rooms_is_a_gap",
+  ],
+  "counts the members of a large room": ["presence_is_delivered"],
+  "knows users, and tokens, of other servers": [
+    "send_of_another_user_has_an_unknown_outcome",
+    "send_of_the_same_user_without_resume_is_sent_again",
+    "undelivered_of_this_session_is_reported",
+    "undelivered_of_another_session_is_dropped",
+    "no_more_messages_are_unanswered_than_in_flight_says",
+    "token_is_renewed_in_time",
+  ],
+  "reports an error that answers no request": ["error_without_an_id_is_reported"],
+  "carries out a request in another order than it was sent": [
+    "echo_settles_any_send_of_the_queue",
+    "message_of_another_user_with_the_same_key_settles_nothing",
+  ],
+};
+
+suite("the server's side of the vectors", () => {
+  const others = new Set(Object.values(OTHERS).flat());
+  for (const vector of files.flatMap(({ vectors }) => vectors)) {
+    const steps = stepsOf(vector);
+    const play = (bindings) => Player.playWith(new ServerPlayer(steps), steps, bindings);
+    test(vector.name, async () => {
+      for (const bindings of casesOf(vector)) {
+        if (others.has(vector.name)) await rejects(play(bindings), "it is played: take it off the list");
+        else await play(bindings);
+      }
+      others.delete(vector.name);
+    });
+  }
+  test("no other vector is listed", () => deepStrictEqual([...others], []));
+});
 
 /** All frames of a server in the vectors and in the description of the protocol, by type. */
 function knownFrames() {
@@ -18,9 +118,7 @@ function knownFrames() {
     if (typeof value.receive?.type === "string") frames.push(value.receive);
     Object.values(value).forEach(collect);
   };
-  for (const file of readdirSync(VECTORS).filter((name) => name.endsWith(".json"))) {
-    collect(JSON.parse(readFileSync(new URL(file, VECTORS), "utf8")));
-  }
+  for (const { vectors } of files) vectors.map(stepsOf).forEach(collect);
   for (const [, block] of readFileSync(PROTOCOL, "utf8").matchAll(/```json server\n(.*?)```/gs)) {
     frames.push(...block.trim().split("\n").map((line) => JSON.parse(line)));
   }
@@ -68,19 +166,82 @@ async function sentFrames() {
 
 test("its frames have the members of a real server's frames", async () => {
   const known = knownFrames();
+  const types = readFileSync(TYPES, "utf8");
+  const isDeclared = (name) => new RegExp(`\\b${name}\\??:`).test(types);
   const sent = await sentFrames();
   for (const frame of sent) {
     const examples = known.get(frame.type) ?? [];
     ok(examples.length > 0, `no server sends ${frame.type}`);
     const allowed = new Set(examples.flatMap((example) => Object.keys(example)));
-    const foreign = Object.keys(frame).filter((name) => !allowed.has(name));
+    const foreign = Object.keys(frame).filter((name) => !allowed.has(name) && !isDeclared(name));
     ok(foreign.length === 0, `${frame.type} has ${foreign}`);
     const needed = [...allowed].filter((name) => examples.every((example) => name in example));
     const missing = needed.filter((name) => !(name in frame));
     ok(missing.length === 0, `${frame.type} lacks ${missing}: ${JSON.stringify(frame)}`);
   }
-  const types = new Set(sent.map(({ type }) => type));
+  const kinds = new Set(sent.map(({ type }) => type));
   for (const type of ["welcome", "joined", "left", "ok", "message", "presence", "typing", "direct", "gap", "goodbye", "members", "history", "pong", "error"]) {
-    ok(types.has(type), `${type} was not sent`);
+    ok(kinds.has(type), `${type} was not sent`);
   }
+});
+
+function newClient(server, options) {
+  const chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Ann", ...options });
+  chat.connect();
+  return chat;
+}
+
+test("a ban has an end, and refuses joins until then", async () => {
+  const server = new TestServer();
+  const chat = newClient(server);
+  await chat.join("r");
+  const left = [];
+  chat.on("left", (detail) => left.push(detail));
+  const begin = Date.now();
+  server.ban("r", chat.user.id, { seconds: 60, message: "Spam." });
+  await settled();
+  deepStrictEqual(chat.rooms, []);
+  deepStrictEqual(left.map(({ reason, message, until }) => [reason, message, until >= begin + 60_000]), [
+    ["banned", "Spam.", true],
+  ]);
+  const isBan = ({ code, until, reason }) => code === "banned" && until >= begin + 60_000 && reason === "Spam.";
+  await rejects(chat.join("r"), isBan);
+  server.unban("r", chat.user.id);
+  strictEqual((await chat.join("r")).room, "r");
+  server.ban("r", chat.user.id);
+  await settled();
+  await rejects(chat.join("r"), ({ code, until }) => code === "banned" && until === undefined);
+  server.goodbye(4003, { reason: "banned", message: "Spam.", until: 1_800_000_000_000 });
+  await settled();
+  const { by, message, until } = chat.status;
+  deepStrictEqual({ by, message, until }, { by: "ban", message: "Spam.", until: 1_800_000_000_000 });
+});
+
+test("capabilities and older messages are in joined, and in the room", async () => {
+  const can = (user, room) => (room === "news" ? ["join", "history"] : ["join", "send", "moderate"]);
+  const server = new TestServer({ can });
+  for (const message of ["one", "two"]) server.say("news", "Bob", message);
+  const chat = newClient(server);
+  const room = chat.room("news", { history: 1 });
+  await settled();
+  const { can: granted, hasMore } = room.snapshot;
+  deepStrictEqual({ granted, hasMore }, { granted: ["join", "history"], hasMore: true });
+  await rejects(room.send("hi"), { code: "forbidden" });
+  await rejects(room.kick("bob"), { code: "forbidden" });
+  strictEqual((await chat.join("general", { history: 1 })).more, false);
+  await chat.kick("general", "bob");
+  chat.close();
+});
+
+test("a new name reaches the other members", async () => {
+  const server = new TestServer();
+  const chat = newClient(server);
+  const seen = [];
+  chat.on("presence", ({ event, user }) => seen.push(`${event} ${user.name}`));
+  await chat.join("r");
+  server.join("r", { id: "u", name: "Bob" });
+  server.join("r", { id: "u", name: "Bobby" });
+  await settled();
+  deepStrictEqual(seen, ["joined Ann", "joined Bob", "renamed Bobby"]);
+  chat.close();
 });

@@ -58,9 +58,11 @@ pub(super) struct Queue {
     closing: Option<CloseState>,
     /// How this side closed, if it did. Apart from the state, which each send compares.
     local_close: Option<LocalClose>,
-    /// Bytes that were accepted since the beginning.
+    /// Frames that were accepted since the beginning.
+    accepted_frames: u64,
+    /// Their bytes.
     accepted: u64,
-    /// How many of them the stripe has: a send writes to no memory that threads share.
+    /// How many of the bytes the stripe has: a send writes to no memory that threads share.
     reported: u64,
     /// The part of the server's sums that this outbox adds to.
     stripe: Option<Arc<Stripe>>,
@@ -118,6 +120,10 @@ impl Queue {
         self.usage
     }
 
+    pub(super) fn accepted_frames(&self) -> u64 {
+        self.accepted_frames
+    }
+
     pub(super) fn accepted_bytes(&self) -> u64 {
         self.accepted
     }
@@ -146,13 +152,18 @@ impl Queue {
         self.local_close.clone()
     }
 
+    fn count_accepted(&mut self, bytes: &Bytes, frames: usize) {
+        self.accepted += bytes.len() as u64;
+        self.accepted_frames += frames as u64;
+    }
+
     /// Accepts `bytes`, which hold `frames` whole frames, while nothing else waits.
     #[inline]
     pub(super) fn offer(&mut self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         if self.closing.is_some() {
             return DeliveryOutcome::Closed;
         }
-        self.accepted += bytes.len() as u64;
+        self.count_accepted(bytes, frames);
         // Only while nothing waits: a frame must not overtake an earlier one.
         let written = self.write_now(bytes);
         if written < bytes.len() {
@@ -177,7 +188,7 @@ impl Queue {
         if !was_held && !self.has_room(bytes.len(), frames, max) {
             return DeliveryOutcome::Full;
         }
-        self.accepted += bytes.len() as u64;
+        self.count_accepted(bytes, frames);
         if was_held {
             self.queue(bytes.clone(), frames);
             self.write_held();
@@ -199,7 +210,7 @@ impl Queue {
         if self.closing.is_some() || !(self.chunks.is_empty() || joins_held) {
             return self.offer_behind(bytes, frames, max);
         }
-        self.accepted += bytes.len() as u64;
+        self.count_accepted(bytes, frames);
         self.is_held = true;
         self.queue(bytes.clone(), frames);
         DeliveryOutcome::Queued

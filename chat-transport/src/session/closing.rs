@@ -9,7 +9,7 @@ use chat_core::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{Failure, PeerState, Session};
+use super::{Ended, Failure, PeerState, Session};
 use crate::close::LocalClose;
 use crate::error::End;
 use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, ProbeIntervals, poll_discard};
@@ -95,15 +95,19 @@ where
         self.outbox.close(CloseReason::Normal);
         let deadline = after(Instant::now(), self.codec.config().close_timeout);
         let mut closing = ClosingHandshake::new(deadline);
-        if matches!(self.end.as_deref(), Some(End::Lost(_))) {
+        if matches!(self.end.as_deref(), Some(Ended::By(End::Lost(_)))) {
             closing.skip_close_frames();
         }
         poll_fn(|cx| self.poll_finish(cx, &mut closing)).await;
         // The socket is reset here unless it is closed: the kernel would keep for minutes what the
         // peer does not read.
         self.outbox.release();
-        let closed = || self.outbox.closed_with().map(LocalClose::into_end);
-        self.end.take().map(|end| *end).or_else(closed).unwrap_or(End::Lost(None))
+        if let Some(Ended::By(end)) =
+            self.end.take_if(|end| matches!(**end, Ended::By(_))).map(|end| *end)
+        {
+            return end;
+        }
+        self.outbox.closed_with().map_or(End::Lost(None), LocalClose::into_end)
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>, closing: &mut ClosingHandshake) -> Poll<()> {

@@ -295,13 +295,10 @@ impl<M: Deliver + Clone> Subscription<M> {
                         continue;
                     }
                 };
-                let before = reader;
-                let items = reader.take(&history);
-                if !items.is_empty() {
-                    return self.queue.extend(items);
-                }
-                if reader != before {
-                    continue;
+                match reader.take(&history) {
+                    Some(items) if items.is_empty() => continue,
+                    Some(items) => return self.queue.extend(items),
+                    None => {}
                 }
             }
             self.shared.position_changed(&self.topic, room).await;

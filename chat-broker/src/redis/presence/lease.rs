@@ -34,7 +34,7 @@ pub(crate) struct LeaseTask {
     shared: Arc<Shared>,
     presence: Arc<Presence>,
     /// The reaper's queue: nodes whose lease has expired.
-    expired: mpsc::Sender<Vec<String>>,
+    expired: mpsc::Sender<ExpiredNodes>,
     link: Option<Link>,
     was_connected: bool,
     health: ConnectionHealth,
@@ -51,7 +51,7 @@ impl LeaseTask {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         presence: &Arc<Presence>,
-        expired: mpsc::Sender<Vec<String>>,
+        expired: mpsc::Sender<ExpiredNodes>,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -113,11 +113,11 @@ impl LeaseTask {
         let now = Instant::now();
         let may_expire_others = self.monitor.lasts(now);
         let Renewal { mut is_late, is_held, expired } =
-            self.call(self.shared.config.lease, may_expire_others).await?;
+            self.call(self.shared.config.lease, may_expire_others, false).await?;
         if !is_held {
             tracing::warn!("lease lost (expired, or redis was flushed): re-registering");
             self.reregister();
-            self.call(self.shared.config.lease, false).await?;
+            self.call(self.shared.config.lease, false, false).await?;
             is_late = true;
         }
         self.previous = None;
@@ -151,8 +151,13 @@ impl LeaseTask {
         self.presence.set_may_expire_others(false);
     }
 
-    /// Renews the lease of `self.node`.
-    async fn call(&mut self, lease: Duration, may_expire_others: bool) -> RedisResult<Renewal> {
+    /// Renews the lease of `self.node`, for the last time if it `closes`.
+    async fn call(
+        &mut self,
+        lease: Duration,
+        may_expire_others: bool,
+        closes: bool,
+    ) -> RedisResult<Renewal> {
         let (names, config) = (&self.shared.names, &self.shared.config);
         let previous = self.previous.as_deref().unwrap_or_default();
         let keys = [names.nodes(), names.rooms(previous)];
@@ -161,9 +166,9 @@ impl LeaseTask {
         let call = self.shared.scripts.renew.call(&mut commands, &keys);
         call.arg(&*self.node).arg(lease.as_millis() as u64);
         call.arg(u8::from(!self.has_lease)).arg(u8::from(may_expire_others));
-        call.arg(longest.as_millis() as u64).arg(previous);
-        let ((is_held, expired, is_late),) = self.send(&commands).await?;
-        Ok(Renewal { is_held, expired, is_late })
+        call.arg(longest.as_millis() as u64).arg(previous).arg(u8::from(closes));
+        let ((is_held, crashed, is_late, closed),) = self.send(&commands).await?;
+        Ok(Renewal { is_held, expired: ExpiredNodes { crashed, closed }, is_late })
     }
 
     /// Releases the lease. If users are still here, it lasts for the grace period, in which they can
@@ -173,7 +178,7 @@ impl LeaseTask {
             return Ok(());
         }
         if !self.presence.is_empty() {
-            return self.call(self.shared.config.grace, false).await.map(drop);
+            return self.call(self.shared.config.grace, false, true).await.map(drop);
         }
         let names = &self.shared.names;
         let mut commands = Pipeline::with_capacity(2);
@@ -206,12 +211,27 @@ impl LeaseTask {
     }
 }
 
+/// Nodes whose occupants are to be removed.
+#[derive(Debug)]
+pub(crate) struct ExpiredNodes {
+    /// They stopped renewing.
+    pub(super) crashed: Vec<String>,
+    /// They have closed, and their occupants had the grace period.
+    pub(super) closed: Vec<String>,
+}
+
+impl ExpiredNodes {
+    fn is_empty(&self) -> bool {
+        self.crashed.is_empty() && self.closed.is_empty()
+    }
+}
+
 /// The answer of Redis to a renewal.
 struct Renewal {
     /// The node had a lease, or is new.
     is_held: bool,
     /// Nodes whose lease has expired.
-    expired: Vec<String>,
+    expired: ExpiredNodes,
     /// By Redis' clock the last renewal was long ago. If Redis was frozen, other nodes are as late
     /// as this one: they must not be expired for it.
     is_late: bool,

@@ -1,13 +1,15 @@
 //! Presence: the users of this node in topics, and those of all nodes.
 //!
 //! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its
-//! topic, and is sent in order with publications; `transition.rs` has the states of one user in one
-//! topic. Redis holds the occupants of a node for as long as the node renews its `lease.rs`;
+//! topic, and is sent in order with publications: `queues.rs` has its order, `transition.rs` the
+//! states of one user in one topic, and `changes.rs` what one pipeline carries. Redis holds the occupants of a node for as long as the node renews its `lease.rs`;
 //! `reaper.rs` removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds
 //! with what it should hold.
 
+pub(super) mod changes;
 pub(super) mod lease;
 pub(super) mod outbox;
+mod queues;
 pub(super) mod reaper;
 pub(super) mod reconciler;
 mod transition;
@@ -31,7 +33,8 @@ use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::BrokerError;
 use crate::presence::{OccupiedRoom, OccupiedRooms};
-use outbox::{Changes, Key, Outcome, PresenceOutbox};
+use changes::{Changes, Key, Outcome};
+use outbox::PresenceOutbox;
 
 /// Reads in one pipeline.
 const MAX_READS: usize = 16;
@@ -82,6 +85,11 @@ impl Presence {
         server.run_id = Some(run_id.to_owned());
         drop(server);
         self.check_lease.notify_one();
+    }
+
+    /// The Redis process of the latest connection; `None` if unknown.
+    pub(super) fn run_id(&self) -> Option<String> {
+        self.server.lock().run_id.clone().filter(|run_id| !run_id.is_empty())
     }
 
     /// Whether Redis is another process than at the last call.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use redis::Pipeline;
 use tokio::sync::mpsc;
 
+use super::lease::ExpiredNodes;
 use crate::error::BrokerError;
 use crate::redis::connection::store::Store;
 use crate::redis::names::Address;
@@ -20,10 +21,15 @@ const MAX_TOPICS: usize = 8;
 const MAX_USERS: usize = 200;
 
 /// Reaps the nodes that it receives, until the sender is dropped.
-pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<Vec<String>>) {
-    while let Some(nodes) = expired.recv().await {
-        for node in nodes {
+pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<ExpiredNodes>) {
+    while let Some(ExpiredNodes { crashed, closed }) = expired.recv().await {
+        for node in &crashed {
             tracing::info!(node, "node lease expired, removing its occupants");
+        }
+        for node in &closed {
+            tracing::debug!(node, "grace of a closed node ended, removing its occupants");
+        }
+        for node in crashed.into_iter().chain(closed) {
             if let Err(error) = reap(&store, &node).await {
                 // A later renewal finds the node again.
                 tracing::warn!(node, %error, "occupants of an expired node not removed yet, retrying");

@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Presence;
-use super::outbox::{Key, PresenceOutbox};
+use super::changes::Key;
+use super::outbox::PresenceOutbox;
 use crate::error::BrokerError;
 use crate::redis::connection::store::Store;
 use crate::redis::names::Address;

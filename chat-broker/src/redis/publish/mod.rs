@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::presence::Presence;
-use super::presence::outbox::{Key, PresenceOutbox};
+use super::presence::changes::Key;
+use super::presence::outbox::PresenceOutbox;
 use super::shared::Shared;
 use super::subscribe::Subscriber;
 use super::wire::MessageId;

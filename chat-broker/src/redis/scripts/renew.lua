@@ -1,21 +1,23 @@
 -- Renews the lease of a node, and marks nodes as expired whose leases have ended, by a lease of 0,
--- which is never renewed.
+-- which is never renewed. A lease with half a millisecond is the last one of a node that has closed, so
+-- that the log does not report its end as a failure; once expired it is 0.5.
 --
 -- KEYS     1 leases of all nodes: when they end (ms)   2 topics of the previous node
 -- ARGV     1 node   2 lease (ms)   3 '1': a new node   4 '1': expire others   5 longest lease (ms)
---          6 previous name of this node; '' if none
--- returns  { 0 if the node has no lease to renew, { expired nodes }, 1 if it was late }
+--          6 previous name of this node; '' if none   7 '1': the node closes
+-- returns  { 0 if the node has no lease to renew, { expired nodes }, 1 if it was late,
+--          { expired nodes that had closed } }
 
 local leases, node, lease, previous = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local expired = {}
+local expired, closed = {}, {}
 local known = tonumber(redis.call('ZSCORE', leases, node) or 0)
-if known == 0 and ARGV[3] ~= '1' then return { 0, expired, 0 } end
+if known == 0 and ARGV[3] ~= '1' then return { 0, expired, 0, closed } end
 -- A full Redis refuses nothing of a script after its first write, and this is one
 -- that it never refuses for that: a removal of nothing.
 redis.call('ZREM', leases, '')
-redis.call('ZADD', leases, now + lease, node)
+redis.call('ZADD', leases, now + lease + (ARGV[7] == '1' and 0.5 or 0), node)
 -- If the lease of the previous name was lost as well, no node would find the users under it.
 if previous ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
   redis.call('ZADD', leases, 'NX', now + lease, previous)
@@ -27,11 +29,13 @@ for _, one in ipairs(far) do
   redis.call('ZADD', leases, longest, one)
 end
 -- After a pause of Redis, or when its clock was set forward, all nodes are late.
-if known > 0 and known - now <= lease / 2 then return { 1, expired, 1 } end
+if known > 0 and known - now <= lease / 2 then return { 1, expired, 1, closed } end
 if ARGV[4] == '1' and known > 0 then
-  expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 16)
-  for _, one in ipairs(expired) do
-    redis.call('ZADD', leases, 0, one)
+  local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 16)
+  for n = 1, #ended, 2 do
+    local half = tonumber(ended[n + 1]) % 1
+    redis.call('ZADD', leases, half, ended[n])
+    table.insert(half > 0 and closed or expired, ended[n])
   end
 end
-return { 1, expired, 0 }
+return { 1, expired, 0, closed }

@@ -1,15 +1,17 @@
 //! Copies of a room that outlive their connections, whatever happens in between.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chat_broker::testing::{Call, LossNotice};
-use chat_broker::{Broker, HistoryRead, JoinOptions, Membership};
-use chat_core::{ConnectionId, HistoryRange, Position};
+use chat_broker::{Broker, HistoryRead, JoinOptions, Membership, PresenceTracker, Snapshot};
+use chat_core::{ConnectionId, Deliver, HistoryRange, Position, Roster};
 use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::{LONG, World};
-use crate::support::{Member, member};
+use crate::support::{Member, member, occupant, user};
 
 /// A member and its copy of the room, which outlives its connections.
 struct Copy {
@@ -20,7 +22,9 @@ struct Copy {
 
 struct Connection {
     member: Member,
-    _membership: Membership<Member>,
+    membership: Membership<Member>,
+    /// Who is in the room: those of the snapshot, with the changes after it.
+    users: Arc<Mutex<BTreeSet<String>>>,
     received: tokio::sync::mpsc::UnboundedReceiver<String>,
 }
 
@@ -28,7 +32,8 @@ struct Connection {
 enum Step {
     Publish(u64),
     Leave(usize),
-    /// Leaves and joins where its copy ends, while so many are published.
+    /// Leaves and joins where its copy ends, while so many are published, and as many users join or
+    /// leave.
     Join(usize, u64),
     /// The room keeps so many of its latest messages.
     Trim(u32),
@@ -80,9 +85,25 @@ impl Copy {
                     prop_assert_eq!(offset(next), here + 1, "from {} on", first);
                     self.position.offset += 1;
                 }
-                None => prop_assert!(false, "{told}"),
+                None => {
+                    let mut users = connection.users.lock().unwrap();
+                    let (is_news, name) = match told.split_at(1) {
+                        ("+", name) => (users.insert(name.to_owned()), name),
+                        (_, name) => (users.remove(name), name),
+                    };
+                    prop_assert!(is_news, "{name} has joined or left already: {told}");
+                }
             }
         }
+        Ok(())
+    }
+
+    /// The users of the copy are those of the room.
+    fn check_users(&self) -> Result<(), TestCaseError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let mut expected = BTreeSet::new();
+        connection.membership.with_snapshot(|snapshot| expected = names(snapshot.roster.unwrap()));
+        prop_assert_eq!(&*connection.users.lock().unwrap(), &expected);
         Ok(())
     }
 
@@ -105,12 +126,27 @@ impl Copy {
             }
         });
         let options = JoinOptions::default().since(self.position);
-        if let Ok(membership) = world.hub.join(&world.topic, self.id, member.clone(), options).await
-        {
-            self.connection = Some(Connection { member, _membership: membership, received });
+        let users = Arc::<Mutex<_>>::default();
+        let on_snapshot = {
+            let (member, users) = (member.clone(), Arc::clone(&users));
+            move |snapshot: &Snapshot<'_, Member>| {
+                *users.lock().unwrap() = names(snapshot.roster.unwrap());
+                if let Some(batch) = snapshot.batch() {
+                    member.deliver(&batch);
+                }
+            }
+        };
+        let joining =
+            world.hub.join_with(&world.topic, self.id, member.clone(), options, on_snapshot);
+        if let Ok(membership) = joining.await {
+            self.connection = Some(Connection { member, membership, users, received });
         }
         Ok(())
     }
+}
+
+fn names(roster: &Roster) -> BTreeSet<String> {
+    roster.listed().unwrap().keys().map(|user| user.as_str().to_owned()).collect()
 }
 
 async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
@@ -138,6 +174,13 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let publishing = async {
                     for n in published + 1..=published + n {
                         world.say(n..=n).await;
+                        // Each joins, and leaves the next time.
+                        let name = format!("user{}", n % 7);
+                        if n % 14 < 7 {
+                            world.publisher.enter(&world.topic, occupant(&name));
+                        } else {
+                            let _departure = world.publisher.leave(&world.topic, &user(&name));
+                        }
                         sleep(Duration::from_millis(1)).await;
                     }
                 };
@@ -174,6 +217,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         copy.take(&world).await?;
         let closed = copy.connection.as_ref().map(|one| *one.member.closed.lock().unwrap());
         prop_assert_eq!(copy.position.offset, published, "{:?} {:?}", copy.id, closed);
+        copy.check_users()?;
     }
     Ok(())
 }

@@ -75,6 +75,7 @@ async fn direct_message_to_the_servers_is_no_request() {
     assert_eq!(sent, json!({"delivered": 0}));
     let users = json!({"users": ["@servers", "ann"]});
     assert_eq!(post(&server, "/users/status", users).await, json!({"online": ["ann"]}));
+    assert_eq!(get(&server, "/users/@servers").await["servers"], 0);
 }
 
 #[tokio::test]

@@ -43,6 +43,18 @@ async fn key_is_for_its_scopes_rooms_and_users() {
 }
 
 #[tokio::test]
+async fn key_reads_what_it_may_do() {
+    let lines = "scopes = [\"read\"]\nrooms = [\"a-*\", \"@a-*\"]\nuntil = \"2100-01-01\"";
+    let started = server_with_key(lines, &[]);
+    let (status, answer) = call(&started.server, SHOP, "GET /key", None).await;
+    let until = 4_102_444_800_000_u64;
+    let expected =
+        json!({"name": "shop", "scopes": ["read"], "rooms": ["a-*", "@a-*"], "until": until});
+    assert_eq!((status, answer), (200, expected));
+    assert_eq!(call(&started.server, "another key", "GET /key", None).await.0, 401);
+}
+
+#[tokio::test]
 async fn call_above_the_rate_of_the_key_is_to_be_made_later() {
     let started = server_with_key("scopes = [\"read\"]\nrate = \"1/2\"", &[]);
     let port = started.server.port();
@@ -69,8 +81,7 @@ async fn key_that_has_ended_is_refused_by_its_name() {
 async fn api_is_on_the_address_of_operators() {
     let args = ["--metrics-addr", "127.0.0.1:0", "--api-on-clients-port", "off"];
     let started = server_with_key("scopes = [\"read\"]", &args);
-    let line = started.server.until_logged("metrics on http://");
-    let port = line.trim_end_matches("/metrics").rsplit(':').next().unwrap().parse().unwrap();
+    let port = started.server.metrics_port();
     let (status, _, answer) = call_with(port, SHOP, "", "GET /rooms/r/messages", None).await;
     assert_eq!(status, 200, "{answer}");
     let (status, answer) = call(&started.server, SHOP, "GET /rooms/r/messages", None).await;

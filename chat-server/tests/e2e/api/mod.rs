@@ -9,6 +9,7 @@ mod messages;
 mod moderation;
 mod rooms;
 mod tokens;
+mod traffic;
 
 use std::path::PathBuf;
 

@@ -20,6 +20,9 @@ async fn bans_are_listed_in_pages() {
     let page = get(&server, &format!("/bans?after={next}")).await;
     assert_eq!(page["bans"].as_array().unwrap().len(), 1);
     assert_eq!((&page["bans"][0]["user"], &page["next"]), (&json!("bob"), &json!(null)));
+    let of_bob = get(&server, "/bans?user=bob&limit=1").await;
+    assert_eq!((&of_bob["bans"][0]["user"], &of_bob["next"]), (&json!("bob"), &json!(null)));
+    assert_eq!(get(&server, "/bans?user=zoe").await, json!({"bans": []}));
     post(&server, "/users/bob/unban", json!({})).await;
     post(&server, "/rooms/r/unban", json!({"user": "ann"})).await;
     assert_eq!(get(&server, "/bans").await["bans"].as_array().unwrap().len(), 1);

@@ -45,7 +45,7 @@ async fn reload_replaces_secrets_origins_rules_and_log_level() {
     assert_eq!(server.raw(by_name).await.0, 403);
 
     let both = format!("jwt-secret = [{SECRET:?}, {NEXT_SECRET:?}]\n");
-    let rest = "allow-origin = \"https://app.example\"\nallow-host = \"chat.example\"\nlog = \"debug\"\nmax-rooms = 7\n\
+    let rest = "allow-origin = \"https://app.example\"\nallow-host = \"chat.example\"\nlog = \"debug\"\nhistory = 7\n\
                 [[rooms]]\nname = \"x\"\nhistory = 0\n";
     fs::write(&file, format!("{both}{rest}")).unwrap();
     reload(&server, 1);
@@ -55,7 +55,7 @@ async fn reload_replaces_secrets_origins_rules_and_log_level() {
     server.raw("NONSENSE\r\n\r\n").await;
     assert!(server.until_logged("HTTP connection ended with an error").contains("DEBUG"));
     let line = server.until_logged("changed settings that need a restart");
-    assert!(line.ends_with("need a restart: max-rooms, rooms"), "{line}");
+    assert!(line.ends_with("need a restart: history, rooms"), "{line}");
 
     let mut audience = claims("bob");
     audience.aud = vec!["chat".to_owned()];
@@ -172,4 +172,40 @@ async fn rotation_on_one_server_after_the_other_closes_no_connection() {
         let withdrawn = status(server, &a.token("eve")).await;
         assert_eq!(withdrawn, Some(401), "that of the connections above");
     }
+}
+
+#[tokio::test]
+async fn reload_replaces_limits_of_open_connections_too() {
+    let keys = Keys::new("limits-reload");
+    let file = keys.write("chat.toml", "max-rooms = 1\n");
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    let digest = |line: String| line.split("settings=\"").nth(1).unwrap()[..16].to_owned();
+    let at_start = digest(server.until_logged("listening on"));
+    let mut client = server.native().await;
+    ask(&mut client, "joined", json!({"type": "join", "room": "a"})).await;
+    let second = json!({"type": "join", "room": "b"});
+    assert_eq!(ask(&mut client, "error", second.clone()).await["code"], "too_many_rooms");
+
+    fs::write(&file, "max-rooms = 2\nmax-connections = 1\n").unwrap();
+    reload(&server, 1);
+    assert_ne!(digest(server.until_logged("SIGHUP: settings reloaded")), at_start);
+    ask(&mut client, "joined", second).await;
+    assert_eq!(status(&server, "").await, Some(503), "the open connection is the only one");
+
+    fs::write(&file, "kept-rate = \"1/1\"\nmax-wait = \"0s\"\nmax-rooms = 1\n").unwrap();
+    reload(&server, 2);
+    let frame = json!({"type": "send", "room": "b", "message": "hi"});
+    for _ in 0..3 {
+        client.send_json(&frame).await;
+    }
+    assert_eq!(next_of(&mut client, "error").await["code"], "rate_limited");
+    let welcome = ask(&mut server.native().await, "welcome", json!({"type": "hello"})).await;
+    assert_eq!(welcome["limits"]["rooms"], 1, "of a new connection");
+
+    fs::write(&file, "max-rooms = \"many\"\n").unwrap();
+    server.signal("HUP");
+    server.until_logged("settings not reloaded");
+    let welcome = ask(&mut server.native().await, "welcome", json!({"type": "hello"})).await;
+    assert_eq!(welcome["limits"]["rooms"], 1, "as before");
+    assert_eq!(server.logged("need a restart"), 0);
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::NATIVE;
-use crate::support::{Chat, ask, command, next_of, say};
+use crate::support::{Chat, ask, command, counted, next_of, say};
 
 /// How long all of them may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,9 +46,9 @@ where
 
 async fn nobody_was_refused(server: &Chat) {
     let (_, _, page) = server.http("GET", "/metrics").await;
-    assert!(!page.contains("chat_rejected_total{"), "{page}");
-    let is_closed = |line: &&str| line.starts_with("chat_closed_total{") && !line.contains("1006");
-    assert_eq!(page.lines().find(is_closed), None);
+    assert_eq!(counted(&page, "chat_rejected_total{"), [""; 0]);
+    let closed = counted(&page, "chat_closed_total{");
+    assert!(closed.iter().all(|line| line.contains("1006")), "{closed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

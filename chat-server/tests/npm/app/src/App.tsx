@@ -29,7 +29,7 @@ function Room({ name }: { name: string }) {
       {room.hasMore && <button onClick={() => void room.history()}>Earlier</button>}
       <ol data-testid="log">
         {room.messages.map((message) => (
-          <li key={message.key ?? message.at}>{line(message)}</li>
+          <li key={message.key ?? message.offset}>{line(message)}</li>
         ))}
       </ol>
       <p data-testid="typists">{typists.map((user) => user.name).join(", ")}</p>

@@ -1,18 +1,22 @@
 use std::collections::BTreeMap;
 
-use chat_core::{RoomId, Topic};
+use chat_core::{RoomId, Topic, UserId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::redis::names::Names;
+use crate::redis::names::{Address, Names};
+use crate::redis::presence::outbox::PresenceOutbox;
 
 fn key(user: u8) -> Key {
     key_of(&format!("u{user}"))
 }
 
 fn key_of(user: &str) -> Key {
-    let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
-    Key { address, user: UserId::new(user).unwrap() }
+    Key { address: address_of("r"), user: UserId::new(user).unwrap() }
+}
+
+fn address_of(room: &str) -> Address {
+    Names::new("chat", 0).address(&Topic::Room(RoomId::new(room).unwrap()))
 }
 
 fn outbox() -> PresenceOutbox {
@@ -338,6 +342,61 @@ async fn join_behind_a_leave_of_the_room_is_sent_again() {
     assert_eq!(again.joins[0].max, Some(1));
     outbox.record(again, [Outcome::RoomFull]);
     assert!(matches!(receipt.await, Err(BrokerError::RoomFull { max: 1 })));
+}
+
+/// The leave waits for the publications that it follows.
+#[tokio::test]
+async fn join_behind_a_leave_that_waits_is_sent_again() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    outbox.leave(&key(1), 7);
+    let receipt = outbox.join_limited(key(2), Bytes::new(), 7, 1);
+    for sent in [5, 7] {
+        let changes = outbox.take(sent);
+        assert_eq!((changes.joins.len(), changes.leaves.len()), (1, usize::from(sent == 7)));
+        outbox.record(changes, [Outcome::RoomFull, Outcome::Announced(2)]);
+    }
+    assert_eq!(send(&outbox, 7).joins[0].max, Some(1));
+    assert!(receipt.await.is_ok());
+}
+
+/// Of this room by another user, and before the join.
+#[tokio::test]
+async fn other_leaves_that_wait_do_not_answer_for_a_full_room() {
+    let outbox = outbox();
+    let elsewhere = Key { address: address_of("elsewhere"), ..key(1) };
+    for key in [key(1), elsewhere.clone()] {
+        outbox.join(key, Bytes::new(), 0);
+    }
+    send(&outbox, 0);
+    outbox.leave(&elsewhere, 6);
+    let receipt = outbox.join_limited(key(2), Bytes::new(), 6, 1);
+    outbox.leave(&key(1), 7);
+    outbox.record(outbox.take(5), [Outcome::RoomFull]);
+    assert!(matches!(receipt.await, Err(BrokerError::RoomFull { max: 1 })));
+}
+
+/// Joins that fill each pipeline, and a leave behind their fence.
+#[test]
+fn full_room_does_not_hold_up_the_leave_that_its_joins_wait_for() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    let join = |n: u64, accepted| {
+        drop(outbox.join_limited(key_of(&format!("n{n}")), Bytes::new(), accepted, 1));
+    };
+    (0..600).for_each(|n| join(n, n % 3));
+    outbox.leave(&key(1), 2);
+    (600..1200).for_each(|n| join(n, 2));
+    let pipelines = std::iter::repeat_with(|| {
+        let changes = outbox.take(2);
+        let leaves = changes.leaves.len();
+        let full = std::iter::repeat_n(Outcome::RoomFull, changes.joins.len());
+        outbox.record(changes, full.chain([Outcome::Announced(2)]));
+        leaves
+    });
+    assert!(pipelines.take(9).any(|leaves| leaves == 1));
 }
 
 #[tokio::test]

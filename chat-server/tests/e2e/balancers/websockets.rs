@@ -8,9 +8,17 @@ use futures_util::future::join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::instance::Nginx;
-use super::{Site, native};
+use super::instance::{Balancer, Program};
+use super::{Site, for_each_balancer, native, restarted};
 use crate::support::{Chat, DEADLINE, command};
+
+for_each_balancer! {
+    client_sends_over_wss
+    rolling_restart_refuses_no_client
+    killed_server_excludes_no_client_from_the_other
+    full_server_passes_clients_on
+    silent_host_delays_clients_by_the_connect_timeout
+}
 
 /// Enough that many of them connect while a server is away.
 const CLIENTS: usize = 100;
@@ -18,10 +26,10 @@ const CLIENTS: usize = 100;
 /// The longest that a client with the default backoff may be away, on a busy machine.
 const AWAY: Duration = Duration::from_secs(5);
 
-struct Crowd(Vec<(Client, Events)>);
+pub(super) struct Crowd(pub(super) Vec<(Client, Events)>);
 
 impl Crowd {
-    fn connect(port: u16) -> Self {
+    pub(super) fn connect(port: u16) -> Self {
         let url = format!("ws://127.0.0.1:{port}/ws");
         let client = |_| Client::connect([url.clone()], ClientConfig::default()).unwrap();
         Self((0..CLIENTS).map(client).collect())
@@ -29,7 +37,7 @@ impl Crowd {
 
     /// Waits until all are online, none of them on the server with this name, and returns how long
     /// it took.
-    async fn online(&mut self, but_not_on: &str) -> Duration {
+    pub(super) async fn online(&mut self, but_not_on: &str) -> Duration {
         let begin = Instant::now();
         join_all(self.0.iter_mut().map(|client| online(client, but_not_on))).await;
         begin.elapsed()
@@ -40,33 +48,33 @@ async fn online((client, events): &mut (Client, Events), but_not_on: &str) {
     let is_elsewhere = |client: &Client| client.welcome().is_some_and(|w| w.node != but_not_on);
     let online = async {
         while client.state() != State::Online || !is_elsewhere(client) {
-            events.recv().await.expect("another event");
+            if events.recv().await.is_none() {
+                panic!("the client has ended: {:?}", client.state());
+            }
         }
     };
     timeout(DEADLINE, online).await.expect("the client is online in time");
 }
 
-#[tokio::test]
-async fn client_sends_over_wss() {
-    let site = Site::start().await;
-    let port = site.nginx.tls_port();
+async fn client_sends_over_wss(program: &'static Program) {
+    let site = Site::start(program).await;
+    let port = site.balancer.tls_port();
     let config = ClientConfig::default()
-        .root_certificates(std::fs::read(site.nginx.certificate()).unwrap())
+        .root_certificates(std::fs::read(site.balancer.certificate()).unwrap())
         .connector(move |_| TcpStream::connect(("127.0.0.1", port)));
     let (client, _events) = Client::connect(["wss://chat.example/ws"], config).unwrap();
     let sent = async {
         client.join("r", 0).await.unwrap();
         client.send("r", "private").await.unwrap()
     };
-    let sent = timeout(DEADLINE, sent).await.expect("nginx and a server answer in time");
+    let sent = timeout(DEADLINE, sent).await.expect("the balancer and a server answer in time");
     assert_eq!(sent.position.unwrap().offset, 1);
 }
 
 /// The documented way to a new version: one server after the other is stopped and started.
-#[tokio::test]
-async fn rolling_restart_refuses_no_client() {
-    let mut site = Site::start().await;
-    let mut crowd = Crowd::connect(site.nginx.port());
+async fn rolling_restart_refuses_no_client(program: &'static Program) {
+    let mut site = Site::start(program).await;
+    let mut crowd = Crowd::connect(site.balancer.port());
     crowd.online("").await;
 
     for server in [&mut site.first, &mut site.second] {
@@ -75,18 +83,14 @@ async fn rolling_restart_refuses_no_client() {
         let away = crowd.online(&node).await;
         assert!(away < AWAY, "clients were away for {away:?}");
         assert_eq!(server.exit().code(), Some(0));
-        let port = server.port().to_string();
-        let redis = site.redis.url();
-        *server = Chat::start(command().args(["--port", &port, "--redis-url", &redis]));
-        server.until_ready().await;
+        *server = restarted(&site.redis, server.port()).await;
     }
-    assert_eq!(site.nginx.errors_answered(), Vec::<String>::new());
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn killed_server_keeps_nobody_from_the_other() {
-    let mut site = Site::start().await;
-    let mut crowd = Crowd::connect(site.nginx.port());
+async fn killed_server_excludes_no_client_from_the_other(program: &'static Program) {
+    let mut site = Site::start(program).await;
+    let mut crowd = Crowd::connect(site.balancer.port());
     crowd.online("").await;
 
     let (_, node) = native(site.first.port()).await;
@@ -94,22 +98,21 @@ async fn killed_server_keeps_nobody_from_the_other() {
     site.first.exit();
     let away = crowd.online(&node).await;
     assert!(away < AWAY, "clients were away for {away:?}");
-    assert_eq!(site.nginx.errors_answered(), Vec::<String>::new());
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn full_server_passes_clients_on() {
+async fn full_server_passes_clients_on(program: &'static Program) {
     let places = CLIENTS / 4;
     let port = ["--port", "0"];
     let full = Chat::start(command().args(port).args(["--max-connections", &places.to_string()]));
     let other = Chat::start(command().args(port));
-    let nginx = Nginx::start([full.port(), other.port()]);
+    let balancer = Balancer::start(program, [full.port(), other.port()]);
 
-    let mut crowd = Crowd::connect(nginx.port());
+    let mut crowd = Crowd::connect(balancer.port());
     crowd.online("").await;
     assert_eq!(full.metric("chat_connections").await as usize, places);
     assert_eq!(other.metric("chat_connections").await as usize, CLIENTS - places);
-    assert_eq!(nginx.errors_answered(), Vec::<String>::new());
+    assert_eq!(balancer.errors_answered(), Vec::<String>::new());
 }
 
 /// A port that answers no attempt to connect, as a host that is switched off, for as long as this
@@ -124,21 +127,19 @@ async fn silent_host() -> (u16, TcpListener, TcpStream) {
     (address.port(), listener, queued)
 }
 
-#[tokio::test]
-async fn silent_host_delays_clients_by_the_connect_timeout() {
+async fn silent_host_delays_clients_by_the_connect_timeout(program: &'static Program) {
     let (silent, _listener, _queued) = silent_host().await;
     let server = Chat::alone();
-    let nginx = Nginx::start([silent, server.port()]);
+    let balancer = Balancer::start(program, [silent, server.port()]);
 
-    let took = Crowd::connect(nginx.port()).online("").await;
+    let took = Crowd::connect(balancer.port()).online("").await;
     assert!(took < Duration::from_secs(1) + AWAY, "clients were online after {took:?}");
-    assert_eq!(nginx.errors_answered(), Vec::<String>::new());
+    assert_eq!(balancer.errors_answered(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn reload_disconnects_no_client() {
-    let site = Site::start().await;
-    let mut before = Crowd::connect(site.nginx.port());
+pub(super) async fn reload_disconnects_no_client(program: &'static Program) {
+    let site = Site::start(program).await;
+    let mut before = Crowd::connect(site.balancer.port());
     before.online("").await;
     let connected = async || {
         site.first.metric("chat_connections").await + site.second.metric("chat_connections").await
@@ -146,10 +147,22 @@ async fn reload_disconnects_no_client() {
     assert_eq!(connected().await as usize, CLIENTS);
 
     // While clients connect: some of them meet the old workers and some the new ones.
-    let mut during = Crowd::connect(site.nginx.port());
-    site.nginx.reload();
+    let mut during = Crowd::connect(site.balancer.port());
+    site.balancer.reload();
     during.online("").await;
     assert!(before.0.iter().all(|(client, _)| client.state() == State::Online));
     assert_eq!(connected().await as usize, 2 * CLIENTS);
-    assert_eq!(site.nginx.errors_answered(), Vec::<String>::new());
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+}
+
+/// The checks find a server that accepts connections and answers nothing, as a process or a virtual
+/// machine that is stopped does.
+pub(super) async fn frozen_server_is_passed_over(program: &'static Program) {
+    let site = Site::start(program).await;
+    site.first.signal("STOP");
+    let mut crowd = Crowd::connect(site.balancer.port());
+    crowd.online("").await;
+    let has_all = |clients| clients as usize == CLIENTS;
+    site.second.until_metric("chat_connections", has_all).await;
+    site.first.signal("CONT");
 }

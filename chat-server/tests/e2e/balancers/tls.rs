@@ -35,7 +35,7 @@ pub(super) async fn tunnel(port: u16, certificate: &Path) -> u16 {
 async fn carry(mut client: TcpStream, connector: TlsConnector, port: u16) {
     let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let name = ServerName::try_from("chat.example").unwrap();
-    let mut server = connector.connect(name, server).await.expect("nginx speaks TLS");
-    // Either end may just go; the test says whether it should have.
+    let mut server = connector.connect(name, server).await.expect("the balancer speaks TLS");
+    // Either side may end; the test asserts whether it should have.
     let _ = copy_bidirectional(&mut client, &mut server).await;
 }

@@ -1,0 +1,231 @@
+//! The keys with the most traffic of the last minute, at a cost that does not depend on how many keys
+//! there are: Space-Saving (Metwally, Agrawal, El Abbadi 2005) over samples.
+//!
+//! Of all events one in [`SAMPLED`] is looked at, and counts as many times. Each tenth of a minute has a
+//! table of [`KEYS`] keys. A key that is not in a full table replaces the lightest one and inherits its
+//! weight as an error; so a key with more than its share of a table, a 128th of the traffic, is in it.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// One event of so many is looked at: a power of two.
+const SAMPLED: u64 = 16;
+
+/// Keys of a period.
+const KEYS: usize = 128;
+
+/// The time of one table.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Tables that are kept: 50 to 60 s.
+const PERIODS: u64 = 6;
+
+/// Finds the keys with the most traffic in the last minute. Each event of a key has a weight, by which
+/// the keys are ordered, and `N` amounts, whose rates are reported.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use chat_broker::HeavyHitters;
+///
+/// let (rooms, start) = (HeavyHitters::<&str, 1>::new(Instant::now()), Instant::now());
+/// for n in 0..16_000 {
+///     if HeavyHitters::<&str, 1>::is_sampled(n) {
+///         rooms.add(if n % 4 == 0 { "quiet" } else { "busy" }, 1, [1], start);
+///     }
+/// }
+/// let heaviest = rooms.heaviest(1, start + Duration::from_secs(10));
+/// assert_eq!(heaviest[0].0, "busy");
+/// assert!((1_190.0..1_210.0).contains(&heaviest[0].1[0]), "12,000 in 10 s");
+/// ```
+#[derive(Debug)]
+pub struct HeavyHitters<K, const N: usize> {
+    /// The origin of all times.
+    started: Instant,
+    /// Oldest first.
+    periods: Mutex<VecDeque<Period<K, N>>>,
+}
+
+#[derive(Debug)]
+struct Period<K, const N: usize> {
+    nth: u64,
+    entries: Vec<Entry<K, N>>,
+}
+
+#[derive(Debug)]
+struct Entry<K, const N: usize> {
+    key: K,
+    /// Also that of the keys which this one has replaced.
+    weight: u64,
+    own: Amounts<N>,
+}
+
+/// What is known of one key.
+#[derive(Debug, Clone, Copy)]
+struct Amounts<const N: usize> {
+    weight: u64,
+    amounts: [u64; N],
+}
+
+impl<K, const N: usize> HeavyHitters<K, N> {
+    /// No traffic yet. `now` is not after that of later calls.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { started: now, periods: Mutex::default() }
+    }
+
+    /// Whether the event with this number is one to [`add`](Self::add): one of 16. The caller numbers its
+    /// events one after the other, from any number on. By the golden ratio, so that of events with a
+    /// period, such as those of clients that take turns, each has its share.
+    #[inline]
+    #[must_use]
+    pub fn is_sampled(number: u64) -> bool {
+        /// 2^64 divided by the golden ratio.
+        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+        number.wrapping_mul(GOLDEN) < u64::MAX / SAMPLED
+    }
+}
+
+impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
+    /// Adds an event that [is sampled](Self::is_sampled), for all those that are not. Takes a lock, and
+    /// time for 128 keys.
+    pub fn add(&self, key: K, weight: u64, amounts: [u64; N], now: Instant) {
+        let amounts = amounts.map(|amount| amount.saturating_mul(SAMPLED));
+        let event = Amounts { weight: weight.saturating_mul(SAMPLED), amounts };
+        let nth = self.nth(now);
+        let mut periods = self.periods.lock();
+        // Threads read the clock before the lock: an event may belong to the period before.
+        if periods.back().is_none_or(|latest| latest.nth < nth) {
+            periods.retain(|period| period.nth + PERIODS > nth);
+            periods.push_back(Period { nth, entries: Vec::new() });
+        }
+        if let Some(latest) = periods.back_mut() {
+            latest.add(key, &event);
+        }
+    }
+
+    /// The `count` heaviest keys of the last minute, heaviest first, each with its amounts in a second.
+    /// They are estimates, and at most 60 s old.
+    #[must_use]
+    pub fn heaviest(&self, count: usize, now: Instant) -> Vec<(K, [f64; N])> {
+        let nth = self.nth(now);
+        let mut keys: HashMap<K, Amounts<N>> = HashMap::new();
+        for period in self.periods.lock().iter().filter(|period| period.nth + PERIODS > nth) {
+            for entry in &period.entries {
+                let empty = Amounts { weight: 0, amounts: [0; N] };
+                keys.entry(entry.key.clone()).or_insert(empty).plus(&entry.own);
+            }
+        }
+        let mut keys: Vec<_> = keys.into_iter().collect();
+        keys.sort_unstable_by_key(|(_, own)| std::cmp::Reverse(own.weight));
+        keys.truncate(count);
+        let seconds = self.covered(now).as_secs_f64();
+        let rates = |own: Amounts<N>| own.amounts.map(|amount| amount as f64 / seconds);
+        keys.into_iter().map(|(key, own)| (key, rates(own))).collect()
+    }
+
+    fn nth(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs() / PERIOD.as_secs()
+    }
+
+    /// The time that the periods cover, at least a second: the rates of a server that has just started
+    /// would be those of a burst.
+    fn covered(&self, now: Instant) -> Duration {
+        let since = self.nth(now).saturating_sub(PERIODS - 1) * PERIOD.as_secs();
+        let age = now.saturating_duration_since(self.started);
+        age.saturating_sub(Duration::from_secs(since)).max(Duration::from_secs(1))
+    }
+}
+
+impl<K: Eq, const N: usize> Period<K, N> {
+    fn add(&mut self, key: K, event: &Amounts<N>) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            entry.weight += event.weight;
+            entry.own.plus(event);
+        } else if self.entries.len() < KEYS {
+            self.entries.push(Entry { key, weight: event.weight, own: *event });
+        } else if let Some(lightest) = self.entries.iter_mut().min_by_key(|entry| entry.weight) {
+            *lightest = Entry { key, weight: lightest.weight + event.weight, own: *event };
+        }
+    }
+}
+
+impl<const N: usize> Amounts<N> {
+    fn plus(&mut self, other: &Self) {
+        self.weight = self.weight.saturating_add(other.weight);
+        for (sum, other) in self.amounts.iter_mut().zip(other.amounts) {
+            *sum = sum.saturating_add(other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Numbers = HeavyHitters<u64, 1>;
+
+    #[test]
+    fn one_event_of_sixteen_is_sampled_in_any_rhythm() {
+        for rhythm in [1, 2, 5, 7, 16, 48, 1000] {
+            for phase in [0, 1, rhythm - 1] {
+                let numbers = (0..16_000).map(|n| 123 + phase + n * rhythm);
+                let sampled = numbers.filter(|n| Numbers::is_sampled(*n)).count();
+                assert!((950..=1050).contains(&sampled), "{sampled} of every {rhythm}th");
+            }
+        }
+    }
+
+    #[test]
+    fn heaviest_are_found_among_many() {
+        let start = Instant::now();
+        let (numbers, mut n) = (Numbers::new(start), 0);
+        let mut event = |key| {
+            n += 1;
+            if Numbers::is_sampled(n) {
+                numbers.add(key, 1, [1], start);
+            }
+        };
+        // A tenth of the traffic is of one key, and a twentieth of another.
+        for turn in 0..20_000 {
+            for other in 0..17 {
+                event(100 + (turn * 17 + other) % 1000);
+            }
+            event(1);
+            event(1);
+            event(2);
+        }
+        let heaviest = numbers.heaviest(2, start + Duration::from_secs(9));
+        let keys: Vec<_> = heaviest.iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, [1, 2]);
+        let per_second = |nth: usize| heaviest[nth].1[0] * 9.0;
+        assert!((39_000.0..41_000.0).contains(&per_second(0)), "{}", per_second(0));
+        assert!((19_000.0..21_000.0).contains(&per_second(1)), "{}", per_second(1));
+    }
+
+    #[test]
+    fn traffic_is_forgotten_after_a_minute() {
+        let start = Instant::now();
+        let numbers = Numbers::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        numbers.add(1, 1, [60], at(1));
+        numbers.add(2, 2, [60], at(30));
+        assert_eq!(numbers.heaviest(9, at(30)), [(2, [32.0]), (1, [32.0])]);
+        assert_eq!(numbers.heaviest(9, at(59)).len(), 2);
+        assert_eq!(numbers.heaviest(9, at(60)), [(2, [19.2])], "960 in the 50 s since 10 s");
+        assert_eq!(numbers.heaviest(9, at(90)), []);
+        numbers.add(3, 1, [1], at(200));
+        assert_eq!(numbers.periods.lock().len(), 1);
+    }
+
+    #[test]
+    fn table_keeps_its_size() {
+        let start = Instant::now();
+        let numbers = Numbers::new(start);
+        (0..10_000).for_each(|key| numbers.add(key, 1, [1], start));
+        assert_eq!(numbers.periods.lock()[0].entries.len(), KEYS);
+    }
+}

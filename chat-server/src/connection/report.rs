@@ -1,0 +1,100 @@
+//! What operators learn of a connection: what it sends, when it opened, and why it ended.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chat_broker::HeavyHitters;
+use chat_transport::{End, Session};
+
+use super::Connection;
+use crate::auth::AuthError;
+use crate::cause::{Cause, close_code};
+use crate::client::Client;
+
+/// What a frame weighs beside its bytes, in bytes.
+const FRAME_WEIGHT: u64 = 256;
+
+/// The numbers of frames of connections are so far apart: no connection has as many.
+const FRAMES_APART: u64 = 1 << 40;
+
+impl Connection {
+    /// The id of the connection, which the client receives in `welcome`.
+    pub(super) fn name(&self) -> String {
+        self.state.session_name(self.id)
+    }
+
+    pub(super) fn count_received(&mut self, bytes: usize) {
+        self.state.metrics.received(bytes);
+        let bytes = bytes as u64;
+        self.received_frames += 1;
+        self.received_bytes += bytes;
+        // The number of the frame on this connection, from one on that differs by connection: a counter of
+        // the server would be one more that all threads write.
+        let number = self.id.get().wrapping_mul(FRAMES_APART).wrapping_add(self.received_frames);
+        if HeavyHitters::<Client, 2>::is_sampled(number) {
+            self.count_sampled(bytes);
+        }
+    }
+
+    /// Not inlined: one frame of 16 gets here.
+    #[inline(never)]
+    fn count_sampled(&self, bytes: u64) {
+        let (user, address) = (Arc::clone(&self.member.user), self.address);
+        let client = Client { id: self.id, user, address };
+        self.state.clients.add(client, bytes + FRAME_WEIGHT, [1, bytes], Instant::now());
+    }
+
+    pub(super) fn log_open(&self) {
+        let user = self.member.user.id.as_str();
+        let address = self.address.map(tracing::field::display);
+        tracing::debug!(connection = self.name(), user, address, "connection opened");
+    }
+
+    pub(super) fn log_rejected(&self, error: &AuthError) {
+        let lines = &self.state.client_lines;
+        lines.credentials_rejected(error, self.address, Some(&self.name()));
+    }
+
+    /// Counts and logs the end of the connection.
+    pub(super) fn on_end<S>(&self, session: &Session<S>, end: &End, has_panicked: bool) {
+        let cause = match has_panicked {
+            true => Cause::Panic,
+            false => Cause::of(end, session.violation(), self.access.is_pending()),
+        };
+        self.state.metrics.closed(end, cause);
+        let user = &self.member.user.id;
+        let (code, address) = (close_code(end), self.address.map(tracing::field::display));
+        let milliseconds = self.opened.elapsed().as_millis() as u64;
+        let detail = detail(session, end);
+        // A macro, since the level of a line is a constant.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    connection = self.name(),
+                    user = user.as_str(),
+                    address,
+                    %cause,
+                    code,
+                    detail,
+                    milliseconds,
+                    frames_in = self.received_frames,
+                    bytes_in = self.received_bytes,
+                    frames_out = session.outbox().accepted_frames(),
+                    bytes_out = session.outbox().accepted_bytes(),
+                    "connection ended"
+                )
+            };
+        }
+        if self.state.client_lines.may_log_end(cause, user) { log!(info) } else { log!(debug) }
+    }
+}
+
+/// What the close code does not say. Escaped: the peer may have chosen the words.
+fn detail<S>(session: &Session<S>, end: &End) -> Option<String> {
+    let detail = match end {
+        End::ByPeer { phrase, .. } | End::Custom { phrase, .. } => phrase.to_string(),
+        End::Lost(Some(error)) => error.to_string(),
+        _ => session.violation_detail()?.to_owned(),
+    };
+    (!detail.is_empty()).then(|| detail.escape_debug().to_string())
+}

@@ -1,0 +1,107 @@
+//! Settings that a server in production should not have.
+
+use chat_server::ServerConfig;
+
+use super::Settings;
+use super::value::Invalid;
+
+/// The fewest characters of 128 random bits, in base64.
+const UNGUESSABLE: usize = 22;
+
+impl Settings {
+    /// A line for each setting that fits a trial and not production. `server` is what the settings come
+    /// to.
+    pub(crate) fn doubts(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
+        let names_no_clients = !self.tokens.are_needed()?;
+        let short_key = server.api_key.as_ref().is_some_and(|key| {
+            // Others come from `chat-server key`.
+            key.reveal().chars().count() < UNGUESSABLE
+        });
+        let doubts = [
+            (
+                names_no_clients,
+                "no jwt-secret and no other key of tokens: every client has access under any name",
+            ),
+            (
+                !self.limits.enabled,
+                "limits are off: rates and counts are not limited, whatever else is set",
+            ),
+            (
+                server.serve_metrics && self.listen.is_public(),
+                "no metrics-addr: clients can read /metrics, unless a proxy in front keeps them from it",
+            ),
+            (
+                server.allow_host.iter().any(|host| host == "*"),
+                "allow-host is *: a page under any name may use this server, unless a proxy in front \
+                 checks the host",
+            ),
+            (
+                server.allow_origin.iter().any(|origin| origin == "null"),
+                "allow-origin has null: any page in a sandboxed frame may use this server",
+            ),
+            (
+                server.trusted_proxies.iter().any(|network| network.prefix_len() == 0),
+                "trusted-proxies has every address: each client can make up its own",
+            ),
+            (
+                short_key,
+                "api-key has less than 22 characters and might be guessed: chat-server key makes one",
+            ),
+            (
+                self.tokens.jwks_url().is_some_and(is_insecure),
+                "jwt-jwks-url is not https: another machine in between can replace the keys of tokens",
+            ),
+        ];
+        Ok(doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect())
+    }
+}
+
+/// Whether a URL has no TLS, and leads to another machine.
+fn is_insecure(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    !["localhost", "127.", "[::1]"].iter().any(|own| rest.starts_with(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_doubtful_setting_has_a_line() {
+        let doubts = |file: &str| {
+            let settings = Settings::of_file(file, &[]).unwrap();
+            let doubts = settings.doubts(&settings.server().unwrap()).unwrap();
+            doubts.iter().map(|doubt| doubt.split(':').next().unwrap()).collect::<Vec<_>>()
+        };
+        let open = "no jwt-secret and no other key of tokens";
+        assert_eq!(doubts(""), [open]);
+        let secret = "jwt-secret = \"0123456789abcdef0123456789abcdef\"\n";
+        assert_eq!(doubts(secret), [""; 0]);
+        for (setting, doubt) in [
+            ("limits = \"off\"", "limits are off"),
+            ("host = \"0.0.0.0\"", "no metrics-addr"),
+            ("host = \"chat.example\"", "no metrics-addr"),
+            ("allow-host = \"*\"", "allow-host is *"),
+            ("allow-origin = [\"null\"]", "allow-origin has null"),
+            ("trusted-proxies = [\"10.0.0.0/8\", \"::/0\"]", "trusted-proxies has every address"),
+            (
+                "api-key = \"0123456789abcdefghijk\"",
+                "api-key has less than 22 characters and might be guessed",
+            ),
+            ("jwt-jwks-url = \"http://accounts.example/jwks\"", "jwt-jwks-url is not https"),
+        ] {
+            assert_eq!(doubts(&format!("{secret}{setting}")), [doubt], "{setting}");
+        }
+        for fine in [
+            "host = \"::1\"",
+            "host = \"localhost\"",
+            "host = \"0.0.0.0\"\nmetrics-addr = \"127.0.0.1:9100\"",
+            "allow-host = \".chat.example\"",
+            "api-key = \"0123456789abcdefghijkl\"",
+            "jwt-jwks-url = \"https://accounts.example/jwks\"",
+            "jwt-jwks-url = \"http://localhost:8081/jwks\"",
+        ] {
+            assert_eq!(doubts(&format!("{secret}{fine}")), [""; 0], "{fine}");
+        }
+    }
+}

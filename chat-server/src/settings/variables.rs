@@ -1,0 +1,150 @@
+//! Variables that are no setting: typing errors, and what platforms set.
+
+use clap::Command;
+use strsim::{jaro, osa_distance};
+
+use super::source::{PREFIX, UNPREFIXED};
+
+/// How similar a name must be to one that is meant: as clap asks of flags.
+const LEAST_SIMILARITY: f64 = 0.7;
+
+/// The end of an error about `name`: which of `known` is meant, if one is like it.
+pub(super) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let similarity = |known: &&str| jaro(name, known);
+    let nearest = known.max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
+    match nearest.filter(|known| similarity(known) > LEAST_SIMILARITY) {
+        Some(known) => format!("; did you mean {known}?"),
+        None => String::new(),
+    }
+}
+
+/// What is wrong with those of `variables` that begin as settings do, and are none of `command`: in
+/// one line, so that all can be mended at once.
+pub(super) fn unknown<'a>(
+    variables: impl Iterator<Item = &'a str>,
+    command: &Command,
+) -> Option<String> {
+    let known = settings_of(command);
+    let is_known = |name: &&str| known.iter().any(|known| known == name);
+    let unknown = variables.filter(|name| name.starts_with(PREFIX) && !is_known(name));
+    let errors = unknown.map(|name| {
+        // All have the prefix, which would make them alike.
+        let bare = known.iter().filter_map(|known| known.strip_prefix(PREFIX));
+        let meant = did_you_mean(&name[PREFIX.len()..], bare);
+        format!("{name}: no such setting{}", meant.replace("mean ", &format!("mean {PREFIX}")))
+    });
+    let errors: Vec<_> = errors.collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+/// The variables of a command and of its subcommands.
+fn settings_of(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));
+    let of_alias = UNPREFIXED.map(|bare| format!("{PREFIX}{bare}"));
+    own.chain(of_alias).chain(command.get_subcommands().flat_map(settings_of)).collect()
+}
+
+/// The alias of a setting that `name` was meant to be, such as `JWT_SECRET` for `JWT_SECERT`. Other
+/// programs have variables too, so it differs by one slip, and by two in a long name.
+pub(super) fn near_alias(name: &str) -> Option<&'static str> {
+    let is_near = |alias: &&str| {
+        let slips = if alias.len() > 8 { 2 } else { 1 };
+        (1..=slips).contains(&osa_distance(name, alias))
+    };
+    UNPREFIXED.into_iter().find(is_near)
+}
+
+/// Whether Kubernetes or Docker has set a variable for a service, as they do in each container beside
+/// it: `CHAT_SERVICE_HOST`, `CHAT_SERVICE_PORT_HTTP`, `CHAT_PORT=tcp://10.0.0.1:80` and
+/// `CHAT_PORT_80_TCP_ADDR` for one that is named `chat`.
+pub(super) fn is_service_link(name: &str, value: &str) -> bool {
+    let is_url = || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_of_port = |(_, rest): (&str, &str)| {
+        let mut parts = rest.split('_');
+        let is_number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+        let is_protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+        let is_detail = matches!(parts.next(), None | Some("ADDR" | "PORT" | "PROTO"));
+        is_number && is_protocol && is_detail && parts.next().is_none()
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && is_url())
+        || name.match_indices("_PORT_").any(|(at, port)| {
+            let (service, rest) = name.split_at(at);
+            is_of_port((service, &rest[port.len()..]))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::super::{Cli, Sources};
+    use super::*;
+
+    #[test]
+    fn unknown_variables_are_named_with_the_nearest_setting() {
+        let command = Sources::default().with_variables(Cli::command());
+        let unknown = |names: &[&str]| unknown(names.iter().copied(), &command);
+        let errors = unknown(&["PATH", "CHAT_JWT_SECERT", "CHAT_PORT", "CHAT_XYZZY"]).unwrap();
+        assert_eq!(
+            errors,
+            "CHAT_JWT_SECERT: no such setting; did you mean CHAT_JWT_SECRET?; CHAT_XYZZY: no such \
+             setting"
+        );
+        for (name, meant) in [
+            ("CHAT_MAXROOMS", "CHAT_MAX_ROOMS"),
+            ("CHAT_TRUSTED_PROXY", "CHAT_TRUSTED_PROXIES"),
+            ("CHAT_ALLOWED_ORIGIN", "CHAT_ALLOW_ORIGIN"),
+            ("CHAT_LOG_LEVEL", "CHAT_LOG"),
+        ] {
+            let error = unknown(&[name]).unwrap();
+            assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
+        }
+        assert_eq!(unknown(&["CHAT_CONFIG", "CHAT_REDIS_URL", "CHATTY", "XCHAT_PORT"]), None);
+    }
+
+    #[test]
+    fn slip_in_an_alias_is_found() {
+        for (name, alias) in [
+            ("JWT_SECERT", Some("JWT_SECRET")),
+            ("JWTSECRET", Some("JWT_SECRET")),
+            ("REDIS_URI", Some("REDIS_URL")),
+            ("API_KEYS", Some("API_KEY")),
+            ("PROT", Some("PORT")),
+            ("JWT_SECRET", None),
+            ("HOSTNAME", None),
+            ("HOME", None),
+            ("SECRET", None),
+            ("PATH", None),
+        ] {
+            assert_eq!(near_alias(name), alias, "{name}");
+        }
+    }
+
+    #[test]
+    fn service_links_are_known_by_their_forms() {
+        for (name, value) in [
+            ("CHAT_SERVICE_HOST", "10.0.0.1"),
+            ("CHAT_SERVER_SERVICE_PORT", "80"),
+            ("CHAT_SERVICE_PORT_HTTP", "80"),
+            ("CHAT_PORT", "tcp://10.0.0.1:80"),
+            ("CHAT_REDIS_PORT", "udp://10.0.0.1:53"),
+            ("CHAT_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("CHAT_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("CHAT_REDIS_PORT_6379_TCP_PROTO", "tcp"),
+        ] {
+            assert!(is_service_link(name, value), "{name}");
+        }
+        for (name, value) in [
+            ("CHAT_PORT", "8080"),
+            ("CHAT_PORT_HTTP", "8080"),
+            ("CHAT_PORT_8080", "x"),
+            ("CHAT_SERVICE", "chat"),
+            ("CHAT_API_ON_CLIENTS_PORT", "off"),
+        ] {
+            assert!(!is_service_link(name, value), "{name}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The page for operators.
+
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use chat_server::{ApiKey, Secret};
+
+use crate::accessibility;
+use crate::layout::assert_fits;
+use crate::server::Server;
+use crate::tokens::KEY;
+use crate::webdriver::{Browser, Tab};
+
+const READER: &str = "ck_reader_0123456789abcdef";
+
+/// A server with the key of all scopes, and one that may only read.
+struct Chat {
+    server: Server,
+    file: PathBuf,
+}
+
+impl Chat {
+    fn start() -> Self {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("chat-admin-{}-{number}", process::id()));
+        let hash = ApiKey::new("reader", &Secret::new(READER)).unwrap().hash();
+        let key =
+            format!("[[api_keys]]\nname = \"reader\"\nhash = \"{hash}\"\nscopes = [\"read\"]\n");
+        std::fs::write(&file, key).unwrap();
+        let config = file.to_str().unwrap();
+        let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--config", config];
+        Self { server: Server::start_with(&arguments), file }
+    }
+
+    /// Ann's page, in the room "general".
+    fn member<'a>(&self, browser: &'a Browser) -> Tab<'a> {
+        let ann = browser.open(&self.server.url("/?user=Ann&room=general"));
+        ann.until_shows("log", "You joined the room.");
+        ann
+    }
+
+    fn log_in(&self, tab: &Tab<'_>, key: &str) {
+        tab.go(&self.server.operators_url("/admin/"));
+        tab.fill("key", key);
+        tab.click("login");
+        tab.until_shows("key-name", "");
+    }
+}
+
+impl Drop for Chat {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+/// The id of the only user in the list of a room.
+fn listed_user(tab: &Tab<'_>) -> String {
+    let link = "document.querySelector('[data-testid=members] td:nth-child(2)')?.innerText";
+    tab.until(link, &[]).as_str().unwrap().to_owned()
+}
+
+#[test]
+fn operator_reads_a_room_and_removes_a_user() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let ann = chat.member(&browser);
+    let tab = browser.open(&chat.server.operators_url("/admin"));
+    tab.fill("key", "no key");
+    tab.click("login");
+    tab.until_shows("login-error", "A valid API key is required");
+    chat.log_in(&tab, KEY);
+    tab.until_shows("scopes", "moderate");
+    tab.until_shows("state", "ready for clients");
+    tab.until_shows("servers", "0.1.0");
+    tab.until_shows("connections", "1");
+
+    tab.click("to-rooms");
+    tab.until_shows("rooms", "general");
+    tab.fill("room", "general");
+    tab.click("room-submit");
+    tab.until_shows("members", "Ann");
+    ann.fill("message", "Is anybody there?");
+    ann.click("send");
+    tab.until_shows("log", "Ann: Is anybody there?");
+    tab.fill("message", "Yes, the operator.");
+    tab.click("message-submit");
+    ann.until_shows("log", "Yes, the operator.");
+    tab.until_shows("log", "api: Yes, the operator.");
+
+    let user = listed_user(&tab);
+    tab.click(&format!("kick-{user}"));
+    tab.fill("sanction-reason", "Calm down.");
+    tab.click("sanction-confirm");
+    ann.until_shows("start-error", "You were removed from the room: Calm down.");
+    tab.until_shows("members", "Nobody is in this room.");
+
+    tab.go(&chat.server.operators_url(&format!("/admin/#/users/{user}")));
+    tab.until_shows("facts", "Online, on 1 server");
+    tab.click("ban");
+    tab.fill("sanction-reason", "Spam.");
+    tab.click("sanction-confirm");
+    tab.until_shows("bans", "Spam.");
+    tab.until_shows("facts", "Not online.");
+    tab.click("to-bans");
+    tab.until_shows("bans", &user);
+    tab.click(&format!("unban-{user}"));
+    tab.until_shows("bans", "There are no bans.");
+    browser.assert_no_errors(&["401", "WebSocket connection to"]);
+}
+
+#[test]
+fn reader_sees_rooms_and_may_change_nothing() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let _ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, READER);
+    tab.until_shows("view", "needs a key with the scope admin");
+    tab.until_shows("connections", "1");
+    tab.go(&chat.server.operators_url("/admin/#/rooms/general"));
+    let user = listed_user(&tab);
+    let buttons = "document.querySelectorAll('#view button, #view input').length === 0";
+    tab.until(buttons, &[]);
+    tab.go(&chat.server.operators_url(&format!("/admin/#/users/{user}")));
+    tab.until_shows("facts", "Online");
+    tab.until(buttons, &[]);
+    // A reload needs the key no more; a logout forgets it.
+    tab.run("location.reload()", &[]);
+    tab.until_shows("facts", "Online");
+    tab.click("logout");
+    tab.run("location.reload()", &[]);
+    tab.until_shows("key", "");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn page_is_not_on_the_port_for_clients() {
+    let chat = Chat::start();
+    let (status, _, _) = chat.server.request("GET /admin/", &["Host: localhost"]);
+    assert_eq!(status, 404);
+}
+
+#[test]
+fn names_and_messages_are_text() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let name = "<img src=x onerror=alert(1)>";
+    let ann = browser.open(&chat.server.url("/?room=a%2Fb%20%3Cb%3E"));
+    ann.fill("name", name);
+    ann.click("join");
+    ann.until_shows("log", "You joined the room.");
+    ann.fill("message", "<script>alert(1)</script>");
+    ann.click("send");
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.click("to-rooms");
+    tab.until_shows("rooms", "a/b <b>");
+    tab.run("document.querySelector('[data-testid=rooms] a').click()", &[]);
+    tab.until_shows("title", "a/b <b>");
+    tab.until_shows("log", "<script>alert(1)</script>");
+    tab.until_shows("members", name);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn axe_finds_nothing_and_all_fits_on_a_desktop_and_on_a_phone() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let ann = chat.member(&browser);
+    ann.fill("message", &"a-word-without-a-space-".repeat(20));
+    ann.click("send");
+    for tab in [browser.open("about:blank"), browser.open_phone("about:blank")] {
+        tab.go(&chat.server.operators_url("/admin/"));
+        tab.until_shows("key", "");
+        accessibility::check(&tab, "the login");
+        chat.log_in(&tab, KEY);
+        tab.until_shows("servers", "0.1.0");
+        for (view, id, text) in [
+            ("", "state", "ready"),
+            ("rooms", "rooms", "general"),
+            ("rooms/general", "log", "a-word"),
+            ("users/x", "facts", "Not online"),
+            ("bans", "bans", "no bans"),
+        ] {
+            tab.go(&chat.server.operators_url(&format!("/admin/#/{view}")));
+            tab.until_shows(id, text);
+            accessibility::check(&tab, view);
+            assert_fits(&tab);
+        }
+        tab.go(&chat.server.operators_url("/admin/#/users/x"));
+        tab.until_shows("facts", "Not online");
+        tab.click("ban");
+        tab.until_shows("sanction-reason", "");
+        accessibility::check(&tab, "the dialog");
+    }
+    browser.assert_no_errors(&[]);
+}

@@ -1,0 +1,124 @@
+//! The alarms and the dashboard of `deploy/`.
+
+mod conditions;
+mod prometheus;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chat_broker::testing::RedisServer;
+use serde_json::Value;
+
+use crate::support::{Chat, command};
+
+const RULES: &str = include_str!("../../../../deploy/prometheus-rules.yml");
+const UNIT_TESTS: &str = include_str!("../../../../deploy/prometheus-rules-tests.yml");
+const DASHBOARD: &str = include_str!("../../../../deploy/grafana.json");
+const OPERATING: &str = include_str!("../../../../docs/operating.md");
+
+#[test]
+fn unit_tests_of_the_alarms_succeed() {
+    promtool(&["check", "rules", "prometheus-rules.yml"]);
+    promtool(&["test", "rules", "prometheus-rules-tests.yml"]);
+}
+
+/// Runs it in `deploy/`.
+fn promtool(arguments: &[&str]) {
+    let output = Command::new("promtool").args(arguments).current_dir(deploy()).output();
+    let output = output.expect("this test needs `promtool`: apt-get install prometheus");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success(), "{}", text.concat());
+}
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy")
+}
+
+#[test]
+fn each_alarm_fires_and_is_silent_in_a_unit_test() {
+    for alarm in alarms() {
+        let tests: Vec<_> = UNIT_TESTS
+            .split("- alertname: ")
+            .skip(1)
+            .filter(|test| test.lines().next() == Some(alarm))
+            .collect();
+        let silent = tests.iter().filter(|test| test.contains("exp_alerts: []")).count();
+        assert!(silent > 0 && tests.len() > silent, "{alarm}: {silent} of {}", tests.len());
+    }
+}
+
+#[test]
+fn alarms_are_those_of_the_documentation() {
+    let section = OPERATING.split("\n### Alarms\n").nth(1).unwrap().split("\n#").next().unwrap();
+    let documented: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(documented, alarms());
+    for alarm in documented {
+        let runbook = format!("docs/runbook.md#{}\n", alarm.to_ascii_lowercase());
+        assert!(RULES.contains(&runbook), "{alarm}");
+    }
+}
+
+/// The names of all alarms, in their order.
+fn alarms() -> Vec<&'static str> {
+    RULES.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: ")).collect()
+}
+
+/// A metric that is renamed would leave an alarm or a plot without data.
+#[tokio::test]
+async fn metrics_of_alarms_and_dashboard_exist() {
+    let redis = RedisServer::start();
+    let mut command = command();
+    command.env("API_KEY", "a key for backends").env("REDIS_URL", redis.url());
+    let server = Chat::start(command.args(["--port", "0"]));
+    server.until_ready().await;
+    // Read every 10 s.
+    server.until_metric("chat_redis_memory_used_bytes", |used| used > 0).await;
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut expressions = vec![RULES.to_owned()];
+    collect_expressions(&dashboard, &mut expressions);
+    let named: BTreeSet<_> = expressions.iter().flat_map(|text| metrics(text)).collect();
+    assert!(named.len() > 35, "{named:?}");
+    let missing: Vec<_> =
+        named.iter().filter(|name| !is_scraped(&page, name) && !is_optional(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} in {page}");
+}
+
+fn collect_expressions(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if ["expr", "query"].contains(&name.as_str()) => {
+                        found.push(text.clone());
+                    }
+                    _ => collect_expressions(value, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_expressions(item, found)),
+        _ => {}
+    }
+}
+
+/// The metrics of the server and of its process in an expression; of histograms the name without
+/// `_bucket`.
+fn metrics(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
+    let names = words.filter(|word| word.starts_with("chat_") || word.starts_with("process_"));
+    names.map(|name| name.strip_suffix("_bucket").unwrap_or(name))
+}
+
+fn is_scraped(page: &str, name: &str) -> bool {
+    // A counter has its suffix in the lines of the values, and not in that of the type.
+    page.contains(&format!("# TYPE {} ", name.strip_suffix("_total").unwrap_or(name)))
+        || page.contains(&format!("# TYPE {name} "))
+}
+
+/// Whether the documentation says that a server has it only with something.
+fn is_optional(name: &str) -> bool {
+    let is_row = |line: &str| line.starts_with("| `") && line.contains("; only with");
+    OPERATING.lines().any(|line| is_row(line) && line.contains(&format!("`{name}")))
+}

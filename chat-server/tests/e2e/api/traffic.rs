@@ -1,0 +1,87 @@
+//! Which connections and which rooms have the most traffic.
+
+use serde_json::json;
+
+use super::{KEY, SHOP, call, get, refused, server, server_with_key, user};
+use crate::support::{Chat, ask, join};
+
+/// So many others.
+const OTHERS: usize = 1000;
+
+#[tokio::test]
+async fn noisiest_client_is_found_among_a_thousand() {
+    let server = server(&["--limits", "off"]);
+    let mut noisy = user(&server, "noisy").await;
+    let welcome = ask(&mut noisy, "welcome", json!({"type": "hello"})).await;
+    for n in 0..OTHERS {
+        let mut other = user(&server, &format!("user-{n}")).await;
+        for _ in 0..2 {
+            ask(&mut other, "pong", json!({"type": "ping"})).await;
+        }
+        other.close().await;
+        for _ in 0..2 {
+            ask(&mut noisy, "pong", json!({"type": "ping", "pad": "x".repeat(1000)})).await;
+        }
+    }
+    let answer = get(&server, "/connections?limit=3").await;
+    let listed = answer["connections"].as_array().unwrap();
+    assert_eq!(listed.len(), 3, "{answer}");
+    let first = &listed[0];
+    assert_eq!((&first["user"], &first["address"]), (&json!("noisy"), &json!("127.0.0.1")));
+    assert_eq!((&first["connection"], &answer["node"]), (&welcome["session"], &welcome["node"]));
+    let (frames, bytes) = (first["frames"].as_f64().unwrap(), first["bytes"].as_f64().unwrap());
+    assert!((900.0..1150.0).contains(&(bytes / frames)), "{first}");
+    assert!(frames > 20.0 * listed[1]["frames"].as_f64().unwrap(), "{answer}");
+}
+
+#[tokio::test]
+async fn hottest_room_is_found_among_a_thousand() {
+    const MEMBERS: usize = 10;
+    let server = server(&["--limits", "off"]);
+    let mut members = Vec::new();
+    for n in 0..MEMBERS {
+        let mut member = user(&server, &format!("user-{n}")).await;
+        ask(&mut member, "joined", json!({"type": "join", "room": "hot"})).await;
+        for room in 0..OTHERS / MEMBERS {
+            let room = format!("room-{n}-{room}");
+            ask(&mut member, "joined", json!({"type": "join", "room": room})).await;
+        }
+        members.push(member);
+    }
+    for turn in 0..3 * OTHERS / MEMBERS {
+        for (n, member) in members.iter_mut().enumerate() {
+            let room = format!("room-{n}-{}", turn % (OTHERS / MEMBERS));
+            ask(member, "ok", json!({"type": "send", "room": room, "message": "x"})).await;
+        }
+        ask(&mut members[0], "ok", json!({"type": "send", "room": "hot", "message": "x"})).await;
+    }
+    let answer = get(&server, "/rooms?order=traffic&limit=2").await;
+    let rooms = answer["rooms"].as_array().unwrap();
+    let hot = &rooms[0];
+    assert_eq!((rooms.len(), &hot["room"], &hot["count"]), (2, &json!("hot"), &json!(10)));
+    let rate = |name: &str| hot["traffic"][name].as_f64().unwrap();
+    assert_eq!(hot["traffic"]["members"], 10);
+    assert!((9.9..10.1).contains(&(rate("deliveries") / rate("messages"))), "{hot}");
+    assert!(rate("bytes") > 20.0 * rate("deliveries"), "{hot}");
+    let listed = get(&server, "/rooms?order=traffic&prefix=room-3").await;
+    let names = listed["rooms"].as_array().unwrap().iter().map(|room| room["room"].as_str());
+    assert!(names.map(Option::unwrap).all(|name| name.starts_with("room-3")), "{listed}");
+}
+
+#[tokio::test]
+async fn lists_by_traffic_need_the_scope_admin() {
+    let with_file = server_with_key("scopes = [\"read\"]", &[]);
+    let server: &Chat = &with_file.server;
+    for path in ["/connections", "/rooms?order=traffic"] {
+        assert_eq!(call(server, SHOP, &format!("GET {path}"), None).await.0, 403, "{path}");
+        assert_eq!(call(server, KEY, &format!("GET {path}"), None).await.0, 200, "{path}");
+    }
+    for path in ["/connections?limit=101", "/rooms?order=traffic&after=r", "/rooms?order=x"] {
+        let refused = refused(server, &format!("GET {path}"), None).await;
+        assert_eq!(refused, (400, "bad_field".to_owned()), "{path}");
+    }
+    let mut ann = user(server, "ann").await;
+    join(&mut ann, "r").await;
+    let rooms = json!({"rooms": [{"room": "r", "count": 1}]});
+    assert_eq!(get(server, "/rooms").await, rooms, "in their own order as before");
+}

@@ -1,0 +1,97 @@
+//! Caddy.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use chat_transport::client::{Event, State};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::instance::{Place, Program, command, file};
+use super::websockets::{self, Crowd};
+use super::{Site, native};
+use crate::support::DEADLINE;
+
+pub(super) static CADDY: Program = Program {
+    name: "Caddy",
+    package: "caddy",
+    documented: include_str!("../../../../docs/caddy/Caddyfile"),
+    replacements,
+    run: |directory| caddy(directory, "run"),
+    is_up,
+    reload: |directory, _| caddy(directory, "reload --force"),
+    is_error,
+    // Caddy ends no WebSocket for its silence.
+    timeouts: &[],
+};
+
+/// Other names than those of the file are not redirected from port 80.
+const NO_PORT_80: &str = "auto_https disable_redirects";
+
+fn replacements(place: &Place) -> Vec<(&'static str, String)> {
+    let at = place.directory.display();
+    vec![
+        ("admin localhost:2019", format!("admin unix/{at}/admin.sock\n\t{NO_PORT_80}")),
+        ("http://chat.example", format!("http://:{}", place.plain)),
+        ("https://chat.example", format!("https://:{}", place.tls)),
+        ("/etc/ssl/chat/", format!("{at}/")),
+        ("/var/log/caddy/", format!("{at}/")),
+        ("127.0.0.1:8080", format!("127.0.0.1:{}", place.servers[0])),
+        ("127.0.0.1:8081", format!("127.0.0.1:{}", place.servers[1])),
+    ]
+}
+
+fn caddy(directory: &Path, arguments: &str) -> Command {
+    let mut command = command("caddy");
+    command.args(arguments.split(' ')).args(["--adapter", "caddyfile", "--config"]);
+    // It keeps its state in a home.
+    command.arg(file(directory)).env("HOME", directory);
+    command
+}
+
+fn is_up(directory: &Path, _: u32) -> bool {
+    fs::read_to_string(directory.join("stderr.log"))
+        .unwrap()
+        .contains("serving initial configuration")
+}
+
+fn is_error(line: &str) -> bool {
+    let line: Value = serde_json::from_str(line).unwrap();
+    line["status"].as_u64().unwrap() >= 500
+}
+
+/// Caddy 2.6 closes all WebSockets, and answers each attempt to connect all the same. Its close frame to
+/// the server has no mask, so the server answers with 1002. Caddy passes this answer on if there is
+/// time, and to a client it is final.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_refuses_no_client() {
+    let site = Site::start(&CADDY).await;
+    let mut before = Crowd::connect(site.balancer.port());
+    before.online("").await;
+    site.balancer.reload();
+    for (client, events) in &mut before.0 {
+        let mut was_closed = false;
+        loop {
+            match timeout(DEADLINE, events.recv()).await.expect("the connection ends") {
+                Some(Event::State(State::Waiting { .. })) => was_closed = true,
+                Some(Event::State(State::Online)) if was_closed => break,
+                Some(_) => {}
+                None => {
+                    let state = client.state();
+                    let is_refusal =
+                        matches!(&state, State::Closed { loss } if loss.code == Some(1002));
+                    assert!(is_refusal, "{state:?}");
+                    break;
+                }
+            }
+        }
+    }
+    native(site.balancer.port()).await;
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_server_is_passed_over() {
+    websockets::frozen_server_is_passed_over(&CADDY).await;
+}

@@ -1,0 +1,110 @@
+//! HAProxy.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::instance::{Place, Program, command, file};
+use super::websockets::Crowd;
+use super::{Site, load, native, next, say, websockets};
+
+pub(super) static HAPROXY: Program = Program {
+    name: "HAProxy",
+    package: "haproxy",
+    documented: include_str!("../../../../docs/haproxy/haproxy.cfg"),
+    replacements,
+    run,
+    is_up,
+    reload,
+    is_error: |line| line.contains("\" 5"),
+    timeouts: &["timeout tunnel", "timeout client ", "timeout server"],
+};
+
+fn replacements(place: &Place) -> Vec<(&'static str, String)> {
+    let at = place.directory.display();
+    vec![
+        ("log /dev/log local0", "log stdout format raw local0".to_owned()),
+        // Only root may change its root, or its user.
+        ("    chroot /var/lib/haproxy\n    user haproxy\n    group haproxy\n", no_sharing()),
+        // It does not start with fewer files than two for each.
+        ("maxconn 16000", "maxconn 1000".to_owned()),
+        ("/run/haproxy/", format!("{at}/")),
+        ("/etc/ssl/chat/", format!("{at}/")),
+        ("bind :80", format!("bind 127.0.0.1:{}", place.plain)),
+        ("bind :443", format!("bind 127.0.0.1:{}", place.tls)),
+        ("127.0.0.1:8080", format!("127.0.0.1:{}", place.servers[0])),
+        ("127.0.0.1:8081", format!("127.0.0.1:{}", place.servers[1])),
+    ]
+}
+
+/// Without this two instances could listen on the same port.
+fn no_sharing() -> String {
+    "    noreuseport\n".to_owned()
+}
+
+/// As Debian's unit does, with a master, which a reload needs.
+fn run(directory: &Path) -> Command {
+    let mut command = command("haproxy");
+    command.args(["-W", "-f"]).arg(file(directory));
+    command
+}
+
+fn is_up(directory: &Path, _: u32) -> bool {
+    fs::read_to_string(directory.join("stderr.log")).unwrap().contains("Loading success")
+}
+
+fn reload(_: &Path, master: u32) -> Command {
+    let mut command = Command::new("kill");
+    command.args(["-s", "USR2", &master.to_string()]);
+    command
+}
+
+/// By the socket for administrators, as docs/haproxy.md says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_is_taken_out_and_no_client_is_refused() {
+    let mut site = Site::start(&HAPROXY).await;
+    let (mut on_first, mut on_second, second) = site.one_on_each().await;
+    let mut socket = UnixStream::connect(site.balancer.directory().join("admin.sock")).unwrap();
+    socket.write_all(b"set server chat/first state drain\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.trim(), "");
+    site.until_all_reach(&second).await;
+
+    say(&mut on_first, "r", "still here").await;
+    assert_eq!(next(&mut on_second, "message").await["message"], "still here");
+    site.first.signal("TERM");
+    assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
+    assert_eq!(on_first.recv_close().await.0, 1001);
+    assert_eq!(site.first.exit().code(), Some(0));
+    assert_eq!(native(site.balancer.port()).await.1, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_disconnects_no_client() {
+    websockets::reload_disconnects_no_client(&HAPROXY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_under_load() {
+    load::reload_under_load(&HAPROXY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_server_is_passed_over() {
+    websockets::frozen_server_is_passed_over(&HAPROXY).await;
+}
+
+/// No server is ready, and HAProxy has seen it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_outage_excludes_no_client() {
+    let site = Site::start(&HAPROXY).await;
+    site.redis.pause();
+    site.balancer.until_logged("Running on backup").await;
+    Crowd::connect(site.balancer.port()).online("").await;
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+    site.redis.resume();
+}

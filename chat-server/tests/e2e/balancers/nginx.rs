@@ -1,0 +1,113 @@
+//! nginx, and what its page alone says.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use chat_transport::testing::WsClient;
+
+use super::instance::{Balancer, Place, Program, command, file, replaced};
+use super::{Site, load, native, next, request, say, websockets};
+use crate::support::{Chat, command as chat_server};
+
+pub(super) static NGINX: Program = Program {
+    name: "nginx",
+    package: "nginx-light",
+    documented: include_str!("../../../../docs/nginx/nginx.conf"),
+    replacements,
+    run,
+    is_up,
+    reload,
+    is_error: |line| line.contains("\" 5"),
+    timeouts: &["proxy_read_timeout", "proxy_send_timeout"],
+};
+
+fn replacements(place: &Place) -> Vec<(&'static str, String)> {
+    let at = place.directory.display();
+    // Where a body too large for memory would go; the package's place needs root.
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("    {name}_temp_path {at}/{name};\n"))
+        .concat();
+    vec![
+        ("/run/nginx.pid", format!("{at}/nginx.pid")),
+        ("/var/log/nginx/", format!("{at}/")),
+        ("/etc/ssl/chat/", format!("{at}/")),
+        ("http {\n", format!("http {{\n{temporary}")),
+        ("listen 80;", format!("listen 127.0.0.1:{};", place.plain)),
+        ("listen 443 ssl;", format!("listen 127.0.0.1:{} ssl;", place.tls)),
+        ("127.0.0.1:8080 ", format!("127.0.0.1:{} ", place.servers[0])),
+        ("127.0.0.1:8081 ", format!("127.0.0.1:{} ", place.servers[1])),
+    ]
+}
+
+fn run(directory: &Path) -> Command {
+    let mut command = nginx(directory);
+    command.args(["-g", "daemon off;"]);
+    command
+}
+
+/// It writes its id once its ports are open.
+fn is_up(directory: &Path, master: u32) -> bool {
+    let id = fs::read_to_string(directory.join("nginx.pid")).unwrap_or_default();
+    id.trim() == master.to_string()
+}
+
+fn reload(directory: &Path, _: u32) -> Command {
+    let mut command = nginx(directory);
+    command.args(["-s", "reload"]);
+    command
+}
+
+fn nginx(directory: &Path) -> Command {
+    let mut command = command("nginx");
+    command.arg("-c").arg(file(directory)).arg("-e").arg(directory.join("error.log"));
+    command
+}
+
+/// As docs/nginx.md says: nginx removes the path.
+#[tokio::test]
+async fn chat_may_be_below_a_path() {
+    let url = "https://chat.example/chat";
+    let server = Chat::start(chat_server().args(["--port", "0", "--public-url", url]));
+    let nginx = Balancer::start_with(&NGINX, [server.port(), server.port()], |configuration| {
+        let below = "location /chat/ {\n            proxy_pass http://chat/;";
+        replaced(configuration, "location / {\n            proxy_pass http://chat;", below)
+    });
+    let page = async |path: &str| request(nginx.port(), &format!("GET {path}"), "").await;
+    for path in ["/chat/", "/chat/join-room/x", "/chat/join-room/x/"] {
+        let (status, _, html) = page(path).await;
+        assert!(status == 200 && html.contains("src=\"/chat/web-"), "{path}: {status} {html}");
+    }
+    assert_eq!(page("/chat/web/app.js").await.0, 200);
+    let (_, _, body) = request(nginx.port(), "POST /chat/create-room", "").await;
+    assert!(body.contains(r#""url":"https://chat.example/chat/join-room/"#), "{body}");
+    WsClient::connect(&format!("ws://127.0.0.1:{}/chat/ws", nginx.port())).await;
+}
+
+#[tokio::test]
+async fn server_is_taken_out_and_no_client_is_refused() {
+    let mut site = Site::start(&NGINX).await;
+    let (mut on_first, mut on_second, second) = site.one_on_each().await;
+    let address = format!("server 127.0.0.1:{} ", site.first.port());
+    site.balancer.reconfigure(&address, &format!("{address}down "));
+    site.until_all_reach(&second).await;
+
+    // Clients may stay until the server sends a goodbye.
+    say(&mut on_first, "r", "still here").await;
+    assert_eq!(next(&mut on_second, "message").await["message"], "still here");
+    site.first.signal("TERM");
+    assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
+    assert_eq!(on_first.recv_close().await.0, 1001);
+    assert_eq!(site.first.exit().code(), Some(0));
+    assert_eq!(native(site.balancer.port()).await.1, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_disconnects_no_client() {
+    websockets::reload_disconnects_no_client(&NGINX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_under_load() {
+    load::reload_under_load(&NGINX).await;
+}

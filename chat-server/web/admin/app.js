@@ -1,0 +1,123 @@
+// The page for operators: the key, the addresses of its views, and what they share.
+
+import { Api, ApiError } from "./api.js";
+import { bans } from "./bans.js";
+import { byId } from "./elements.js";
+import { overview } from "./overview.js";
+import { room } from "./room.js";
+import { rooms } from "./rooms.js";
+import { user, users } from "./user.js";
+
+const STORAGE = "chat-admin-key";
+
+/** The views by their addresses; what an address has behind a `/` is a name. */
+const VIEWS = { "": overview, rooms, "rooms/": room, users, "users/": user, bans };
+
+let session;
+let shown = new AbortController();
+
+byId("login-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  await logIn(byId("key").value.trim());
+});
+byId("logout").addEventListener("click", () => logOut());
+window.addEventListener("hashchange", () => session && showView());
+
+const kept = sessionStorage.getItem(STORAGE);
+if (kept) await logIn(kept);
+else logOut();
+
+async function logIn(key) {
+  const api = new Api(key);
+  try {
+    session = { api, key: await api.get("/key") };
+  } catch (error) {
+    return logOut(inWords(error));
+  }
+  sessionStorage.setItem(STORAGE, key);
+  byId("key").value = "";
+  byId("login").hidden = true;
+  byId("page").hidden = false;
+  byId("key-name").textContent = session.key.name;
+  byId("scopes").textContent = session.key.scopes.join(", ");
+  showView();
+}
+
+function logOut(why = "") {
+  shown.abort();
+  session = undefined;
+  sessionStorage.removeItem(STORAGE);
+  byId("page").hidden = true;
+  byId("login").hidden = false;
+  byId("login-error").textContent = why;
+  byId("key").focus();
+}
+
+function inWords(error) {
+  if (!(error instanceof ApiError)) return `This page failed: ${error.message}`;
+  if (error.status === 404) return "The server has no API key: set CHAT_API_KEY, or keys in its configuration file.";
+  return error.message;
+}
+
+/** Shows the view of the address. The requests of the one before are given up. */
+function showView() {
+  shown.abort();
+  shown = new AbortController();
+  report();
+  const [, path, name] = /^#?\/?([^/]*\/?)(.*)$/.exec(location.hash);
+  const view = byId("view");
+  view.replaceChildren();
+  const key = name ? path : path.replace(/\/$/, "");
+  (VIEWS[key] ?? overview)(context(view, shown.signal), decode(name));
+  for (const link of document.querySelectorAll("nav a")) {
+    const isHere = link.hash.slice(2) === path.replace(/\/$/, "");
+    if (isHere) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function decode(name) {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
+
+/** What a view gets: where it is shown, the calls, and how it runs them. */
+function context(view, signal) {
+  const attempt = async (action) => {
+    try {
+      await action();
+      report();
+      return true;
+    } catch (error) {
+      if (signal.aborted) return false;
+      if (error.status === 401) logOut(inWords(error));
+      else report(inWords(error));
+      return false;
+    }
+  };
+  /** Runs an action at once and then each `ms` after its end, while the view is shown and seen. */
+  const repeat = async (ms, action) => {
+    while (!signal.aborted) {
+      if (!document.hidden) await attempt(() => action(signal));
+      await new Promise((resolve) => setTimeout(resolve, ms));
+    }
+  };
+  return {
+    view,
+    signal,
+    api: session.api,
+    attempt,
+    repeat,
+    has: (scope) => session.key.scopes.includes(scope),
+    go: (path) => (location.hash = `#${path}`),
+  };
+}
+
+/** Shows what has failed, until something succeeds. */
+function report(problem = "") {
+  byId("problem").textContent = problem;
+  byId("problem").hidden = problem === "";
+}

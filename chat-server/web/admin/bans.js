@@ -1,0 +1,41 @@
+// The bans.
+
+import { roomPath, userPath } from "./api.js";
+import { button, linkToRoom, linkToUser, make, muted, table, time } from "./elements.js";
+
+const PAGE = 100;
+
+export function bans({ view, api, has, attempt, signal }) {
+  const list = make("div");
+  view.append(make("h1", {}, "Bans"), list);
+  if (!has("moderate")) return list.append(muted("The list of bans needs a key with the scope moderate."));
+  let found = [];
+  const load = async (after) => {
+    const page = await api.get("/bans", { after, limit: PAGE }, signal);
+    found = [...(after ? found : []), ...page.bans];
+    const next = page.next && button("More", "more", () => attempt(() => load(page.next)), "");
+    list.replaceChildren(listOfBans(found, end), ...(next ? [next] : []));
+  };
+  const end = (ban) =>
+    attempt(async () => {
+      await unban(api, ban);
+      await load();
+    });
+  attempt(load);
+}
+
+/** Ends a ban. */
+export function unban(api, { user, room }) {
+  return room ? api.post(roomPath(room, "/unban"), { user }) : api.post(userPath(user, "/unban"));
+}
+
+export function listOfBans(bans, end) {
+  const rows = bans.map((ban) => [
+    linkToUser(ban.user),
+    ban.room ? linkToRoom(ban.room) : "all servers",
+    time(ban.until),
+    ban.reason ?? "",
+    button("Unban", `unban-${ban.user}`, () => end(ban)),
+  ]);
+  return table("bans", ["User", "From", "Until", "Reason", "Actions"], rows, "There are no bans.");
+}

@@ -1,0 +1,108 @@
+// Elements, and how numbers and times are written. What the server sends becomes text nodes alone.
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** Makes an element: `make("td", { class: "number" }, "12")`. Handlers are attributes that begin with `on`. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const shown = new WeakMap();
+
+/** Fills an element with what `build` makes of `data`, unless that is what it shows: a button that is
+ *  replaced while it is pressed does nothing, and loses the focus. */
+export function update(element, data, build) {
+  const text = JSON.stringify(data);
+  if (shown.get(element) === text) return;
+  shown.set(element, text);
+  element.replaceChildren(build(data));
+}
+
+/** A part of a page with a heading. */
+export function section(title, ...children) {
+  return make("section", {}, make("h2", {}, title), ...children);
+}
+
+export function muted(text) {
+  return make("p", { class: "muted" }, text);
+}
+
+/** A table; each row has as many cells as there are columns. A column that begins with `#` has numbers. */
+export function table(id, columns, rows, none) {
+  if (rows.length === 0) return make("p", { class: "muted", "data-testid": id }, none);
+  const kind = (index) => ({ class: columns[index].startsWith("#") ? "number" : undefined });
+  const head = columns.map((name, index) => make("th", { scope: "col", ...kind(index) }, name.replace(/^#/, "")));
+  const body = rows.map((cells) =>
+    make("tr", {}, ...cells.map((cell, index) => make("td", kind(index), ...[cell].flat()))),
+  );
+  const content = [make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body)];
+  // A wide table scrolls on a phone, also by the keyboard.
+  const frame = { class: "table", tabindex: "0", role: "group", "aria-label": id, "data-testid": id };
+  return make("div", frame, make("table", {}, ...content));
+}
+
+export function linkToRoom(room) {
+  return make("a", { href: `#/rooms/${encodeURIComponent(room)}` }, room);
+}
+
+export function linkToUser(user, text = user) {
+  return make("a", { href: `#/users/${encodeURIComponent(user)}` }, text);
+}
+
+export function button(text, id, onclick, kind = "small") {
+  return make("button", { type: "button", class: kind, "data-testid": id, onclick }, text);
+}
+
+/** A line with a field and a button. `run` gets what was written, without spaces around it. */
+export function field(label, id, action, run, value = "") {
+  const input = make("input", { id, value, autocomplete: "off", spellcheck: "false", "data-testid": id });
+  const submit = (event) => {
+    event.preventDefault();
+    run(input.value.trim(), input);
+  };
+  const go = make("button", { type: "submit", "data-testid": `${id}-submit` }, action);
+  return make("form", { class: "field", onsubmit: submit }, make("label", { for: id }, label), input, go);
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+export function number(value) {
+  return Math.abs(value) >= 100 ? whole.format(value) : precise.format(value);
+}
+
+/** `1.5 MiB` */
+export function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  for (; value >= 1024 && unit < units.length - 1; unit += 1) value /= 1024;
+  return `${number(value)} ${units[unit]}`;
+}
+
+/** `2 d 3 h`, of milliseconds. */
+export function duration(ms) {
+  const seconds = Math.floor(ms / 1000);
+  const parts = [
+    [Math.floor(seconds / 86_400), "d"],
+    [Math.floor(seconds / 3600) % 24, "h"],
+    [Math.floor(seconds / 60) % 60, "min"],
+    [seconds % 60, "s"],
+  ];
+  const first = parts.findIndex(([value]) => value > 0);
+  return first < 0 ? "0 s" : parts.slice(first, first + 2).map(([value, unit]) => `${value} ${unit}`).join(" ");
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
+
+export function time(at) {
+  const date = new Date(at);
+  return make("time", { datetime: date.toISOString() }, clock.format(date));
+}

@@ -1,0 +1,83 @@
+// The servers, and the last ten minutes of this one.
+
+import { bytes, duration, make, muted, number, section, table, update } from "./elements.js";
+import { plot } from "./plots.js";
+import { Samples } from "./samples.js";
+
+const REFRESH_MS = 5000;
+
+export function overview({ view, api, has, repeat }) {
+  const samples = new Samples(api);
+  const servers = make("div");
+  const state = make("p", { "data-testid": "state" });
+  const plots = make("div", { class: "plots" });
+  view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots));
+  if (!has("admin")) servers.append(muted("The list of servers needs a key with the scope admin."));
+  repeat(REFRESH_MS, async (signal) => {
+    const [nodes] = await Promise.all([
+      has("admin") ? api.get("/nodes", {}, signal) : undefined,
+      samples.update(signal),
+    ]);
+    if (nodes) update(servers, nodes.nodes, listOf);
+    if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
+    state.replaceChildren(...conditions(samples.latest));
+    plots.replaceChildren(...draw(samples));
+  });
+}
+
+function listOf(nodes) {
+  const usual = mostFrequent(nodes.map((node) => `${node.version} ${node.config}`));
+  const rows = nodes.map((node) => {
+    const differs = `${node.version} ${node.config}` !== usual;
+    const config = differs
+      ? make("strong", { class: "bad", title: "Its version or its settings differ from those of most servers." }, `${node.config} (differs)`)
+      : node.config;
+    return [node.node, node.version, number(node.connections), number(node.rooms), duration(node.uptime_ms), config];
+  });
+  const total = nodes.reduce((sum, node) => sum + node.connections, 0);
+  const list = table("servers", ["Server", "Version", "#Connections", "#Rooms", "Running for", "Settings"], rows, "No server has announced itself yet.");
+  return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
+}
+
+function mostFrequent(values) {
+  const counts = Map.groupBy(values, (value) => value);
+  return [...counts].sort(([, one], [, other]) => other.length - one.length)[0]?.[0];
+}
+
+/** What is wrong with the server at this moment. */
+function conditions({ ready, broker_up, broker_full }) {
+  const checks = [
+    [ready, "ready for clients", "not ready for clients"],
+    [broker_up, "the broker accepts messages", "the broker accepts no messages"],
+    [!broker_full, undefined, "Redis is full"],
+  ];
+  return checks.flatMap(([isGood, good, bad]) => {
+    const text = isGood ? good : bad;
+    return text ? [make("span", { class: isGood ? "chip good" : "chip bad" }, text)] : [];
+  });
+}
+
+const perSecond = (value) => `${number(value)}/s`;
+const ms = (value) => `${number(value)} ms`;
+
+/** What is plotted of the samples. */
+const PLOTS = [
+  ["connections", "Connections", number],
+  ["messages", "Messages sent", perSecond],
+  ["deliveries", "Deliveries to members", perSecond],
+  ["publish_ms", "Publishing, 99 %", ms],
+  ["fan_out_ms", "Fan-out, 99 %", ms],
+  ["outbox_bytes", "Waiting for clients to read", bytes],
+  ["round_trip_ms", "Redis round trip, 99 %", ms],
+  ["redis_memory_bytes", "Memory of Redis", bytes],
+  ["limited", "Limits reached", perSecond],
+  ["refused", "Handshakes refused", perSecond],
+  ["gaps", "Gaps: messages lost", perSecond],
+];
+
+function draw(samples) {
+  return PLOTS.flatMap(([name, title, write]) => {
+    const series = samples.series(name);
+    return series.length > 0 ? [plot(name, title, series, write)] : [];
+  });
+}

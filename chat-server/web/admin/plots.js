@@ -1,0 +1,48 @@
+// Plots of the last ten minutes, as SVG.
+
+import { make } from "./elements.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const [WIDTH, HEIGHT] = [300, 72];
+const SPAN_MS = 600_000;
+
+/** A plot with its name, its latest value and its scale; `write` turns a value into text. */
+export function plot(id, title, points, write) {
+  const top = scale(Math.max(...points.map(({ value }) => value)));
+  const now = write(points.at(-1).value);
+  const drawing = svg("svg", {
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    role: "img",
+    "aria-label": `${title}: now ${now}, at most ${write(top)} in the last ten minutes`,
+  });
+  if (points.length > 1) drawing.append(...shapes(points, top));
+  const caption = make("figcaption", {}, make("span", {}, title), make("strong", {}, now));
+  const axis = make("p", { class: "axis", "aria-hidden": "true" }, make("span", {}, "10 min ago"), make("span", {}, `top: ${write(top)}`));
+  return make("figure", { class: "plot", "data-testid": id }, caption, drawing, axis);
+}
+
+function shapes(points, top) {
+  const end = points.at(-1).at;
+  const x = ({ at }) => WIDTH - ((end - at) / SPAN_MS) * WIDTH;
+  const y = ({ value }) => HEIGHT - 1 - (value / top) * (HEIGHT - 4);
+  const line = points.map((point) => `${x(point).toFixed(1)},${y(point).toFixed(1)}`);
+  const area = [`${x(points[0]).toFixed(1)},${HEIGHT}`, ...line, `${WIDTH},${HEIGHT}`];
+  return [
+    svg("polygon", { points: area.join(" "), class: "area" }),
+    svg("polyline", { points: line.join(" "), class: "line" }),
+  ];
+}
+
+/** The next of 1, 2, 5, 10, … at or above the greatest value. */
+function scale(greatest) {
+  if (greatest <= 0) return 1;
+  const unit = 10 ** Math.floor(Math.log10(greatest));
+  return [1, 2, 5, 10].map((step) => step * unit).find((step) => step >= greatest);
+}
+
+function svg(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}

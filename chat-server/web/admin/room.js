@@ -1,0 +1,122 @@
+// One room: its messages as they come, and its members.
+
+import { ApiError, roomPath } from "./api.js";
+import { button, field, linkToUser, make, muted, number, section, table, time, update } from "./elements.js";
+import { askForSanction } from "./sanctions.js";
+
+const REFRESH_MS = 1000;
+
+/** Messages that are shown. */
+const SHOWN = 200;
+
+/** Members that are listed. */
+const LISTED = 500;
+
+export function room({ view, api, has, attempt, repeat }, name) {
+  const facts = make("p", { class: "muted", "data-testid": "facts" });
+  const log = make("div", { class: "log", role: "log", tabindex: "0", "aria-label": "Messages", "data-testid": "log" });
+  const members = make("div");
+  const messages = new Messages(api, name, log);
+  const columns = make("div", { class: "columns" }, section("Messages", log, ...composer()), section("Users", members));
+  view.append(make("h1", { "data-testid": "title" }, name), facts, columns);
+
+  repeat(REFRESH_MS, async (signal) => {
+    const [state, present] = await Promise.all([
+      api.get(roomPath(name), {}, signal),
+      api.get(roomPath(name, "/members"), { limit: LISTED }, signal),
+      messages.update(signal),
+    ]);
+    const position = state.epoch ? ` · offset ${state.offset} of epoch ${state.epoch}` : "";
+    facts.textContent = `${number(state.count)} users${position}`;
+    update(members, present, ({ members, count }) => (members.length < count ? crowd(count) : listOf(members)));
+  });
+
+  function composer() {
+    if (!has("send")) return [];
+    const send = (message, input) =>
+      message && attempt(async () => {
+        await api.post(roomPath(name, "/messages"), { message });
+        input.value = "";
+      });
+    return [field("A message from this key", "message", "Send", send)];
+  }
+
+  function listOf(users) {
+    const rows = users.map((user) => [linkToUser(user.id, user.name), user.id, actions(user.id)]);
+    return table("members", ["Name", "Id", "Actions"], rows, "Nobody is in this room.");
+  }
+
+  function actions(user) {
+    if (!has("moderate")) return [];
+    return [
+      button("Kick", `kick-${user}`, () => attempt(() => kick(user))),
+      " ",
+      button("Ban", `ban-${user}`, () => attempt(() => ban(user))),
+    ];
+  }
+
+  async function kick(user) {
+    const given = await askForSanction({ title: `Kick ${user} from ${name}`, action: "Kick", timed: false });
+    if (given) await api.post(roomPath(name, "/kick"), { user, ...given });
+  }
+
+  async function ban(user) {
+    const given = await askForSanction({ title: `Ban ${user} from ${name}`, action: "Ban" });
+    if (given) await api.post(roomPath(name, "/ban"), { user, ...given });
+  }
+}
+
+function crowd(count) {
+  return muted(`${number(count)} users: too many to list.`);
+}
+
+/** The latest messages of a room. Each update asks for what follows on the last one. */
+class Messages {
+  #api;
+  #room;
+  #log;
+  #epoch;
+  #offset;
+  #isKept = true;
+
+  constructor(api, room, log) {
+    this.#api = api;
+    this.#room = room;
+    this.#log = log;
+  }
+
+  async update(signal) {
+    if (!this.#isKept) return;
+    try {
+      await this.#read(signal);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== "history_disabled") throw error;
+      this.#isKept = false;
+      this.#log.replaceChildren(make("p", { class: "muted" }, "This room keeps no history, so its messages are not shown here."));
+    }
+  }
+
+  async #read(signal) {
+    const after = this.#offset;
+    const page = await this.#api.get(roomPath(this.#room, "/messages"), { after, limit: SHOWN }, signal);
+    // Redis has lost the messages, or the oldest new ones are no longer kept.
+    const isAhead = page.epoch !== this.#epoch || (after !== undefined && page.messages[0]?.offset > after + 1);
+    if (isAhead && after !== undefined) this.#log.append(make("p", { class: "muted" }, "Messages are missing here."));
+    if (page.epoch !== this.#epoch && after !== undefined) {
+      [this.#epoch, this.#offset] = [page.epoch, undefined];
+      return;
+    }
+    const follows = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
+    this.#log.append(...page.messages.map(line));
+    while (this.#log.childElementCount > SHOWN) this.#log.firstElementChild.remove();
+    if (follows) this.#log.scrollTop = this.#log.scrollHeight;
+    this.#epoch = page.epoch;
+    this.#offset = page.messages.at(-1)?.offset ?? this.#offset ?? page.offset;
+  }
+}
+
+function line({ offset, at, user, message, data }) {
+  const content = data === undefined ? [message] : [message, " ", make("code", {}, JSON.stringify(data))];
+  const head = make("span", { class: "muted" }, `${offset} `, time(at), " ");
+  return make("p", {}, head, linkToUser(user.id, user.name), ": ", ...content);
+}

@@ -1,0 +1,28 @@
+// The last ten minutes of the server that answers. It keeps them, so a page that has just been opened
+// shows what came before.
+
+const KEPT = 120;
+
+export class Samples {
+  #api;
+  #samples = [];
+
+  constructor(api) {
+    this.#api = api;
+  }
+
+  /** Asks for what is new. */
+  async update(signal) {
+    const { samples } = await this.#api.get("/samples", { after: this.latest?.at }, signal);
+    this.#samples = [...this.#samples, ...samples].slice(-KEPT);
+  }
+
+  get latest() {
+    return this.#samples.at(-1);
+  }
+
+  /** A figure over time: `[{ at, value }]`, without the samples that lack it. */
+  series(name) {
+    return this.#samples.flatMap((sample) => (name in sample ? [{ at: sample.at, value: sample[name] }] : []));
+  }
+}

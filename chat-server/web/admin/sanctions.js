@@ -1,0 +1,44 @@
+// The dialog for a kick or a ban.
+
+import { byId } from "./elements.js";
+
+/** Asks for the reason and the time. Returns the fields of the call; nothing if the operator cancels. */
+export function askForSanction({ title, action, timed = true }) {
+  const [dialog, form, time, reason] = ["sanction", "sanction-form", "sanction-time", "sanction-reason"].map(byId);
+  byId("sanction-title").textContent = title;
+  form.querySelector("[type=submit]").textContent = action;
+  for (const part of [time, form.querySelector("[for=sanction-time]")]) part.hidden = !timed;
+  reason.value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    const ended = new AbortController();
+    const { signal } = ended;
+    form.addEventListener(
+      "submit",
+      (event) => {
+        event.preventDefault();
+        dialog.close("confirmed");
+      },
+      { signal },
+    );
+    byId("sanction-cancel").addEventListener("click", () => dialog.close(), { signal });
+    dialog.addEventListener(
+      "close",
+      () => {
+        ended.abort();
+        if (dialog.returnValue !== "confirmed") return resolve(undefined);
+        const given = { reason: reason.value.trim() || undefined };
+        resolve(timed ? { ...given, ...timeOf(time.value) } : given);
+      },
+      { signal },
+    );
+  });
+}
+
+/** The longest ban is the one without a time in a room; for all servers a time is what makes it a ban. */
+const LONGEST_S = 10 * 365 * 86_400;
+
+function timeOf(seconds) {
+  return { seconds: seconds === "" ? LONGEST_S : Number(seconds) };
+}
