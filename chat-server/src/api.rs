@@ -207,7 +207,7 @@ async fn authenticate(
         }
         None => (None, "A valid API key is required: Authorization: Bearer …".to_owned()),
     };
-    let address = state.config.client_address(request.headers(), request.extensions());
+    let address = state.proxies.client_address(request.headers(), request.extensions());
     state.client_lines.key_rejected(ended, address);
     state.metrics.limited("api_key");
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
