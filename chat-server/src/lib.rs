@@ -4,7 +4,6 @@
 mod api;
 mod auth;
 mod cause;
-mod client;
 mod client_lines;
 mod config;
 mod connection;
