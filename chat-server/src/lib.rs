@@ -5,7 +5,6 @@ mod admin;
 mod api;
 mod auth;
 mod cause;
-mod client;
 mod client_lines;
 mod config;
 mod connection;

@@ -249,6 +249,8 @@ impl Server {
     /// If the call is dropped, clients without a `goodbye` stay connected; another call drains them.
     pub async fn shutdown(&self) {
         self.state.drain().await;
+        // The next minute may not come: a drain ends more connections than have a line.
+        self.state.client_lines.log_suppressed();
         self.state.hub.broker().close().await;
     }
 

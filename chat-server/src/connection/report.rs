@@ -8,7 +8,7 @@ use chat_transport::{End, Session};
 use super::Connection;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
-use crate::client::Client;
+use crate::sessions::Client;
 
 /// What a frame weighs beside its bytes, in bytes.
 const FRAME_WEIGHT: u64 = 256;
