@@ -2,15 +2,14 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use chat_core::{ConnectionId, User};
+use chat_core::{ConnectionId, UserId};
 
 /// A connection, which may have ended since. Two are equal if their ids are.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) id: ConnectionId,
-    pub(crate) user: Arc<User>,
+    pub(crate) user: UserId,
     pub(crate) address: Option<IpAddr>,
 }
 

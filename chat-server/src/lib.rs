@@ -13,6 +13,7 @@ mod deadline;
 mod drain;
 mod error;
 mod fleet;
+mod gzip;
 mod handle;
 mod header_list;
 mod hooks;

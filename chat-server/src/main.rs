@@ -24,7 +24,7 @@ use tokens::TokenAuth;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let mut sources = Sources::of_process();
@@ -45,13 +45,20 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    settings::log_warnings(sources, &settings.doubts(&server)?);
+    log_warnings(sources, &settings.doubts(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
         runtime.and_then(|runtime| runtime.block_on(run(settings, server, &log, set_log_filter)));
     log.flush();
     outcome
+}
+
+/// Logs what the operator should know of the settings, beside errors.
+pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
+    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
+        warn!("{warning}");
+    }
 }
 
 /// One thread needs nothing that several need to share work.

@@ -5,12 +5,12 @@ use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
 use crate::log::SetFilter;
-use crate::open_files;
-use crate::settings::{self, Exit, Settings, Sources};
+use crate::settings::{Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
+use crate::{log_warnings, open_files};
 
 /// The settings that [`Reload::apply`] replaces, beside all limits. Others need a restart.
-const REPLACED: [&str; 18] = [
+const REPLACED: [&str; 19] = [
     "allow-host",
     "allow-origin",
     "api-key",
@@ -24,6 +24,7 @@ const REPLACED: [&str; 18] = [
     "jwt-public-key",
     "jwt-secret",
     "jwt-secret-file",
+    "jwt_keys",
     "log",
     "max-json-depth",
     "max-name-bytes",
@@ -64,7 +65,7 @@ impl Reload {
         config.shared_settings = settings.shared_settings(&self.started.redis)?;
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        settings::log_warnings(sources, &settings.doubts(&config)?);
+        log_warnings(sources, &settings.doubts(&config)?);
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();

@@ -7,6 +7,7 @@ mod report;
 use std::process::ExitCode;
 
 use chat_server::ServerConfig;
+use tokio::net::lookup_host;
 
 use super::print;
 use crate::settings::{CheckArgs, Exit, Settings, Sources};
@@ -23,6 +24,7 @@ pub(super) async fn run(
     let server = settings.server()?;
     let mut report = Report::default();
     check_settings(&mut report, &server, settings, sources);
+    check_host(&mut report, settings).await;
     check_tokens(&mut report, settings, sources).await;
     check_files(&mut report);
     check_redis(&mut report, &server, settings, sources).await;
@@ -50,6 +52,14 @@ fn check_settings(
         let tables = server.api_keys.len();
         let all = tables + usize::from(server.api_key.is_some());
         report.ok("api", format!("{all} keys, {tables} of them in [[api_keys]]"));
+    }
+}
+
+async fn check_host(report: &mut Report, settings: &Settings) {
+    let Some(host) = settings.listen.host() else { return };
+    match lookup_host((host.trim_matches(['[', ']']), 0)).await {
+        Ok(_) => report.ok("host", format!("{host} is an address, or has one")),
+        Err(error) => report.fail("host", format!("{host} has no address: {error}")),
     }
 }
 

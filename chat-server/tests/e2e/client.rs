@@ -114,7 +114,7 @@ async fn the_client_stays_for_longer_than_a_token_and_goes_when_it_is_put_out() 
     assert_eq!(exchange(server.port(), &request).await.0, 200);
     loop {
         match next(&mut events).await {
-            Event::Left { room, reason, message } => {
+            Event::Left { room, reason, message, .. } => {
                 let told = (&*room, &*reason, message.as_deref());
                 assert_eq!(told, ("r", "kicked", Some("calm down")));
                 break;
