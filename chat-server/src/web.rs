@@ -46,7 +46,7 @@ struct Asset {
 }
 
 /// A content as it is sent to a client.
-struct Representation {
+pub(crate) struct Representation {
     content: Bytes,
     /// Differs between the encodings of a content: a cache must not take one for another.
     etag: String,
@@ -54,7 +54,7 @@ struct Representation {
 }
 
 impl Representation {
-    fn plain(content: impl Into<Bytes>, etag: &str) -> Self {
+    pub(crate) fn plain(content: impl Into<Bytes>, etag: &str) -> Self {
         Self { content: content.into(), etag: etag.to_owned(), encoding: None }
     }
 }

@@ -281,8 +281,7 @@ async fn hottest(
     hottest.retain(|traffic| traffic.room.as_str().starts_with(prefix));
     hottest.truncate(limit as usize);
     let topics: Vec<_> = hottest.iter().map(|traffic| Topic::Room(traffic.room.clone())).collect();
-    let presence = state.hub.broker().presence();
-    let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
+    let presence = members::presence(state).map_err(Error::from)?;
     let occupancies = presence.occupancy(&topics, 0).await.map_err(Error::from)?;
     let rooms = hottest.into_iter().zip(occupancies).map(|(traffic, occupancy)| OccupiedRoom {
         room: traffic.room.to_string(),

@@ -85,9 +85,7 @@ pub(super) async fn user(
     UserPath(user): UserPath,
 ) -> Result<Response, Refusal> {
     let connections = state.sessions.of_user(&user);
-    let topics = [Topic::User(user.clone())];
-    let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
-    // Servers subscribe to the topic of a backend's id.
-    let servers = if user.is_backend() { 0 } else { counts.first().copied().unwrap_or(0) };
+    let servers = members::servers(&state, std::slice::from_ref(&user)).await;
+    let servers = servers.map_err(Error::from)?.first().copied().unwrap_or(0);
     Ok(Json(UserAnswer { user: user.as_str(), servers, connections }).into_response())
 }

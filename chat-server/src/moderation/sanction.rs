@@ -119,7 +119,7 @@ pub(crate) async fn impose(
     };
     let done = done.await;
     let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
-    let reason = reason.map(|reason| reason.escape_debug().to_string());
+    let reason = stored.reason.map(|reason| reason.escape_debug().to_string());
     let (user, ok) = (user.as_str(), done.is_ok());
     tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)

@@ -55,14 +55,20 @@ pub(crate) async fn rooms(
 
 /// Whether each of these users has a connection that receives direct messages.
 pub(crate) async fn online(state: &State, users: &[UserId]) -> Result<Vec<bool>, BrokerError> {
+    let servers = servers(state, users).await?;
+    Ok(servers.into_iter().map(|count| count > 0).collect())
+}
+
+/// How many servers have a connection that receives direct messages, of each of these users.
+pub(crate) async fn servers(state: &State, users: &[UserId]) -> Result<Vec<u32>, BrokerError> {
     let topics: Vec<_> = users.iter().cloned().map(Topic::User).collect();
     let counts = state.hub.broker().subscribers(&topics).await?;
     // Servers subscribe to the topic of a backend's id.
-    let is_online = |(user, count): (&UserId, u32)| count > 0 && !user.is_backend();
-    Ok(users.iter().zip(counts).map(is_online).collect())
+    let of_clients = |(user, count): (&UserId, u32)| if user.is_backend() { 0 } else { count };
+    Ok(users.iter().zip(counts).map(of_clients).collect())
 }
 
-fn presence(state: &State) -> Result<&dyn PresenceTracker, BrokerError> {
+pub(crate) fn presence(state: &State) -> Result<&dyn PresenceTracker, BrokerError> {
     state.hub.broker().presence().ok_or(BrokerError::Unsupported("presence"))
 }
 
