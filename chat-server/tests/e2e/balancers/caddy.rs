@@ -22,6 +22,7 @@ pub(super) static CADDY: Program = Program {
     is_up,
     reload: |directory, _| caddy(directory, "reload --force"),
     is_error,
+    websockets_alone: ("\n\treverse_proxy {", "\n\treverse_proxy /ws {"),
     // Caddy ends no WebSocket for its silence.
     timeouts: &[],
 };

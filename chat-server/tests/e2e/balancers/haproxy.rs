@@ -20,6 +20,7 @@ pub(super) static HAPROXY: Program = Program {
     is_up,
     reload,
     is_error: |line| line.contains("\" 5"),
+    websockets_alone: ("default_backend chat", "use_backend chat if { path /ws }"),
     timeouts: &["timeout tunnel", "timeout client ", "timeout server"],
 };
 

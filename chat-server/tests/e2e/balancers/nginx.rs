@@ -19,6 +19,7 @@ pub(super) static NGINX: Program = Program {
     is_up,
     reload,
     is_error: |line| line.contains("\" 5"),
+    websockets_alone: ("location / {", "location = /ws {"),
     timeouts: &["proxy_read_timeout", "proxy_send_timeout"],
 };
 
