@@ -50,7 +50,7 @@ use redis::Redis;
 use rooms::Rooms;
 use text_command::TextCommand;
 
-pub(crate) use exit::{Exit, log_warnings, print, print_key};
+pub(crate) use exit::{Exit, log_warnings, print, print_key, say};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{
