@@ -11,7 +11,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
@@ -61,9 +60,9 @@ struct OfProcess;
 impl Collector for OfProcess {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut page, Some(process)) = (Page(encoder), Process::read()) else { return Ok(()) };
-        let help = "Memory in use, of that of the machine";
+        let help = "Resident memory";
         page.bytes("process_resident_memory_bytes", help, process.resident_bytes)?;
-        let help = "Memory that is mapped";
+        let help = "Virtual memory";
         page.bytes("process_virtual_memory_bytes", help, process.virtual_bytes)?;
         page.bytes("process_open_fds", "Open files", process.open_files)?;
         if let Some(files) = process.max_files {
@@ -175,7 +174,7 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     page.gauge("broker_full", help, stats.full.into())?;
     if let Some(run_id) = &stats.run_id {
         let help = "The process of Redis (run_id) that this server is connected to";
-        page.metric("redis", help, &Info::new([("run_id", run_id.clone())]))?;
+        page.info("redis_info", help, &[("run_id", run_id)])?;
     }
     // 0 without Redis, and without the permission to read it.
     if stats.memory_used == 0 {

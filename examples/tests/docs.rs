@@ -87,15 +87,12 @@ fn book_has_every_page() {
 }
 
 #[test]
-fn runbook_has_every_alarm() {
+fn runbook_is_about_the_alarms() {
     let rules = fs::read_to_string(root().join("deploy/prometheus-rules.yml")).unwrap();
+    let alarms = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let runbook = prose(&root().join("docs/runbook.md"));
-    let mut alarms =
-        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).peekable();
-    assert!(alarms.peek().is_some());
-    for alarm in alarms {
-        assert!(runbook.contains(&format!("\n### {alarm}\n")), "docs/runbook.md lacks {alarm}");
-    }
+    let sections = runbook.lines().filter_map(|line| line.strip_prefix("### "));
+    assert_eq!(sections.collect::<Vec<_>>(), alarms.collect::<Vec<_>>());
 }
 
 /// The user of Redis in compose has the rights that the documentation says that servers need.

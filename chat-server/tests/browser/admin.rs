@@ -90,6 +90,21 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.until_shows("log", "api: Yes, the operator.");
 
     let user = listed_user(&tab);
+    ann.run(
+        "const message = document.getElementById('message');
+        for (let n = 0; n < 60; n += 1) {
+            message.value = `line ${n}`;
+            document.getElementById('composer').requestSubmit();
+        }",
+        &[],
+    );
+    tab.until_shows("log", "line 59");
+    tab.click("to-overview");
+    tab.until_shows("busy-clients", &user);
+    tab.until_shows("busy-rooms", "general");
+    tab.run("history.back()", &[]);
+    tab.until_shows("members", "Ann");
+
     tab.click(&format!("kick-{user}"));
     tab.fill("sanction-reason", "Calm down.");
     tab.click("sanction-confirm");

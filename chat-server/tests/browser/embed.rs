@@ -65,10 +65,19 @@ fn tabs_share_the_client_of_a_worker() {
     for tab in [&one, &two] {
         tab.until(SHOWS, &["Ann: Hello"]);
     }
+    // A tab in the cache of the browser, which returns.
+    one.run(
+        "for (const type of ['pagehide', 'pageshow']) {
+            dispatchEvent(new PageTransitionEvent(type, { persisted: true }));
+        }",
+        &[],
+    );
+    one.run("document.querySelector('#hello').click()", &[]);
+    one.until(SHOWS, &["Ann: Hello\nAnn: Hello"]);
     // The last one of a room leaves it, and the other tab is still there.
     one.close();
     two.run("document.querySelector('#hello').click()", &[]);
-    two.until(SHOWS, &["Ann: Hello\nAnn: Hello"]);
+    two.until(SHOWS, &["Ann: Hello\nAnn: Hello\nAnn: Hello"]);
     browser.assert_no_errors(&[]);
 }
 

@@ -112,6 +112,7 @@ function context(view, signal) {
     attempt,
     repeat,
     has: (scope) => session.key.scopes.includes(scope),
+    isForAll: session.key.rooms.includes("*"),
     go: (path) => (location.hash = `#${path}`),
   };
 }

@@ -3,22 +3,26 @@
 import { bytes, duration, make, muted, number, section, table, update } from "./elements.js";
 import { plot } from "./plots.js";
 import { Samples } from "./samples.js";
+import { readTraffic, showTraffic } from "./traffic.js";
 
 const REFRESH_MS = 5000;
 
-export function overview({ view, api, has, repeat }) {
+export function overview({ view, api, has, isForAll, repeat }) {
   const samples = new Samples(api);
   const servers = make("div");
   const state = make("p", { "data-testid": "state" });
   const plots = make("div", { class: "plots" });
-  view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots));
+  const traffic = make("div");
+  view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots, traffic));
   if (!has("admin")) servers.append(muted("The list of servers needs a key with the scope admin."));
   repeat(REFRESH_MS, async (signal) => {
-    const [nodes] = await Promise.all([
+    const [nodes, busiest] = await Promise.all([
       has("admin") ? api.get("/nodes", {}, signal) : undefined,
+      has("admin") && isForAll ? readTraffic(api, signal) : undefined,
       samples.update(signal),
     ]);
     if (nodes) update(servers, nodes.nodes, listOf);
+    if (busiest) update(traffic, busiest, showTraffic);
     if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
     state.replaceChildren(...conditions(samples.latest));
     plots.replaceChildren(...draw(samples));

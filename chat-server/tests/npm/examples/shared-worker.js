@@ -7,7 +7,7 @@ self.onconnect = ({ ports: [port] }) => {
   let leave = () => {};
   const actions = {
     join(name) {
-      leave();
+      actions.close();
       const room = chat.room(name);
       const show = () => {
         const { messages, count } = room.snapshot;
@@ -22,7 +22,10 @@ self.onconnect = ({ ports: [port] }) => {
     },
     send: ({ room, text }) => chat.send(room, text),
     check: () => chat.check(),
-    close: () => leave(),
+    close() {
+      leave();
+      leave = () => {};
+    },
   };
   port.onmessage = ({ data: [action, detail] }) => actions[action](detail);
 };
