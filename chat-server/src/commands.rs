@@ -46,11 +46,6 @@ fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Prints one line on stderr, for what is not the result.
-fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "chat-server: {line}");
-}
-
 /// Where a server with these settings listens for clients.
 ///
 /// # Errors

@@ -49,7 +49,7 @@ use limits::Limits;
 use rooms::Rooms;
 use text_command::TextCommand;
 
-pub(crate) use exit::{Exit, print, print_key};
+pub(crate) use exit::{Exit, print, print_key, say};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{

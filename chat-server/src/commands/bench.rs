@@ -17,11 +17,11 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::access::Access;
-use super::{complain, print};
-use crate::settings::{BenchArgs, Exit, Invalid, Settings};
+use super::print;
+use crate::settings::{BenchArgs, Exit, Invalid, Settings, say};
 use crate::signals::Signals;
 use figures::Figures;
-use load::Load;
+use load::{Load, NotJoined};
 
 /// How long all clients may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,11 +50,11 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
         joined = timeout(JOIN_TIMEOUT, Load::start(args, &access, &figures)) => joined,
         _ = signals.recv() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let joined = joined.unwrap_or_else(|_| Err("no time is left to join".to_owned()));
-    let mut load = match joined {
+    let mut load = match joined.unwrap_or_else(|_| Err(too_slow())) {
         Ok(load) => load,
-        Err(error) => {
-            complain(&format!("{}: {error}", access.url));
+        Err(NotJoined::Invalid(exit)) => return Err(exit),
+        Err(NotJoined::Failed(why)) => {
+            say(&format!("{}: {why}", access.url));
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -77,6 +77,10 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
         _ = signals.recv() => {}
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn too_slow() -> NotJoined {
+    NotJoined::Failed(format!("not all clients have joined within {} s", JOIN_TIMEOUT.as_secs()))
 }
 
 /// # Errors

@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::access::Access;
-use super::{complain, print};
-use crate::settings::{Exit, SendArgs, Settings};
+use super::print;
+use crate::settings::{Exit, SendArgs, Settings, say};
 
 pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode, Exit> {
     let access = Access::new(&args.client, settings).await?;
@@ -22,11 +22,11 @@ pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => {
-            complain(&format!("not sent: {error}"));
+            say(&format!("not sent: {error}"));
             ExitCode::FAILURE
         }
         Err(_) => {
-            complain(&format!("{}: {}", access.url, why_late(&client)));
+            say(&format!("{}: {}", access.url, why_late(&client)));
             ExitCode::FAILURE
         }
     };

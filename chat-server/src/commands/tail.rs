@@ -9,8 +9,7 @@ use chat_transport::client::{ClientConfig, ClientError, Event, Events, Joined, M
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::complain;
-use crate::settings::{Exit, Settings, TailArgs};
+use crate::settings::{Exit, Settings, TailArgs, say};
 use crate::signals::Signals;
 
 pub(super) async fn run(args: &TailArgs, settings: &Settings) -> Result<ExitCode, Exit> {
@@ -48,7 +47,7 @@ async fn follow(
                     continue;
                 }
                 Err(error) => {
-                    complain(&error.to_string());
+                    say(&error.to_string());
                     return ExitCode::FAILURE;
                 }
             },
@@ -62,7 +61,7 @@ async fn follow(
         let written = match line {
             Some(Line::Printed(line)) => writeln!(io::stdout(), "{line}"),
             Some(Line::Notice(line)) => {
-                complain(&line);
+                say(&line);
                 Ok(())
             }
             None => Ok(()),

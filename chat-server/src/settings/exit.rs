@@ -128,7 +128,7 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `eprintln!` would panic if stderr is closed.
-fn say(line: &str) {
+/// One line on stderr. `eprintln!` would panic if it is closed.
+pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "chat-server: {line}");
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::access::Access;
 use super::figures::{Figures, Mark};
-use crate::settings::BenchArgs;
+use crate::settings::{BenchArgs, Exit};
 
 /// Clients that connect at the same time.
 const CONNECTING: usize = 64;
@@ -22,6 +22,13 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often the drain looks whether all messages have arrived.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Why a client has not joined its room.
+pub(super) enum NotJoined {
+    /// A setting is not valid.
+    Invalid(Exit),
+    Failed(String),
+}
 
 /// The clients of a run.
 pub(super) struct Load<'a> {
@@ -52,9 +59,9 @@ impl<'a> Load<'a> {
         args: &'a BenchArgs,
         access: &Access,
         figures: &Arc<Mutex<Figures>>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, NotJoined> {
         let start = Instant::now();
-        let id = getrandom::u32().map_err(|error| error.to_string())?;
+        let id = getrandom::u32().map_err(|error| NotJoined::Failed(error.to_string()))?;
         let run = Run { id, start, figures: Arc::clone(figures) };
         let joining = stream::iter(0..args.clients).map(|index| join(index, args, access, &run));
         let clients = joining.buffered(CONNECTING).try_collect().await?;
@@ -120,19 +127,17 @@ async fn join(
     args: &BenchArgs,
     access: &Access,
     run: &Run,
-) -> Result<Client, String> {
+) -> Result<Client, NotJoined> {
     let user = format!("{}-{index}", args.client.user);
     let config = ClientConfig::default().send_timeout(SEND_TIMEOUT);
-    let (client, mut events) =
-        access.connect(&user, config).map_err(|_| format!("{user:?} cannot connect there"))?;
+    let (client, mut events) = access.connect(&user, config).map_err(NotJoined::Invalid)?;
+    let failed = |why| NotJoined::Failed(format!("{user:?} cannot join: {why}"));
     let room = run.room(index % args.rooms);
     tokio::select! {
         joined = client.join(&room, 0) => {
-            joined.map_err(|error| format!("{user:?} cannot join: {error}"))?;
+            joined.map_err(|error| failed(error.to_string()))?;
         }
-        loss = until_disconnected(&mut events) => {
-            return Err(format!("{user:?} cannot connect: {loss}"));
-        }
+        loss = until_disconnected(&mut events) => return Err(failed(loss)),
     }
     tokio::spawn(run.clone().receive(index, events));
     Ok(client)

@@ -62,5 +62,8 @@ fn bench_loads_other_machines_only_if_it_is_told_to() {
     let (code, _, error) = run(command().args(["bench", "--url", "ws://192.0.2.1/ws"]));
     assert!(code == 2 && error.contains("for --url: it is another machine"), "{error}");
     let (code, _, error) = run(command().args(["bench", "--url", "ws://127.0.0.1:1/ws"]));
-    assert!(code == 1 && error.contains("cannot connect"), "{error}");
+    assert!(code == 1 && error.contains("\"operator-0\" cannot join: cannot connect"), "{error}");
+    let remote = ["bench", "--remote", "--url", "http://127.0.0.1/"];
+    let (code, _, error) = run(command().args(remote));
+    assert!(code == 2 && error.contains("'http://127.0.0.1/' for --url"), "{error}");
 }
