@@ -109,7 +109,7 @@ impl World {
     async fn until_fires(&mut self, alarm: &str, make: impl AsyncFn(&Self)) {
         let began = Instant::now();
         while !self.prometheus.fires(alarm).await {
-            assert!(began.elapsed() < 4 * DEADLINE, "{alarm} does not fire");
+            assert!(began.elapsed() < 8 * DEADLINE, "{alarm} does not fire");
             make(self).await;
             sleep(Duration::from_millis(300)).await;
         }
@@ -228,7 +228,7 @@ async fn messages(world: &mut World) {
             let writer = writer.clone();
             async move { drop(writer.send("r", &n.to_string()).await) }
         };
-        let burst = tokio::spawn(futures_util::future::join_all((0..50).map(send)));
+        let burst = tokio::spawn(futures_util::future::join_all((0..100).map(send)));
         for _ in 0..3 {
             sleep(Duration::from_millis(5)).await;
             world.servers[0].signal("STOP");
@@ -251,7 +251,7 @@ async fn messages(world: &mut World) {
 /// A client on the first server, and members that read there.
 async fn room(world: &World, name: &str) -> (Client, Vec<JoinHandle<()>>) {
     let mut readers = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..70 {
         let mut member = world.servers[0].native().await;
         join(&mut member, name).await;
         readers.push(tokio::spawn(async move {
@@ -270,14 +270,6 @@ async fn member(server: &Chat, room: &str) -> Client {
 }
 
 async fn redis(world: &mut World) {
-    let other = RedisServer::start();
-    other.command(&[&USER[..], &["+@all"]].concat()).await;
-    let ports = world.servers.each_ref().map(Chat::port);
-    let third = server(other.port(), 0);
-    world.prometheus.scrape(&[&ports[..], &[third.port()]].concat());
-    world.until_fires("ChatServersOnDifferentRedis", async |_| {}).await;
-    world.prometheus.scrape(&ports);
-
     world.until_fires("ChatRedisReconnects", async |world| world.proxy.cut(1.0)).await;
 
     world.proxy.disconnect();
