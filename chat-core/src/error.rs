@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -43,6 +44,8 @@ pub enum ErrorCode {
     Unauthorized,
     /// The client may not do that.
     Forbidden,
+    /// The user is banned from the room.
+    Banned,
     /// The broker did not answer: the outcome is unknown.
     BrokerUnavailable,
     /// A hook of the application rejected the request; the sentence is the application's.
@@ -73,6 +76,7 @@ impl ErrorCode {
         Self::RateLimited,
         Self::Unauthorized,
         Self::Forbidden,
+        Self::Banned,
         Self::BrokerUnavailable,
         Self::Rejected,
         Self::HookUnavailable,
@@ -97,6 +101,7 @@ impl ErrorCode {
             Self::RateLimited => "rate_limited",
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::Banned => "banned",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Rejected => "rejected",
             Self::HookUnavailable => "hook_unavailable",
@@ -154,12 +159,17 @@ pub struct Rejection {
     pub id: Option<Box<RawValue>>,
     /// When to try again, in milliseconds from now.
     pub retry_after_ms: Option<u64>,
+    /// When a ban ends, in milliseconds since 1970; `None`: when it is ended.
+    pub until: Option<u64>,
+    /// The reason of a ban, in the words of the moderator.
+    pub reason: Option<Arc<str>>,
 }
 
 impl Rejection {
     /// A rejection without an id.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), id: None, retry_after_ms: None }
+        let message = message.into();
+        Self { code, message, id: None, retry_after_ms: None, until: None, reason: None }
     }
 
     pub(crate) fn unknown_type(kind: &str) -> Self {

@@ -1,6 +1,9 @@
 //! The permissions of a user.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::{RoomId, UserId};
 use crate::pattern::Pattern;
@@ -77,10 +80,36 @@ impl Capabilities {
         Capability::ALL.into_iter().filter(|one| *one != Capability::Moderate).collect()
     }
 
+    /// Those about a room: all except [`Capability::Direct`], which is about a user.
+    #[must_use]
+    pub const fn in_room(self) -> Self {
+        Self(self.0 & !(Capability::Direct as u8))
+    }
+
     /// Whether `capability` is among them.
     #[must_use]
     pub const fn contains(self, capability: Capability) -> bool {
         self.0 & capability as u8 != 0
+    }
+
+    /// Each of them, in the order of [`Capability::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Capability> {
+        Capability::ALL.into_iter().filter(move |one| self.contains(*one))
+    }
+}
+
+/// As an array of names.
+impl Serialize for Capabilities {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Capability::as_str))
+    }
+}
+
+/// Names of later versions are ignored.
+impl<'de> Deserialize<'de> for Capabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<Cow<'_, str>>::deserialize(deserializer)?;
+        Ok(names.iter().filter_map(|name| Capability::parse(name)).collect())
     }
 }
 
@@ -133,10 +162,22 @@ impl Grants {
     /// Whether `capability` is granted in `room`.
     #[must_use]
     pub fn allow(&self, capability: Capability, room: &RoomId) -> bool {
-        self.0.iter().any(|(pattern, capabilities)| {
-            let is_of_users = pattern.as_str().starts_with('@');
-            !is_of_users && capabilities.contains(capability) && pattern.matches(room.as_str())
-        })
+        self.about(room).any(|capabilities| capabilities.contains(capability))
+    }
+
+    /// What is granted in `room`.
+    ///
+    /// ```
+    /// use chat_core::{Capability, Grants, RoomId};
+    ///
+    /// let granted = Grants::everywhere().in_room(&RoomId::new("news")?);
+    /// assert!(granted.contains(Capability::Send) && !granted.contains(Capability::Moderate));
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn in_room(&self, room: &RoomId) -> Capabilities {
+        let granted = self.about(room).fold(0, |set, capabilities| set | capabilities.0);
+        Capabilities(granted).in_room()
     }
 
     /// Whether direct messages to `user` are granted.
@@ -146,6 +187,14 @@ impl Grants {
             let is_of_all = pattern.as_str() == "*";
             capabilities.contains(Capability::Direct)
                 && (is_of_all || pattern.matches_after('@', user.as_str()))
+        })
+    }
+
+    /// The rules about `room`.
+    fn about(&self, room: &RoomId) -> impl Iterator<Item = Capabilities> {
+        self.0.iter().filter_map(|(pattern, capabilities)| {
+            let is_of_users = pattern.as_str().starts_with('@');
+            (!is_of_users && pattern.matches(room.as_str())).then_some(*capabilities)
         })
     }
 }
@@ -163,6 +212,15 @@ mod tests {
         assert_eq!(Capability::parse("fly"), None);
         assert!(!Capabilities::member().contains(Capability::Moderate));
         assert!(!Capabilities::default().contains(Capability::Join));
+    }
+
+    #[test]
+    fn capabilities_are_written_as_names() {
+        let member = Capabilities::member();
+        let text = serde_json::to_string(&member.in_room()).unwrap();
+        assert_eq!(text, r#"["join","send","history","presence"]"#);
+        let later = r#"["join","fly","send","history","presence"]"#;
+        assert_eq!(serde_json::from_str::<Capabilities>(later).unwrap(), member.in_room());
     }
 
     #[test]
@@ -188,6 +246,8 @@ mod tests {
         let room = RoomId::new("r").unwrap();
         assert!(grants.allow(Capability::Join, &room) && grants.allow(Capability::Send, &room));
         assert!(!grants.allow(Capability::History, &room));
+        let both = [Capability::Join, Capability::Send].into_iter().collect();
+        assert_eq!(grants.in_room(&room), both);
         let twice: Capabilities = [Capability::Join, Capability::Join].into_iter().collect();
         assert!(twice.contains(Capability::Join));
     }

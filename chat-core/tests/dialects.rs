@@ -146,6 +146,24 @@ fn errors_are_one_frame_in_every_dialect() {
 }
 
 #[test]
+fn ban_is_forbidden_in_earlier_dialects() {
+    let mut rejection = Rejection::new(ErrorCode::Banned, "You are banned from this room: Spam.");
+    (rejection.until, rejection.reason) = (Some(7), Some("Spam.".into()));
+    for dialect in ALL {
+        let frames = dialect.reply(&ServerFrame::from(&rejection)).unwrap();
+        let expected = match dialect {
+            Dialect::Native => {
+                r#"{"type":"error","code":"banned","message":"You are banned from this room: Spam.","until":7,"reason":"Spam."}"#
+            }
+            _ => {
+                r#"{"type":"error","code":"forbidden","message":"You are banned from this room: Spam."}"#
+            }
+        };
+        assert_eq!(frames.texts().collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
 fn first_frames_name_their_dialect() {
     let table = [
         (r#"{"type":"join","room":"r"}"#, Some(Dialect::Native)),

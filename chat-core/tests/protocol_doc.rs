@@ -10,15 +10,18 @@ use chat_core::wire::{
     RateLimit, ServerFrame, Welcome,
 };
 use chat_core::{
-    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message, Position,
-    Presence, PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User,
-    UserId, UserName, envelope, wire,
+    Capabilities, CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message,
+    Position, Presence, PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered,
+    User, UserId, UserName, envelope, wire,
 };
 use serde_json::value::RawValue;
 
 const DOC: &str = include_str!("../../docs/protocol.md");
 
 const AT: u64 = 1_795_400_235_072;
+
+/// An hour later.
+const UNTIL: u64 = AT + 3_600_000;
 
 /// The frames in all blocks of a kind.
 fn frames(kind: &str) -> Vec<&'static str> {
@@ -110,17 +113,23 @@ fn server_frames_are_what_the_code_says() {
     let joined = |room, position, recovered, messages| {
         let mut joined = Joined::new(room, Some(position), recovered);
         (joined.members, joined.count, joined.messages) = (members(), 1, messages);
+        joined.can = Some(Capabilities::member().in_room());
+        joined.more = Some(position.offset > 0);
         ServerFrame::Joined(joined)
     };
     let mut kicked = Left::new(&room);
     kicked.reason = Some("kicked".into());
     kicked.message = Some("Calm down.".into());
+    let mut refused_join =
+        Rejection::new(ErrorCode::Banned, "You are banned from this room: Spam.");
+    (refused_join.until, refused_join.reason) = (Some(UNTIL), Some("Spam.".into()));
+    let refused_join = refused_join.to_request(id(3));
     let mut delivered = Accepted::new(None);
     delivered.delivered = Some(1);
     let mut shutdown = Goodbye::new("shutdown", true);
     shutdown.after_ms = 1830;
     let mut banned = Goodbye::new("banned", false);
-    banned.message = Some("Spam.".into());
+    (banned.message, banned.until) = (Some("Spam.".into()), Some(UNTIL));
     let mut made: Vec<String> = [
         ServerFrame::Welcome(welcome).to_request(id(1)),
         ServerFrame::Welcome(by_token).to_request(id(1)),
@@ -138,6 +147,7 @@ fn server_frames_are_what_the_code_says() {
         ServerFrame::from(&refused),
         ServerFrame::from(&limited),
         ServerFrame::from(&denied),
+        ServerFrame::from(&refused_join),
         ServerFrame::Goodbye(shutdown),
         ServerFrame::Goodbye(banned),
     ]

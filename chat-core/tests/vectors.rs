@@ -392,9 +392,9 @@ fn shown_event(event: Event) -> Option<Value> {
     Some(match event {
         Event::State(State::Connecting { .. }) => return None,
         Event::State(state) => shown_state(state),
-        Event::Joined { room, rejoined, recovered, members } => json!({
+        Event::Joined { room, rejoined, recovered, members, can, more } => json!({
             "event": "joined", "room": room, "rejoined": rejoined, "recovered": recovered,
-            "members": users(&members.users), "count": members.count,
+            "members": users(&members.users), "count": members.count, "can": can, "more": more,
         }),
         Event::Message(message) => {
             let mut shown = shown_message(message);
@@ -421,12 +421,13 @@ fn shown_event(event: Event) -> Option<Value> {
             "event": "direct", "user": user_of(&user), "message": text, "data": raw(data), "at": at,
         }),
         Event::Undelivered { to } => json!({"event": "undelivered", "to": to}),
-        Event::Goodbye { reason, reconnect, message, .. } => json!({
+        Event::Goodbye { reason, reconnect, message, until, .. } => json!({
             "event": "goodbye", "reason": reason, "reconnect": reconnect, "message": message,
+            "until": until,
         }),
-        Event::Left { room, reason, message } => {
-            json!({"event": "left", "room": room, "reason": reason, "message": message})
-        }
+        Event::Left { room, reason, message, until } => json!({
+            "event": "left", "room": room, "reason": reason, "message": message, "until": until,
+        }),
         Event::Refused { room, error } => {
             json!({"event": "refused", "room": room, "error": code_of(&error)})
         }
@@ -510,6 +511,7 @@ fn code_of(error: &ClientError) -> &str {
         ClientError::RoomName => "room_name_invalid",
         ClientError::MessageTooLong { .. } => "message_too_long",
         ClientError::TooLarge { .. } => "too_large",
+        ClientError::OtherUser => "other_user",
         ClientError::OutcomeUnknown { .. } => "outcome_unknown",
         ClientError::Closed { .. } => "closed",
         ClientError::Rejected(rejection) => &rejection.code,

@@ -14,7 +14,7 @@ use axum::routing::get;
 use crate::refusal::Refusal;
 use crate::routes::readable;
 use crate::state::State;
-use crate::web::{REVALIDATE, content_type, etag, file};
+use crate::web::{REVALIDATE, Representation, content_type, etag, file};
 
 /// `/admin/`, and what the page is made of.
 pub(crate) fn router() -> Router<Arc<State>> {
@@ -56,7 +56,8 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 
 async fn page(headers: HeaderMap) -> Response {
     let html = include_str!("../web/admin/index.html");
-    let mut response = file("text/html; charset=utf-8", html, &etag(html), REVALIDATE, &headers);
+    let html = Representation::plain(html, &etag(html));
+    let mut response = file("text/html; charset=utf-8", html, REVALIDATE, &headers);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
     response
 }
@@ -68,7 +69,8 @@ async fn asset(
     let Path(name) = name?;
     let (name, content) =
         ASSETS.iter().find(|(file, _)| *file == name).ok_or_else(Refusal::not_found)?;
-    Ok(file(content_type(name), content, &etag(content), REVALIDATE, &headers))
+    let content = Representation::plain(*content, &etag(content));
+    Ok(file(content_type(name), content, REVALIDATE, &headers))
 }
 
 #[cfg(test)]

@@ -53,17 +53,22 @@ impl ClientLines {
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             minutes.tick().await;
-            for (cause, budget) in Cause::ALL.into_iter().zip(&self.ended) {
-                if let Some(lines) = budget.take_suppressed() {
-                    tracing::info!(%cause, lines, "suppressed log lines of ended connections");
-                }
+            self.log_suppressed();
+        }
+    }
+
+    /// Logs the numbers of lines that were suppressed since the last call.
+    pub(crate) fn log_suppressed(&self) {
+        for (cause, budget) in Cause::ALL.into_iter().zip(&self.ended) {
+            if let Some(lines) = budget.take_suppressed() {
+                tracing::info!(%cause, lines, "suppressed log lines of ended connections");
             }
-            if let Some(lines) = self.tokens.take_suppressed() {
-                tracing::warn!(lines, "suppressed log lines of rejected credentials");
-            }
-            if let Some(lines) = self.keys.take_suppressed() {
-                tracing::warn!(lines, "suppressed log lines of rejected API keys");
-            }
+        }
+        if let Some(lines) = self.tokens.take_suppressed() {
+            tracing::warn!(lines, "suppressed log lines of rejected credentials");
+        }
+        if let Some(lines) = self.keys.take_suppressed() {
+            tracing::warn!(lines, "suppressed log lines of rejected API keys");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The chat server as a program: settings, log, listeners, and a clean end.
 
 mod commands;
+mod engine;
 mod listening;
 mod log;
 mod open_files;
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_server::{Server, ServerBuilder, ServerConfig};
+use chat_server::{ServerBuilder, ServerConfig};
+use engine::Engine;
 use log::{Log, SetFilter};
 use reload::Reload;
 use settings::{Exit, Settings, Sources, Task};
@@ -24,7 +26,7 @@ use tokens::TokenAuth;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let mut sources = Sources::of_process();
@@ -45,13 +47,20 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    settings::log_warnings(sources, &settings.doubts(&server)?);
+    log_warnings(sources, &settings.doubts(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
         runtime.and_then(|runtime| runtime.block_on(run(settings, server, &log, set_log_filter)));
     log.flush();
     outcome
+}
+
+/// Logs what the operator should know of the settings, beside errors.
+pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
+    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
+        warn!("{warning}");
+    }
 }
 
 /// One thread needs nothing that several need to share work.
@@ -75,7 +84,7 @@ async fn run(
     let config = open_files::bound(server, settings.limits.connections_by_system());
     let listeners = listening::for_clients(&settings.listen).await?;
     let operators = listening::for_operators(&settings.listen)?;
-    let (builder, tokens) = tokio::select! {
+    let (builder, engine, tokens) = tokio::select! {
         started = connected(&settings, config.hub.grace) => started?,
         _ = signals.recv() => return Ok(()),
     };
@@ -85,7 +94,8 @@ async fn run(
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
     }
-    let reload = Reload { server: server.clone(), tokens, set_log_filter, started: settings };
+    let reload =
+        Reload { server: server.clone(), engine, tokens, set_log_filter, started: settings };
     tokio::spawn(reload.on_each(hangup));
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
@@ -130,38 +140,11 @@ fn log_start(
 async fn connected(
     settings: &Settings,
     grace: Duration,
-) -> Result<(ServerBuilder, Option<TokenAuth>), Exit> {
+) -> Result<(ServerBuilder, Engine, Option<TokenAuth>), Exit> {
     let tokens = TokenAuth::start(&settings.tokens).await?;
-    let builder = with_broker(settings, grace).await?;
+    let (builder, engine) = Engine::start(&settings.redis, grace).await?;
     Ok(match tokens {
-        Some(tokens) => (tokens.add_to(builder), Some(tokens)),
-        None => (builder, None),
+        Some(tokens) => (tokens.add_to(builder), engine, Some(tokens)),
+        None => (builder, engine, None),
     })
-}
-
-async fn with_broker(settings: &Settings, grace: Duration) -> Result<ServerBuilder, Exit> {
-    let Some(url) = settings.redis.url() else {
-        info!("no redis-url: rooms live in the memory of this process alone");
-        return Ok(Server::builder());
-    };
-    with_redis(settings, url, grace).await
-}
-
-#[cfg(feature = "redis")]
-async fn with_redis(
-    settings: &Settings,
-    url: &str,
-    grace: Duration,
-) -> Result<ServerBuilder, Exit> {
-    let config = settings.redis.config(url, grace)?;
-    // What the settings are made of has been checked.
-    let (broker, events) = chat_broker::RedisBroker::connect(config)
-        .await
-        .map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
-    Ok(Server::builder().broker(broker, events))
-}
-
-#[cfg(not(feature = "redis"))]
-async fn with_redis(_: &Settings, _: &str, _: Duration) -> Result<ServerBuilder, Exit> {
-    Err(Exit::without("redis"))
 }

@@ -64,7 +64,7 @@ const LIMITS: [&str; 15] = [
 ];
 
 /// What handshakes are refused for.
-const REFUSALS: [(u16, &str); 19] = [
+const REFUSALS: [(u16, &str); 20] = [
     (400, "bad_field"),
     (400, "http_version"),
     (400, "invalid_host"),
@@ -72,6 +72,7 @@ const REFUSALS: [(u16, &str); 19] = [
     (400, "malformed"),
     (400, "room_name_invalid"),
     (401, "unauthorized"),
+    (403, "banned"),
     (403, "forbidden"),
     (403, "foreign_host"),
     (403, "foreign_origin"),

@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 
 pub use sanction::Ban;
 pub(crate) use sanction::{
-    Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, impose, unban,
+    Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, ends_at, impose,
+    unban,
 };
 use sanction::{SanctionRecord, banned, key, target_of};
 
@@ -56,6 +57,7 @@ struct ActiveSanction {
     id: String,
     reason: Option<Arc<str>>,
     until: Instant,
+    is_permanent: bool,
     /// The clock when this server applied the sanction.
     applied_at: u32,
 }
@@ -204,9 +206,11 @@ impl Moderation {
         }
         let sanctions = self.sanctions.read();
         let sanction = sanctions.get(&key(kind, scope, user))?;
-        let is_active = sanction.until > Instant::now();
-        is_active.then(|| {
-            (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.applied_at)
+        let left = sanction.until.saturating_duration_since(Instant::now());
+        let has_end = kind == SanctionKind::Ban && !sanction.is_permanent;
+        (!left.is_zero()).then(|| {
+            let (reason, until) = (sanction.reason.clone(), has_end.then(|| ends_at(left)));
+            (SanctionNotice { kind, reason, until }, sanction.applied_at)
         })
     }
 
@@ -251,6 +255,7 @@ impl Moderation {
                 id: stored.id,
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
+                is_permanent: stored.is_permanent,
                 applied_at: known.unwrap_or(if is_first { 0 } else { applied_at }),
             };
             sanctions.insert(key, sanction);

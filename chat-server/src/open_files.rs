@@ -3,11 +3,12 @@
 use chat_server::ServerConfig;
 use tracing::info;
 
+/// For Redis, the log, listeners, and what is over before it counts.
+pub(crate) const SPARE: usize = 64;
+
 /// The settings, within what the system gives: as many files as it allows, and so many
 /// connections that some are left over for what the server itself needs.
 pub(crate) fn bound(mut config: ServerConfig, connections_by_system: bool) -> ServerConfig {
-    /// For Redis, the log, listeners, and what is over before it counts.
-    const SPARE: usize = 64;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) if connections_by_system => {
             let files = usize::try_from(files).unwrap_or(usize::MAX);

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::auth::AuthError;
 use crate::error::{Error, unavailable};
 use crate::limits::LimitReached;
+use crate::moderation::SanctionNotice;
 
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
@@ -25,6 +26,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: &'static str,
     message: String,
     retry_after: Option<Duration>,
+    /// Boxed: few requests are of banned users.
+    ban: Option<Box<SanctionNotice>>,
 }
 
 /// The body of a refusal.
@@ -36,11 +39,20 @@ pub(crate) struct ErrorBody {
     code: &'static str,
     /// The sentence, for people: it may change.
     message: String,
+    /// Of `banned`: the end of the ban, in milliseconds since 1970; absent: an unban ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    until: Option<u64>,
+    /// Of `banned`: the moderator's text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    reason: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, reason: code, message: message.into(), retry_after: None }
+        let message = message.into();
+        Self { status, code, reason: code, message, retry_after: None, ban: None }
     }
 
     /// The value of `Retry-After`, in seconds.
@@ -61,7 +73,9 @@ impl Refusal {
     }
 
     pub(crate) fn into_body(self) -> ErrorBody {
-        ErrorBody { code: self.code, message: self.message }
+        let until = self.ban.as_ref().and_then(|ban| ban.until);
+        let reason = self.ban.and_then(|ban| Some(ban.reason?.to_string()));
+        ErrorBody { code: self.code, message: self.message, until, reason }
     }
 
     pub(crate) fn name(field: &str, why: InvalidName) -> Self {
@@ -72,6 +86,11 @@ impl Refusal {
 
     pub(crate) fn forbidden() -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "You have no permission for this.")
+    }
+
+    pub(crate) fn banned(notice: SanctionNotice) -> Self {
+        let refusal = Self::new(StatusCode::FORBIDDEN, "banned", "You are banned.");
+        Self { ban: Some(Box::new(notice)), ..refusal }
     }
 
     pub(crate) fn origin() -> Self {
@@ -206,6 +225,9 @@ impl From<JsonRejection> for Refusal {
 
 /// What is wrong with a body, without the words of serde about types of Rust.
 fn describe_json(rejection: &JsonRejection) -> String {
+    if let JsonRejection::MissingJsonContentType(_) = rejection {
+        return "The request does not say that its body is JSON. Send the header \"Content-Type: application/json\".".to_owned();
+    }
     let text = rejection.body_text();
     // axum's words for the kind of error precede those of serde.
     let why = text.split_once(": ").map_or("", |(_, why)| why);

@@ -4,13 +4,14 @@ use chat_server::{InvalidConfig, Server, ServerConfig};
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
+use crate::engine::Engine;
 use crate::log::SetFilter;
-use crate::open_files;
-use crate::settings::{self, Exit, Settings, Sources};
+use crate::settings::{Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
+use crate::{log_warnings, open_files};
 
 /// The settings that [`Reload::apply`] replaces, beside all limits. Others need a restart.
-const REPLACED: [&str; 18] = [
+const REPLACED: [&str; 22] = [
     "allow-host",
     "allow-origin",
     "api-key",
@@ -24,9 +25,13 @@ const REPLACED: [&str; 18] = [
     "jwt-public-key",
     "jwt-secret",
     "jwt-secret-file",
+    "jwt_keys",
     "log",
     "max-json-depth",
     "max-name-bytes",
+    "redis-ca",
+    "redis-cert",
+    "redis-key",
     "token-leeway",
     "trusted-proxies",
 ];
@@ -34,6 +39,7 @@ const REPLACED: [&str; 18] = [
 /// What a running server can be given new settings with.
 pub(crate) struct Reload {
     pub(crate) server: Server,
+    pub(crate) engine: Engine,
     pub(crate) tokens: Option<TokenAuth>,
     pub(crate) set_log_filter: SetFilter,
     /// The settings of the start, which count wherever a restart is needed.
@@ -64,7 +70,7 @@ impl Reload {
         config.shared_settings = settings.shared_settings(&self.started.redis)?;
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        settings::log_warnings(sources, &settings.doubts(&config)?);
+        log_warnings(sources, &settings.doubts(&config)?);
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
@@ -74,12 +80,14 @@ impl Reload {
         Ok(())
     }
 
-    /// Replaces the keys of tokens first: they alone can fail, and then nothing is replaced. What is
-    /// in `config` has been checked.
+    /// What can fail is first, and then nothing is replaced: certificates are read, and keys of tokens
+    /// replaced. What is in `config` has been checked.
     async fn apply(&mut self, settings: &Settings, config: &ServerConfig) -> Result<(), Exit> {
+        let certificates = self.engine.read_certificates(&settings.redis)?;
         TokenAuth::reload(self.tokens.as_mut(), &settings.tokens, &self.server).await?;
         let invalid = |error: InvalidConfig| Exit::System(error.to_string());
         self.server.reload(config).map_err(invalid)?;
+        self.engine.replace_certificates(&certificates)?;
         (self.set_log_filter)(&settings.log);
         Ok(())
     }

@@ -60,9 +60,9 @@ struct OfProcess;
 impl Collector for OfProcess {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut page, Some(process)) = (Page(encoder), Process::read()) else { return Ok(()) };
-        let help = "Memory in use, of that of the machine";
+        let help = "Resident memory";
         page.bytes("process_resident_memory_bytes", help, process.resident_bytes)?;
-        let help = "Memory that is mapped";
+        let help = "Virtual memory";
         page.bytes("process_virtual_memory_bytes", help, process.virtual_bytes)?;
         page.bytes("process_open_fds", "Open files", process.open_files)?;
         if let Some(files) = process.max_files {

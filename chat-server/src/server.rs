@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker};
+use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker, OccupiedRooms};
 use chat_core::{RoomId, UserId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -13,12 +13,14 @@ use crate::api::keys::ApiKey;
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::{InvalidConfig, ServerConfig, check_hosts, check_origins};
+use crate::error::Error;
 use crate::handle::{RoomHandle, UserHandle};
 use crate::hooks::Hooks;
 use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
+use crate::service::members;
 use crate::state::{State, Task};
 use crate::{api, fleet, http, operator, sampler};
 
@@ -247,6 +249,8 @@ impl Server {
     /// If the call is dropped, clients without a `goodbye` stay connected; another call drains them.
     pub async fn shutdown(&self) {
         self.state.drain().await;
+        // The next minute may not come: a drain ends more connections than have a line.
+        self.state.client_lines.log_suppressed();
         self.state.hub.broker().close().await;
     }
 
@@ -395,6 +399,41 @@ impl Server {
     #[must_use]
     pub fn user(&self, user: &UserId) -> UserHandle {
         UserHandle::new(Arc::clone(&self.state), user.clone())
+    }
+
+    /// A page of the rooms that have users, on any server, and whose names begin with `prefix`: those
+    /// after the room `after`, or the first ones, at most `limit`, 1 to
+    /// [`OccupiedRooms::MAX`] (1,000). A room that has users while all pages are read is in one of them.
+    ///
+    /// ```
+    /// # async fn example(server: chat_server::Server) -> Result<(), chat_server::Error> {
+    /// let mut after = None;
+    /// loop {
+    ///     let page = server.rooms("order-", after.as_ref(), 100).await?;
+    ///     for occupied in page.rooms {
+    ///         println!("{}: {} users", occupied.room, occupied.count);
+    ///     }
+    ///     after = page.next;
+    ///     if after.is_none() {
+    ///         return Ok(());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Broker`]: the broker did not answer in time, or has no presence, or cannot list rooms
+    /// ([`BrokerError::Unsupported`](chat_broker::BrokerError::Unsupported)).
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, Error> {
+        Ok(members::rooms(&self.state, prefix, after, limit).await?)
     }
 
     /// The active bans from rooms and from all servers, as this server knows them, in the order of

@@ -1,6 +1,8 @@
 //! The connections of this server.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chat_core::{ConnectionId, RoomId, UserId};
@@ -30,6 +32,29 @@ struct Shard {
 pub(crate) enum RoomRequest {
     Join(RoomId),
     Leave(RoomId),
+}
+
+/// A connection, as lists of the busiest ones name it: it may have ended since. Two are equal if their ids
+/// are.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) id: ConnectionId,
+    pub(crate) user: UserId,
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Client {}
+
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 impl Default for Sessions {

@@ -46,17 +46,17 @@ use changes::Values;
 use connections::Connections;
 use file::{File, Tables};
 use limits::Limits;
-use redis::Redis;
 use rooms::Rooms;
 use text_command::TextCommand;
 
-pub(crate) use exit::{Exit, log_warnings, print, print_key};
+pub(crate) use exit::{Exit, print, print_key};
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{
     BenchArgs, CheckArgs, ClientArgs, HealthArgs, OperatorCommand, SendArgs, SettingInEffect,
     SizeArgs, TailArgs,
 };
+pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
 pub(crate) use value::Invalid;
@@ -177,7 +177,7 @@ impl Cli {
         let command = sources.with_variables(Self::command());
         let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
-        sources.check_names(&command)?;
+        sources.check_names(&command).map_err(Exit::Unknown)?;
         let mut tables = Tables::default();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -200,6 +200,7 @@ impl Cli {
         cli.settings.values = Values::new(&Self::command(), matches, &tables);
         cli.settings.rooms.classes = tables.rooms;
         cli.settings.api.keys = tables.api_keys;
+        cli.settings.tokens.tables = tables.jwt_keys;
         Ok(cli)
     }
 }

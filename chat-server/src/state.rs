@@ -15,7 +15,6 @@ use crate::api::keys::ApiKeys;
 #[cfg(feature = "jwt")]
 use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
-use crate::client::Client;
 use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
 use crate::hooks::Hooks;
@@ -29,7 +28,7 @@ use crate::origin::Origins;
 use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
 use crate::samples::Samples;
-use crate::sessions::Sessions;
+use crate::sessions::{Client, Sessions};
 use crate::undelivered::{self, DropReporter};
 
 /// How long an answer to a leave, kick or ban waits until the member lists of this server show it.

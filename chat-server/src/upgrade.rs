@@ -152,14 +152,13 @@ pub(crate) async fn access(
 async fn check_admission(state: &State, params: &ConnectParams) -> Result<(), Refusal> {
     let known = params.access.identity().map(|identity| &identity.user);
     let user = known.or(params.user_id.as_ref());
-    let is_banned = |scope| user.is_some_and(|user| state.moderation.ban(scope, user).is_some());
-    if is_banned(SanctionScope::Server) {
-        return Err(Refusal::forbidden());
-    }
+    let not_banned = |scope| match user.and_then(|user| state.moderation.ban(scope, user)) {
+        Some(notice) => Err(Refusal::banned(notice)),
+        None => Ok(()),
+    };
+    not_banned(SanctionScope::Server)?;
     let Some(room) = &params.room else { return Ok(()) };
-    if is_banned(SanctionScope::Room(room)) {
-        return Err(Refusal::forbidden());
-    }
+    not_banned(SanctionScope::Room(room))?;
     match may_join(state, params, room).await {
         Verdict::Allowed => Ok(()),
         Verdict::Forbidden => Err(Refusal::forbidden()),

@@ -4,22 +4,24 @@
 //! the tests of the modules as well, and `rust-embed` brings a walker of folders and a second
 //! SHA-256 along.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH,
-    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST,
+    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use ring::digest;
 
+use crate::gzip;
 use crate::header_list::elements;
 use crate::host;
 use crate::refusal::Refusal;
@@ -39,6 +41,33 @@ struct Asset {
     content_type: &'static str,
     content: &'static str,
     etag: String,
+    /// Made for the first client that wants it: an embedded server may serve no file at all.
+    gzip: OnceLock<Bytes>,
+}
+
+/// A content as it is sent to a client.
+pub(crate) struct Representation {
+    content: Bytes,
+    /// Differs between the encodings of a content: a cache must not take one for another.
+    etag: String,
+    encoding: Option<&'static str>,
+}
+
+impl Representation {
+    pub(crate) fn plain(content: impl Into<Bytes>, etag: &str) -> Self {
+        Self { content: content.into(), etag: etag.to_owned(), encoding: None }
+    }
+}
+
+impl Asset {
+    fn representation(&self, headers: &HeaderMap) -> Representation {
+        if !gzip::is_preferred(headers) {
+            return Representation::plain(self.content, &self.etag);
+        }
+        let content = self.gzip.get_or_init(|| gzip::compress(self.content.as_bytes())).clone();
+        let etag = format!("{}-gzip\"", self.etag.trim_end_matches('"'));
+        Representation { content, etag, encoding: Some("gzip") }
+    }
 }
 
 macro_rules! assets {
@@ -90,6 +119,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         content_type: content_type(name),
         content,
         etag: etag(content),
+        gzip: OnceLock::new(),
     };
     files.into_iter().map(asset).collect()
 });
@@ -155,7 +185,9 @@ fn serve(
     caching: &'static str,
 ) -> Result<Response, Refusal> {
     let asset = ASSETS.iter().find(|asset| asset.name == name).ok_or_else(Refusal::not_found)?;
-    let response = file(asset.content_type, asset.content, &asset.etag, caching, headers);
+    let representation = asset.representation(headers);
+    let mut response = file(asset.content_type, representation, caching, headers);
+    response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
     Ok(state.origins.cors(headers).apply(response))
 }
 
@@ -165,7 +197,10 @@ pub(crate) fn page(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap
     let home = home(mount(original, own));
     let html = include_str!("../web/index.html").replace("{web}", &format!("web-{}", *VERSION));
     let html = html.replace("{base}", &escape(&base)).replace("{home}", &escape(&home));
-    let mut response = file("text/html; charset=utf-8", &html, &etag(&html), REVALIDATE, headers);
+    let etag = etag(&html);
+    // Not compressed: it differs with its path, and most of a page is in the files.
+    let html = Representation::plain(html, &etag);
+    let mut response = file("text/html; charset=utf-8", html, REVALIDATE, headers);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(host::requested(headers)));
     response
 }
@@ -202,8 +237,7 @@ fn escape(text: &str) -> String {
 
 pub(crate) fn file(
     content_type: &'static str,
-    content: &str,
-    etag: &str,
+    Representation { content, etag, encoding }: Representation,
     caching: &'static str,
     headers: &HeaderMap,
 ) -> Response {
@@ -214,17 +248,18 @@ pub(crate) fn file(
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Response::new(Body::from(content.to_owned()))
+        Response::new(Body::from(content))
     };
     let fields = [
         (CONTENT_TYPE, content_type),
-        (ETAG, etag),
+        (ETAG, &etag),
         (CACHE_CONTROL, caching),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         // The address of a room may be its only key.
         (REFERRER_POLICY, "no-referrer"),
     ];
-    for (name, value) in fields {
+    let encoding = encoding.map(|encoding| (CONTENT_ENCODING, encoding));
+    for (name, value) in fields.into_iter().chain(encoding) {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }

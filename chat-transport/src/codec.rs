@@ -189,14 +189,16 @@ enum FrameStart {
 struct PeerCode {
     code: u16,
     at: usize,
+    is_masked: bool,
 }
 
 /// Reads the code of a whole close frame.
 fn close_code(frame: &[u8], at: usize, mask: Option<[u8; 4]>) -> Result<PeerCode, Violation> {
+    let is_masked = mask.is_some();
     let mask = mask.unwrap_or_default();
     let code = u16::from_be_bytes([frame[at] ^ mask[0], frame[at + 1] ^ mask[1]]);
     if may_be_sent(code) {
-        return Ok(PeerCode { code, at });
+        return Ok(PeerCode { code, at, is_masked });
     }
     Err(Violation {
         reason: CloseReason::ProtocolError,
@@ -213,15 +215,23 @@ pub(crate) fn may_be_sent(code: u16) -> bool {
 
 /// Decodes a whole close frame. One with [`BAD_GATEWAY`] passes through tungstenite with the code
 /// 1013, and gets its code back.
+///
+/// One without a mask, as a proxy may send it (Caddy 2.6 does when it reloads), gets one of zeros. The
+/// connection ends either way; with 1002 as the answer, which the proxy may pass on, the client behind it
+/// would not reconnect.
 fn read_close(
     context: &mut WebSocketContext,
     frame: &[u8],
-    PeerCode { code, at }: PeerCode,
+    PeerCode { code, at, is_masked }: PeerCode,
 ) -> Result<Message, Error> {
     let mut frame = frame.to_vec();
     if code == BAD_GATEWAY {
         // The mask is an exclusive or: masked or not, the same bits differ.
         frame[at + 1] ^= (BAD_GATEWAY ^ (BAD_GATEWAY - 1)) as u8;
+    }
+    if !is_masked {
+        frame[1] |= 0x80;
+        frame.splice(at..at, [0; 4]);
     }
     let message = context.read(&mut Input(&frame))?;
     Ok(match message {
@@ -411,6 +421,17 @@ mod tests {
             } else {
                 assert_eq!(decoded.unwrap_err().reason, CloseReason::ProtocolError, "{code}");
             }
+        }
+    }
+
+    #[test]
+    fn close_frame_without_a_mask_is_answered_with_its_code() {
+        for code in [1001_u16, BAD_GATEWAY] {
+            let [first, second] = code.to_be_bytes();
+            let frame = [0x88, 4, first, second, b'u', b'p'];
+            let decoded = Codec::new(Arc::default()).decode(&mut &frame[..]).unwrap().unwrap();
+            let Message::Close(Some(close)) = decoded else { panic!("{decoded:?}") };
+            assert_eq!((u16::from(close.code), close.reason.as_str()), (code, "up"));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::stream::SharedTcp;
 
 pub(crate) use queue::Next;
 pub use queue::OutboxUsage;
-use queue::Queue;
+use queue::{Offered, Queue};
 
 /// The sending side of a [`Session`](crate::Session), for any thread. A clone is the same
 /// outbox.
@@ -252,6 +252,20 @@ impl Outbox {
     }
 
     /// Frames that were accepted since the beginning. Pings, pongs and close frames do not count.
+    ///
+    /// ```
+    /// use chat_core::Frames;
+    /// use chat_transport::Session;
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// # let _guard = runtime.enter();
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// let session = Session::new(server, Default::default(), Default::default());
+    /// let outbox = session.outbox();
+    /// let _ = outbox.send(&Frames::text("hi"));
+    /// assert_eq!((outbox.accepted_frames(), outbox.accepted_bytes()), (1, 4));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn accepted_frames(&self) -> u64 {
         self.lock().queue.accepted_frames()
@@ -373,11 +387,12 @@ impl Outbox {
         if !state.queue.is_empty() {
             return offer_behind(state, bytes, frames, max);
         }
-        let outcome = state.queue.offer(bytes, frames);
-        if !state.queue.is_empty() {
-            wake(state);
+        match state.queue.offer(bytes, frames) {
+            Offered::Written => {}
+            Offered::Waiting => wake(state),
+            Offered::Closed => return DeliveryOutcome::Closed,
         }
-        outcome
+        DeliveryOutcome::Queued
     }
 
     fn count_refused(&self, outcome: DeliveryOutcome) -> DeliveryOutcome {

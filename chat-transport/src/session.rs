@@ -403,6 +403,7 @@ where
         }
     }
 
+    #[cold]
     fn fail(&mut self, failure: Failure) {
         match failure {
             // The kernel gave the connection up: TCP_USER_TIMEOUT.

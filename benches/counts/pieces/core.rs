@@ -4,9 +4,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use chat_core::timeline::Timeline;
+use chat_core::wire::{Joined, ServerFrame};
 use chat_core::{
-    Batch, ConnectionId, Dialect, Epoch, History, Item, Position, Recent, Registry, Retention,
-    envelope,
+    Batch, ConnectionId, Dialect, Epoch, Grants, History, Item, Position, Recent, Registry,
+    Retention, RoomId, User, UserId, envelope, wire,
 };
 
 use super::{Piece, TEXT, message, payload, room};
@@ -28,6 +29,7 @@ pub(super) const PIECES: &[Piece] = &[
     ("encode a batch of 16, native", || encode(Dialect::Native, 16)),
     ("encode a batch of 1, topics", || encode(Dialect::Topics, 1)),
     ("encode a batch of 16, topics", || encode(Dialect::Topics, 16)),
+    ("encode a joined", encode_joined),
     ("join and leave a room of 1,000", join_and_leave),
     ("accept the next message", accept),
 ];
@@ -63,6 +65,23 @@ fn encode(dialect: Dialect, messages: u64) {
     };
     let batch = || Batch::new(room(), (1..=messages).map(item).collect());
     turns(batch, |batch| assert!(black_box(&batch).frames(dialect).is_some()));
+}
+
+/// Of a room of ten users, without messages, with a look at the grants.
+fn encode_joined() {
+    let room = RoomId::new("room1").expect("a name");
+    let user = User::new(UserId::new("n5p2-17").expect("an id"), None);
+    turns(
+        || (),
+        |()| {
+            let mut joined = Joined::new(black_box(&room), Some(Position::default()), false);
+            joined.members = std::iter::repeat_with(|| wire::User::from(&user)).take(10).collect();
+            joined.count = 10;
+            joined.can = Some(Grants::everywhere().in_room(&room));
+            joined.more = Some(false);
+            drop(black_box(Dialect::Native.reply(&ServerFrame::Joined(joined))));
+        },
+    );
 }
 
 fn join_and_leave() {

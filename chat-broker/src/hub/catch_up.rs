@@ -219,7 +219,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         // A room in which a member has joined is live.
         let Some(presence) = presence else { return };
         if let Err(error) = self.follow(membership, here, presence).await {
-            tracing::debug!(%error, topic = %self.topic, "member could not catch up, closing it");
+            let connection = membership.id.get();
+            tracing::debug!(connection, %error, topic = %self.topic, "member could not catch up, closing it");
             self.member.close(CloseReason::InternalError);
         }
     }

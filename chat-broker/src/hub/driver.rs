@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::{Shared, fan_out, ingest, interest, presence};
 use crate::events::BrokerEvents;
 
-/// Does the work of a [`Hub`]: without [`run`](Self::run) nothing is delivered.
+/// Does the work of a [`Hub`](super::Hub): without [`run`](Self::run) nothing is delivered.
 pub struct HubDriver<M> {
     shared: Arc<Shared<M>>,
     events: BrokerEvents,
@@ -28,7 +28,7 @@ impl<M> HubDriver<M> {
 
 impl<M: Deliver + Clone + 'static> HubDriver<M> {
     /// Runs until the broker's events end, that is until the broker is closed. All
-    /// [`workers`](HubConfig::workers) but one run on threads of their own.
+    /// [`workers`](super::HubConfig::workers) but one run on threads of their own.
     ///
     /// # Panics
     /// Outside of a tokio runtime, if there are several workers; and if a member's

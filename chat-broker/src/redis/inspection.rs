@@ -162,6 +162,9 @@ async fn clock_ahead_ms(link: &mut Link) -> RedisResult<i64> {
 
 /// Why Redis does not keep a message, other than that it is full.
 async fn refusal(link: &mut Link, shared: &Shared) -> Option<RedisError> {
+    // As a broker does: messages are then stored by EVALSHA. If Redis refuses to load scripts, a right
+    // is missing, which is found out besides.
+    let _ = link.load().await;
     match Probe::new(&shared.names).publish(link, shared).await {
         Ok(Writes::Taken) => None,
         Ok(Writes::Refused(error)) | Err(error) => Some(error),
@@ -188,7 +191,8 @@ async fn delivery(link: &mut Link, shared: &Arc<Shared>, probe: &Address) -> Red
         let _ = arrived.try_send(Instant::now());
     };
     let mut subscriber = Link::open(shared, on_message).await?;
-    subscriber.subscribe(&[probe.channel().to_owned()]).await?;
+    // Also shows whether the broker may unsubscribe.
+    subscriber.try_to_subscribe(probe.channel(), shared.names.probe().channel()).await?;
     let mut publish = Pipeline::new();
     publish.cmd("PUBLISH").arg(probe.channel()).arg("");
     let start = Instant::now();

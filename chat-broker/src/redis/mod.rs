@@ -128,6 +128,17 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
+    /// Opens connections to Redis with the certificates of `config` from now on
+    /// ([`ca_certificate`](RedisConfig::ca_certificate) and
+    /// [`client_certificate`](RedisConfig::client_certificate)), for certificates that are renewed while
+    /// the server runs. Open connections stay. The other settings of `config` have no effect.
+    ///
+    /// # Errors
+    /// [`BrokerError::Config`] if a certificate or a key cannot be used; then the former ones stay.
+    pub fn replace_certificates(&self, config: &RedisConfig) -> Result<(), BrokerError> {
+        self.shared.replace_certificates(config)
+    }
+
     /// Starts a node. Returns when it is connected, or when the first attempt has failed: an
     /// unavailable Redis is no error, and the node keeps trying to connect.
     ///

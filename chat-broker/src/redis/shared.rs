@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use redis::aio::ConnectionLike;
 use redis::{Client, RedisResult};
 
@@ -20,7 +21,8 @@ use crate::error::BrokerError;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: RedisConfig,
-    pub(super) client: Client,
+    /// Opens connections, with the certificates in effect.
+    client: RwLock<Client>,
     pub(super) names: Names,
     pub(super) scripts: Scripts,
     pub(super) health: Arc<Health>,
@@ -41,7 +43,7 @@ impl Shared {
         let (capacity, damage, refusals) = Default::default();
         Ok(Self {
             config,
-            client,
+            client: RwLock::new(client),
             names,
             scripts,
             health,
@@ -53,9 +55,21 @@ impl Shared {
         })
     }
 
+    /// What opens the next connection.
+    pub(super) fn client(&self) -> Client {
+        self.client.read().clone()
+    }
+
+    /// Opens connections with the certificates of `config` from now on.
+    pub(super) fn replace_certificates(&self, config: &RedisConfig) -> Result<(), BrokerError> {
+        let client = self.config.clone().certificates_of(config).client()?;
+        *self.client.write() = client;
+        Ok(())
+    }
+
     /// The number of the database that each connection selects.
     pub(super) fn database(&self) -> i64 {
-        database_of(&self.client)
+        database_of(&self.client())
     }
 
     /// Stores all scripts in Redis.

@@ -10,6 +10,7 @@ mod follow;
 mod full;
 mod healing;
 mod history;
+mod inspection;
 mod keys;
 mod leases;
 mod limits;

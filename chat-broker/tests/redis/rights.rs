@@ -12,7 +12,8 @@ use crate::support::{DEADLINE, Node, assert_refused, assert_within, eventually, 
 const NOTICED: Duration = Duration::from_secs(6);
 
 /// What a broker can do without, see docs/redis.md.
-const OPTIONAL: [&str; 5] = ["info", "client|id", "client|kill", "pubsub|numsub", "zrangebylex"];
+pub(crate) const OPTIONAL: [&str; 5] =
+    ["info", "client|id", "client|kill", "pubsub|numsub", "zrangebylex"];
 
 /// The arguments of `ACL SETUSER` that docs/redis.md gives, for this database.
 pub(crate) fn documented(database: u8) -> Vec<String> {
@@ -37,12 +38,12 @@ pub(crate) async fn config_of(
     RedisConfig::new(format!("redis://{name}:{password}@127.0.0.1:{}/{database}", server.port()))
 }
 
-fn commands(rights: &[String]) -> impl Iterator<Item = &str> {
+pub(crate) fn commands(rights: &[String]) -> impl Iterator<Item = &str> {
     rights.iter().filter_map(|word| word.strip_prefix('+'))
 }
 
 /// The label of a command in the statistics.
-fn label(command: &str) -> String {
+pub(crate) fn label(command: &str) -> String {
     command.to_ascii_uppercase().replace('|', " ")
 }
 

@@ -147,6 +147,29 @@ async fn tls_with_a_private_authority() {
     assert_unavailable("publish", wary.publish(&room("r"), "").await);
 }
 
+#[tokio::test]
+async fn replaced_certificates_are_those_of_the_next_connection() {
+    if !RedisServer::has_tls() {
+        return skip("the server of these tests was built without TLS");
+    }
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (server, config) = authority.sign("server").redis("no");
+    let (right, wrong) = [&authority, &other]
+        .map(|authority| config.clone().ca_certificate(authority.read("ca.pem")))
+        .into();
+    let node = Node::with(right.clone()).await;
+    let invalid = config.clone().ca_certificate("no certificate");
+    assert!(matches!(node.broker.replace_certificates(&invalid), Err(BrokerError::Config(_))));
+    node.broker.replace_certificates(&wrong).unwrap();
+    node.subscribe(&room("r")).await.unwrap();
+    assert_eq!(node.broker.status(), Status::Ready, "open connections stay");
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    node.wait_for(Status::Unavailable).await;
+    node.broker.replace_certificates(&right).unwrap();
+    node.wait_for(Status::Ready).await;
+}
+
 /// `tls-auth-clients yes` is Redis' default.
 #[tokio::test]
 async fn tls_with_a_client_certificate() {

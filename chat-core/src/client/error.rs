@@ -1,5 +1,6 @@
 //! Errors of the application's requests.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -84,6 +85,10 @@ pub enum ClientError {
     /// The server rejected the request.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The next token is of another user: the message was queued by the user of the earlier one, and
+    /// was not sent.
+    #[error("the message was queued by the user of an earlier token")]
+    OtherUser,
     /// The message was sent to a server that did not confirm it in time. Sent again with
     /// the same key, within five minutes of the first attempt, it is not delivered twice.
     #[error("it is unknown whether the message was published")]
@@ -124,12 +129,19 @@ pub struct Rejection {
     pub message: String,
     /// How long to wait before trying again; `None`: the server does not say.
     pub retry_after: Option<Duration>,
+    /// Of [`ErrorCode::Banned`]: when the ban ends, in milliseconds since 1970; `None`: when a
+    /// moderator ends it.
+    pub until: Option<u64>,
+    /// Of [`ErrorCode::Banned`]: the message of the moderator.
+    pub reason: Option<String>,
 }
 
 impl From<Rejected<'_>> for Rejection {
     fn from(frame: Rejected<'_>) -> Self {
         Self {
             retry_after: frame.retry_after_ms.map(Duration::from_millis),
+            until: frame.until,
+            reason: frame.reason.map(Cow::into_owned),
             code: frame.code.into_owned(),
             message: frame.message.into_owned(),
         }
@@ -169,8 +181,12 @@ impl Rejection {
 pub struct Disconnect {
     /// The WebSocket close code, if there was one.
     pub code: Option<u16>,
-    /// The reason, for people.
+    /// The reason, for people: that of the server's `goodbye`, if it was final.
     pub reason: String,
+    /// The message of the moderator, or of the application that disconnected the user.
+    pub message: Option<String>,
+    /// When a ban ends, in milliseconds since 1970; `None`: when it is ended.
+    pub until: Option<u64>,
 }
 
 impl Disconnect {
@@ -183,7 +199,7 @@ impl Disconnect {
     /// The end of a connection whose close frame had this code, if it had one.
     #[must_use]
     pub fn with_code(code: impl Into<Option<u16>>, reason: impl Into<String>) -> Self {
-        Self { code: code.into(), reason: reason.into() }
+        Self { code: code.into(), reason: reason.into(), message: None, until: None }
     }
 
     pub(super) fn is(&self, reason: CloseReason) -> bool {

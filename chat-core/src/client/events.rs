@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::wire::{self, Limits};
-use crate::{Epoch, Position, PresenceChange};
+use crate::{Capabilities, Epoch, Position, PresenceChange};
 
 use super::config::Resume;
 use super::error::{ClientError, Disconnect, Rejection};
@@ -29,6 +29,10 @@ pub enum Event {
         recovered: bool,
         /// The users in the room.
         members: Members,
+        /// What the user may do there; `None`: an earlier server, which does not say.
+        can: Option<Capabilities>,
+        /// Whether the room may keep messages before those that follow.
+        more: bool,
     },
     /// A message: each once, in the room's order, and none is left out without a
     /// [`Gap`](Self::Gap).
@@ -84,7 +88,8 @@ pub enum Event {
     },
     /// The server is about to close the connection.
     Goodbye {
-        /// The reason: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
+        /// The reason: `shutdown`, `disconnected` by the application, `banned`, `token_expired`, or a
+        /// reason of another version.
         reason: String,
         /// Whether the client will connect again.
         reconnect: bool,
@@ -92,6 +97,8 @@ pub enum Event {
         after: Duration,
         /// The message of the moderator.
         message: Option<String>,
+        /// When the ban ends, in milliseconds since 1970; `None`: when it is ended.
+        until: Option<u64>,
     },
     /// The server removed the client from a room. The client does not join it again by itself.
     Left {
@@ -101,6 +108,8 @@ pub enum Event {
         reason: String,
         /// The message of the moderator.
         message: Option<String>,
+        /// When the ban ends, in milliseconds since 1970; `None`: when a moderator ends it.
+        until: Option<u64>,
     },
     /// A room could not be joined again: the client is no longer in it.
     Refused {
@@ -255,6 +264,21 @@ pub struct Joined {
     pub position: Option<Position>,
     /// The users in the room, the client's own first.
     pub members: Members,
+    /// What the user may do there; `None`: an earlier server, which does not say.
+    pub can: Option<Capabilities>,
+    /// Whether the room may keep messages before the requested ones.
+    pub more: bool,
+}
+
+impl Joined {
+    pub(super) fn new(frame: &mut wire::Joined<'_>) -> Self {
+        Self {
+            position: frame.position(),
+            members: Members::new(std::mem::take(&mut frame.members), frame.count),
+            can: frame.can,
+            more: frame.more.unwrap_or_default(),
+        }
+    }
 }
 
 /// The answer of [`Machine::send`](super::Machine::send): the message is in the room.

@@ -100,15 +100,15 @@ fn deliver(session: &mut Session, frame: wire::Message<'_>, epoch: Option<Epoch>
     session.events.push(Event::Message(message));
 }
 
-fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, now: Duration) {
+fn joined(session: &mut Session, id: u64, name: &str, mut frame: wire::Joined<'_>, now: Duration) {
     // A room that was left during the request, and perhaps joined again, waits for another answer.
     let Some(room) =
         session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id))
     else {
         return;
     };
-    let position = frame.position();
-    let members = Members::new(frame.members, frame.count);
+    let answer = Joined::new(&mut frame);
+    let Joined { position, can, more, .. } = answer;
     let mut entries = frame.messages;
     if position.is_some() {
         // A later version may add entries without an offset: they are not part of the sequence.
@@ -118,10 +118,11 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     let rejoined = room.track.has_joined();
     let entered = room.track.joined(position, frame.recovered, &offsets);
     room.status = RoomStatus::In;
-    room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
+    let members = answer.members.clone();
+    room.answer(&Ok(answer), &mut session.answers);
 
-    let recovered = entered.continuity == Continuity::Whole;
-    session.events.push(Event::Joined { room: name.to_owned(), rejoined, recovered, members });
+    let (room, recovered) = (name.to_owned(), entered.continuity == Continuity::Whole);
+    session.events.push(Event::Joined { room, rejoined, recovered, members, can, more });
     if let Continuity::Gap(position) = entered.continuity {
         session.events.push(Event::Gap { room: name.to_owned(), position });
     }
@@ -180,7 +181,8 @@ fn evicted(session: &mut Session, frame: wire::Left<'_>) {
         session.leave_on_server(name, None);
     }
     let reason = frame.reason.unwrap_or_default().into_owned();
-    session.events.push(Event::Left { room, reason, message: frame.message.map(Cow::into_owned) });
+    let message = frame.message.map(Cow::into_owned);
+    session.events.push(Event::Left { room, reason, message, until: frame.until });
 }
 
 fn is_in(session: &mut Session, room: &str) -> bool {
@@ -193,6 +195,7 @@ fn goodbye<'a>(session: &mut Session, frame: wire::Goodbye<'a>) -> Signal<'a> {
         reconnect: frame.reconnect,
         after: Duration::from_millis(frame.after_ms),
         message: frame.message.clone().map(Cow::into_owned),
+        until: frame.until,
     });
     Signal::Goodbye(frame)
 }
@@ -216,10 +219,8 @@ fn answered<'a>(
         (Request::Join(room), ServerFrame::Joined(frame)) => {
             joined(session, id, room.as_str(), frame, now);
         }
-        (Request::JoinAgain(request), ServerFrame::Joined(frame)) => {
-            let position = frame.position();
-            let members = Members::new(frame.members, frame.count);
-            answers.succeed(request, Answer::Joined(Joined { position, members }));
+        (Request::JoinAgain(request), ServerFrame::Joined(mut frame)) => {
+            answers.succeed(request, Answer::Joined(Joined::new(&mut frame)));
         }
         (Request::Send(room), ServerFrame::Ok(frame)) => {
             sends.succeed(room.as_str(), id, frame.position(), now, answers);

@@ -174,7 +174,7 @@ impl Lifecycle {
             Some(time) if self.can_renew() => Renewal::before(time, &mut self.session.rng, now),
             _ => Renewal::Never,
         };
-        self.session.set_welcome(welcome);
+        self.session.set_welcome(welcome, self.config.token.is_some());
     }
 
     fn hello_rejected(&mut self, rejection: &Rejection, now: Duration) {
@@ -295,8 +295,15 @@ impl Lifecycle {
     fn ended(&mut self, loss: Disconnect, now: Duration) {
         let goodbye = self.goodbye.take();
         if !self.may_reconnect(&loss, goodbye.as_ref()) {
-            let reason = goodbye.map_or(loss.reason, |goodbye| goodbye.reason.into_owned());
-            self.close(Disconnect { reason, ..loss });
+            self.close(match goodbye {
+                Some(wire::Goodbye { reason, message, until, .. }) => Disconnect {
+                    reason: reason.into_owned(),
+                    message: message.map(Cow::into_owned),
+                    until,
+                    ..loss
+                },
+                None => loss,
+            });
             return;
         }
         if loss.is(CloseReason::TooBig) {

@@ -252,16 +252,17 @@ impl Sends {
         }
     }
 
-    /// The client is another user, whose keys are separate: a message that may have been published
-    /// must not be sent again.
-    pub(super) fn user_changed(&mut self, answers: &mut Answers) {
-        self.fail_while(answers, |send, _| send.uncertain);
+    /// The client is another user. Keys are compared within the messages of one user: a message that
+    /// may have been published must not be sent again, it could be published twice. A user whom a token
+    /// names is another person, who has not written the messages of the first: all of them fail.
+    pub(super) fn user_changed(&mut self, is_named: bool, answers: &mut Answers) {
+        self.fail_while(&ClientError::OtherUser, answers, |send, _| is_named || send.uncertain);
     }
 
     /// Fails the messages that timed out.
     pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) {
         let timeout = self.timeout;
-        self.fail_while(answers, |send, since| {
+        self.fail_while(&ClientError::Timeout, answers, |send, since| {
             send.late_at(since, timeout).is_some_and(|late_at| late_at <= now)
         });
     }
@@ -278,13 +279,14 @@ impl Sends {
     /// Fails each room's first messages for which `is_over` holds.
     fn fail_while(
         &mut self,
+        why: &ClientError,
         answers: &mut Answers,
         is_over: impl Fn(&PendingSend, Duration) -> bool,
     ) {
         for queue in self.rooms.values_mut() {
             while queue.sends.front().is_some_and(|send| is_over(send, queue.since)) {
                 let Some(send) = queue.sends.pop_front() else { break };
-                send.fail(ClientError::Timeout, answers);
+                send.fail(why.clone(), answers);
             }
         }
         self.rooms.retain(|_, queue| !queue.sends.is_empty());
@@ -591,8 +593,18 @@ mod tests {
     fn uncertain_message_of_another_user_is_not_resent() {
         let mut test = Test::one_in_flight();
         test.sends.connection_lost();
-        test.sends.user_changed(&mut test.answers);
+        test.sends.user_changed(false, &mut test.answers);
         assert_eq!(test.answers(), [("a", Err(unknown("a")))]);
         assert_eq!(test.dispatch("r", 2).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn no_message_is_sent_as_the_user_of_another_token() {
+        let mut test = Test::one_in_flight();
+        test.sends.connection_lost();
+        test.sends.user_changed(true, &mut test.answers);
+        let expected = [("a", Err(unknown("a"))), ("b", Err(ClientError::OtherUser))];
+        assert_eq!(test.answers(), expected);
+        assert!(test.sends.is_empty());
     }
 }

@@ -241,12 +241,10 @@ impl Session {
         self.sends.fail_all(&error, &mut self.answers);
     }
 
-    /// Applies the user and the server's limits of a welcome.
-    pub(super) fn set_welcome(&mut self, welcome: Welcome) {
-        // Keys are compared within the messages of one user: sent again as another user, a message
-        // could be published twice.
+    /// Applies the user and the server's limits of a welcome. `is_named`: a token names the user.
+    pub(super) fn set_welcome(&mut self, welcome: Welcome, is_named: bool) {
         if self.user_id().is_some_and(|before| before != welcome.user.id) {
-            self.sends.user_changed(&mut self.answers);
+            self.sends.user_changed(is_named, &mut self.answers);
         }
         self.outbox.limits = welcome.limits;
         self.welcome = Some(welcome);

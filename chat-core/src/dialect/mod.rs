@@ -11,13 +11,13 @@ mod topics;
 use serde::Serialize;
 
 use crate::command::Request;
-use crate::error::Rejection;
+use crate::error::{ErrorCode, Rejection};
 use crate::event::Event;
 use crate::fields::Fields;
 use crate::frames::Frames;
 use crate::position::Position;
 use crate::topic::Topic;
-use crate::wire::{ClientRequest, ServerFrame};
+use crate::wire::{ClientRequest, Rejected, ServerFrame};
 
 /// A protocol that clients use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,7 +122,7 @@ impl Dialect {
     }
 
     /// The frame that answers one client; `None` if the dialect has none for it. Errors are the
-    /// same in every dialect.
+    /// same in every dialect, except that a ban is [`ErrorCode::Forbidden`] in the earlier ones.
     ///
     /// ```
     /// use chat_core::Dialect;
@@ -136,7 +136,13 @@ impl Dialect {
     #[must_use]
     pub fn reply(self, reply: &ServerFrame<'_>) -> Option<Frames> {
         let text = match (self, reply) {
-            (Self::Native, _) | (_, ServerFrame::Error(_)) => json(reply),
+            (Self::Native, _) => json(reply),
+            (_, ServerFrame::Error(error)) if error.known_code() == Some(ErrorCode::Banned) => {
+                let code = ErrorCode::Forbidden.as_str().into();
+                let error = Rejected { code, until: None, reason: None, ..error.clone() };
+                json(&ServerFrame::Error(error))
+            }
+            (_, ServerFrame::Error(_)) => json(reply),
             (Self::Rooms, ServerFrame::Joined(joined)) => rooms::joined(&joined.room),
             _ => return None,
         };

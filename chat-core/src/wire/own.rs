@@ -82,14 +82,14 @@ own!(enum ServerFrame [
 own!(enum PageFrame [Message, Unknown]);
 own!(struct Welcome [id, session, resume, user, node] protocol, expires_in_ms, heartbeat_ms, limits);
 own!(struct User [id, name, color]);
-own!(struct Joined [id, room, members, messages] epoch, offset, recovered, count);
-own!(struct Left [id, room, reason, message]);
+own!(struct Joined [id, room, members, messages] epoch, offset, recovered, count, can, more);
+own!(struct Left [id, room, reason, message] until);
 own!(struct Accepted [id] epoch, offset, delivered);
-own!(struct Rejected [id, code, message] retry_after_ms);
+own!(struct Rejected [id, code, message, reason] retry_after_ms, until);
 own!(struct Members [id, room, members] count);
 own!(struct History [id, room, messages] epoch, offset, more);
 own!(struct Pong [id]);
-own!(struct Goodbye [reason, message] reconnect, after_ms);
+own!(struct Goodbye [reason, message] reconnect, after_ms, until);
 own!(struct Message [room, user, text, data, key] offset, epoch, at);
 own!(struct Presence [room, event]);
 own!(struct Typing [room, user] typing);

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::object::{self, Fields, Tagged, any, lenient, lenient_text, or_default, or_empty, text};
 use crate::error::{ErrorCode, Rejection};
 use crate::event::{PresenceChange, Sender};
+use crate::grants::Capabilities;
 use crate::position::{Epoch, Position};
 use crate::secret::hidden;
 
@@ -370,9 +371,15 @@ pub struct Joined<'a> {
     pub members: Vec<User<'a>>,
     /// How many users are in the room.
     pub count: u32,
+    /// What the user may do in the room; absent: an earlier server, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub can: Option<Capabilities>,
     /// The messages that the client has missed, or the latest ones; oldest first.
     #[serde(borrow, default, deserialize_with = "or_default")]
     pub messages: Vec<PageFrame<'a>>,
+    /// Whether the room may keep messages before these; absent in a room without history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<bool>,
 }
 
 impl<'a> Joined<'a> {
@@ -387,7 +394,9 @@ impl<'a> Joined<'a> {
             recovered,
             members: Vec::new(),
             count: 0,
+            can: None,
             messages: Vec::new(),
+            more: None,
         }
     }
 
@@ -416,12 +425,15 @@ pub struct Left<'a> {
     /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
+    /// When the ban ends, in milliseconds since 1970; absent: when a moderator ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 impl<'a> Left<'a> {
     /// The end of a membership, without a reason.
     pub fn new(room: impl Into<Cow<'a, str>>) -> Self {
-        Self { id: None, room: room.into(), reason: None, message: None }
+        Self { id: None, room: room.into(), reason: None, message: None, until: None }
     }
 }
 
@@ -477,6 +489,13 @@ pub struct Rejected<'a> {
     /// When to try again, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// Of [`ErrorCode::Banned`]: when the ban ends, in milliseconds since 1970; absent: when a
+    /// moderator ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Of [`ErrorCode::Banned`]: the message of the moderator.
+    #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'a, str>>,
 }
 
 impl Rejected<'_> {
@@ -494,6 +513,8 @@ impl<'a> From<&'a Rejection> for ServerFrame<'a> {
             code: rejection.code.as_str().into(),
             message: Cow::Borrowed(&rejection.message),
             retry_after_ms: rejection.retry_after_ms,
+            until: rejection.until,
+            reason: rejection.reason.as_deref().map(Cow::Borrowed),
         })
     }
 }
@@ -581,7 +602,8 @@ pub struct Pong<'a> {
 #[serde(tag = "type", rename = "goodbye")]
 #[non_exhaustive]
 pub struct Goodbye<'a> {
-    /// The reason: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later version.
+    /// The reason: `shutdown`, `disconnected` by the application, `banned`, `token_expired`, or a
+    /// reason of another version.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
     /// Whether to connect again.
@@ -592,12 +614,15 @@ pub struct Goodbye<'a> {
     /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
+    /// When the ban ends, in milliseconds since 1970; absent: when it is ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 impl<'a> Goodbye<'a> {
     /// The end of a connection, without a pause and a message.
     pub fn new(reason: impl Into<Cow<'a, str>>, reconnect: bool) -> Self {
-        Self { reason: reason.into(), reconnect, after_ms: 0, message: None }
+        Self { reason: reason.into(), reconnect, after_ms: 0, message: None, until: None }
     }
 }
 

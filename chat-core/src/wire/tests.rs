@@ -12,6 +12,7 @@ use super::*;
 use crate::command::{Content, Hello, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::event::PresenceChange;
+use crate::grants::{Capabilities, Capability};
 use crate::history::HistoryRange;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::{Epoch, Position};
@@ -118,6 +119,11 @@ fn members() -> impl Strategy<Value = Vec<User<'static>>> {
     prop::collection::vec(user(), 0..3)
 }
 
+fn capabilities() -> impl Strategy<Value = Capabilities> {
+    let some = proptest::sample::subsequence(&Capability::ALL[..], 0..=Capability::ALL.len());
+    some.prop_map(|some| some.into_iter().collect())
+}
+
 fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
     let parts = || option::of(position()).prop_map(server::parts);
     let welcome = (
@@ -138,8 +144,9 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
                 limits,
             })
         });
-    let joined = (id(), text(), parts(), any::<bool>(), members(), any::<u32>(), page()).prop_map(
-        |(id, room, (epoch, offset), recovered, members, count, messages)| {
+    let seen = (any::<bool>(), members(), any::<u32>(), option::of(capabilities()));
+    let joined = (id(), text(), parts(), seen, page(), option::of(any::<bool>())).prop_map(
+        |(id, room, (epoch, offset), (recovered, members, count, can), messages, more)| {
             ServerFrame::Joined(Joined {
                 id,
                 room,
@@ -148,20 +155,24 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
                 recovered,
                 members,
                 count,
+                can,
                 messages,
+                more,
             })
         },
     );
-    let left = (id(), text(), option::of(text()), option::of(text())).prop_map(
-        |(id, room, reason, message)| ServerFrame::Left(Left { id, room, reason, message }),
-    );
+    let left = (id(), text(), option::of(text()), option::of(text()), option::of(any::<u64>()))
+        .prop_map(|(id, room, reason, message, until)| {
+            ServerFrame::Left(Left { id, room, reason, message, until })
+        });
     let ok =
         (id(), parts(), option::of(any::<u32>())).prop_map(|(id, (epoch, offset), delivered)| {
             ServerFrame::Ok(Accepted { id, epoch, offset, delivered })
         });
-    let error = (id(), text(), text(), option::of(any::<u64>())).prop_map(
-        |(id, code, message, retry_after_ms)| {
-            ServerFrame::Error(Rejected { id, code, message, retry_after_ms })
+    let times = (option::of(any::<u64>()), option::of(any::<u64>()));
+    let error = (id(), text(), text(), times, option::of(text())).prop_map(
+        |(id, code, message, (retry_after_ms, until), reason)| {
+            ServerFrame::Error(Rejected { id, code, message, retry_after_ms, until, reason })
         },
     );
     let listed = (id(), text(), members(), any::<u32>()).prop_map(|(id, room, members, count)| {
@@ -172,9 +183,10 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
             ServerFrame::History(History { id, room, epoch, offset, messages, more })
         },
     );
-    let goodbye = (text(), any::<bool>(), any::<u64>(), option::of(text())).prop_map(
-        |(reason, reconnect, after_ms, message)| {
-            ServerFrame::Goodbye(Goodbye { reason, reconnect, after_ms, message })
+    let until = option::of(any::<u64>());
+    let goodbye = (text(), any::<bool>(), any::<u64>(), option::of(text()), until).prop_map(
+        |(reason, reconnect, after_ms, message, until)| {
+            ServerFrame::Goodbye(Goodbye { reason, reconnect, after_ms, message, until })
         },
     );
     let presence = (text(), presence_event())
@@ -464,9 +476,10 @@ const REQUIRED: [&str; 20] = [
 fn is_optional(frame: &ServerFrame<'_>, field: &str) -> bool {
     matches!(
         (frame, field),
-        (ServerFrame::Joined(_), "messages")
+        (ServerFrame::Joined(_), "messages" | "more")
             | (ServerFrame::Left(_), "reason" | "message")
-            | (ServerFrame::Error(_) | ServerFrame::Goodbye(_), "message")
+            | (ServerFrame::Error(_), "message" | "reason")
+            | (ServerFrame::Goodbye(_), "message")
             | (ServerFrame::Unknown(_), "room")
     )
 }

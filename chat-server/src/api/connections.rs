@@ -72,11 +72,11 @@ pub(super) async fn connections(
 ) -> Result<Json<ConnectionsAnswer>, Refusal> {
     let limit = limit(params.limit, BUSIEST, MAX_BUSIEST)?;
     let mut busiest = state.clients.heaviest(MAX_BUSIEST as usize, Instant::now());
-    busiest.retain(|(client, _)| key.is_for_user(&client.user.id));
+    busiest.retain(|(client, _)| key.is_for_user(&client.user));
     busiest.truncate(limit as usize);
     let connections = busiest.into_iter().map(|(client, [frames, bytes])| BusyConnection {
         connection: state.session_name(client.id),
-        user: client.user.id.to_string(),
+        user: client.user.to_string(),
         address: client.address.map(|address| address.to_string()),
         frames: rounded(frames),
         bytes: rounded(bytes),

@@ -13,7 +13,7 @@ use super::body::{Body, OptionalBody, bad_field, integer, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, user_id};
 use super::query::{Params, limit};
-use crate::moderation::{LONGEST_BAN, SanctionScope};
+use crate::moderation::{LONGEST_BAN, SanctionScope, ends_at};
 use crate::refusal::Refusal;
 use crate::service::sanctions;
 use crate::state::State;
@@ -255,12 +255,11 @@ pub(super) async fn bans(
     bans.truncate(limit);
     let next =
         bans.last().filter(|_| !is_last).map(|ban| cursor_after(&ban.user, ban.room.as_ref()));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let bans = bans.into_iter().map(|ban| BanEntry {
         user: ban.user.to_string(),
         room: ban.room.map(|room| room.to_string()),
         reason: ban.reason,
-        until: (now + ban.expires_in).as_millis() as u64,
+        until: ends_at(ban.expires_in),
     });
     Ok(Json(BansAnswer { bans: bans.collect(), next }))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use chat_broker::{BrokerError, OccupiedRooms};
+use chat_broker::OccupiedRooms;
 use chat_core::wire::{self, PageFrame};
 use chat_core::{Epoch, ErrorCode, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
@@ -250,12 +250,11 @@ pub(super) async fn rooms(
     }
     let limit = limit(params.limit, MAX_ROOMS, MAX_ROOMS)?;
     let after = params.after.as_deref().map(room_id).transpose()?;
-    let presence = state.hub.broker().presence();
-    let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
     let prefix = params.prefix.as_deref().unwrap_or_default();
     // Otherwise `next` would name rooms of others.
     key.check_prefix(prefix)?;
-    let page = presence.rooms(prefix, after.as_ref(), limit as usize).await.map_err(Error::from)?;
+    let page = members::rooms(&state, prefix, after.as_ref(), limit as usize).await;
+    let page = page.map_err(Error::from)?;
     let rooms = page
         .rooms
         .into_iter()
@@ -282,8 +281,7 @@ async fn hottest(
     hottest.retain(|traffic| traffic.room.as_str().starts_with(prefix));
     hottest.truncate(limit as usize);
     let topics: Vec<_> = hottest.iter().map(|traffic| Topic::Room(traffic.room.clone())).collect();
-    let presence = state.hub.broker().presence();
-    let presence = presence.ok_or(Error::Broker(BrokerError::Unsupported("presence")))?;
+    let presence = members::presence(state).map_err(Error::from)?;
     let occupancies = presence.occupancy(&topics, 0).await.map_err(Error::from)?;
     let rooms = hottest.into_iter().zip(occupancies).map(|(traffic, occupancy)| OccupiedRoom {
         room: traffic.room.to_string(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use chat_core::Topic;
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, bad_field, missing};
@@ -13,6 +12,7 @@ use super::keys::ActiveKey;
 use super::names::{UserPath, user_id};
 use crate::error::Error;
 use crate::refusal::Refusal;
+use crate::service::members;
 use crate::state::State;
 
 /// The most users of a call.
@@ -51,17 +51,13 @@ pub(super) async fn status(
     if users.len() > MAX_USERS {
         return Err(bad_field(format!("\"users\" has at most {MAX_USERS} entries.")));
     }
-    let topic = |name: &String| {
+    let id = |name: &String| {
         let user = user_id(name)?;
         key.check_user(&user)?;
-        Ok(Topic::User(user))
+        Ok(user)
     };
-    let topics = users.iter().map(topic).collect::<Result<Vec<_>, Refusal>>()?;
-    let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
-    let mut online = topics.iter().zip(counts).map(|(topic, count)| {
-        // Servers subscribe to the topic of a backend's id.
-        count > 0 && !matches!(topic, Topic::User(user) if user.is_backend())
-    });
+    let ids = users.iter().map(id).collect::<Result<Vec<_>, Refusal>>()?;
+    let mut online = members::online(&state, &ids).await.map_err(Error::from)?.into_iter();
     users.retain(|_| online.next().unwrap_or_default());
     Ok(Json(StatusAnswer { online: users }))
 }
@@ -89,9 +85,7 @@ pub(super) async fn user(
     UserPath(user): UserPath,
 ) -> Result<Response, Refusal> {
     let connections = state.sessions.of_user(&user);
-    let topics = [Topic::User(user.clone())];
-    let counts = state.hub.broker().subscribers(&topics).await.map_err(Error::from)?;
-    // Servers subscribe to the topic of a backend's id.
-    let servers = if user.is_backend() { 0 } else { counts.first().copied().unwrap_or(0) };
+    let servers = members::servers(&state, std::slice::from_ref(&user)).await;
+    let servers = servers.map_err(Error::from)?.first().copied().unwrap_or(0);
     Ok(Json(UserAnswer { user: user.as_str(), servers, connections }).into_response())
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use chat_core::{Capability, ErrorCode, Grants, Rejection, RoomId, UserId};
+use chat_core::{Capabilities, Capability, ErrorCode, Grants, Rejection, RoomId, UserId};
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::{Action, Authorizer, Identity};
@@ -58,13 +59,36 @@ impl Access {
                     // Every frame of every client can trigger this line.
                     static WARNED: OncePerMinute = OncePerMinute::new();
                     if WARNED.is_due() {
-                        tracing::warn!(?action, "authorizer timed out, action rejected");
+                        let user = identity.user.as_str();
+                        tracing::warn!(user, ?action, "authorizer timed out, action rejected");
                     }
                     false
                 });
                 if is_allowed { Verdict::Allowed } else { Verdict::Forbidden }
             }
             _ => self.verdict(action),
+        }
+    }
+
+    /// What the user may do in a room. An authorizer is asked about all of it side by side.
+    pub(crate) async fn capabilities(
+        &self,
+        authorizer: Option<&dyn Authorizer>,
+        room: &RoomId,
+    ) -> Capabilities {
+        match self {
+            Self::Pending => Capabilities::default(),
+            Self::Open => Capabilities::member().in_room(),
+            Self::Granted(identity) if authorizer.is_none() => identity.grants.in_room(room),
+            Self::Granted(_) => {
+                let questions = Capabilities::all().in_room().iter().map(async |capability| {
+                    let action = Action::InRoom(capability, room);
+                    let verdict = self.authorize(authorizer, action).await;
+                    (verdict == Verdict::Allowed).then_some(capability)
+                });
+                // `join_all` keeps the questions on the heap: the future of each join has room for this.
+                join_all(questions).await.into_iter().flatten().collect()
+            }
         }
     }
 

@@ -99,7 +99,7 @@ fn read(key: Value, source: Source) -> Result<NamedKey, InvalidKey> {
             Some(known.ok_or_else(|| InvalidKey::new(why()))?.1)
         }
     };
-    Ok(NamedKey { id: jwk.kid, key, only })
+    Ok(NamedKey { id: jwk.kid, key, only, until: None })
 }
 
 impl Jwk {

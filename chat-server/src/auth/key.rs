@@ -1,6 +1,7 @@
 //! The keys that tokens are verified with, and the algorithms that each kind of key allows.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use pem::Pem;
@@ -38,6 +39,8 @@ pub(super) struct NamedKey {
     pub(super) key: VerificationKey,
     /// The one algorithm that the key is for, of those that its kind allows; `None`: all of them.
     pub(super) only: Option<Algorithm>,
+    /// When it stops to verify tokens.
+    pub(super) until: Option<SystemTime>,
 }
 
 /// The kind of a key. It determines the algorithms, and the header of a token only selects one of them:

@@ -1,6 +1,7 @@
 //! The keys of tokens, and which of them a token is verified with.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use jsonwebtoken::Algorithm;
 
@@ -74,6 +75,30 @@ impl JwtKeys {
         Ok(self)
     }
 
+    /// Ends at `until` the keys that have been added so far and have no end: from then on they are as if
+    /// they had not been added. So the former key of a rotation needs no second change of the settings.
+    /// Keys at a URL do not end so.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use chat_server::JwtKeys;
+    ///
+    /// let tomorrow = SystemTime::now() + Duration::from_secs(24 * 3600);
+    /// let keys = JwtKeys::new()
+    ///     .secret(b"the secret until now, of 32 bytes")?
+    ///     .until(tomorrow)
+    ///     .secret(b"the next secret, also of 32 bytes")?;
+    /// # Ok::<(), chat_server::InvalidKey>(())
+    /// ```
+    #[must_use]
+    pub fn until(mut self, until: SystemTime) -> Self {
+        for key in &mut self.fixed {
+            key.until.get_or_insert(until);
+        }
+        self
+    }
+
     /// Adds the keys of a JWKS at a URL, as they are known at any time. The last call counts.
     #[cfg(feature = "jwks")]
     #[must_use]
@@ -93,7 +118,7 @@ impl JwtKeys {
     }
 
     fn with(mut self, key: VerificationKey) -> Self {
-        self.fixed.push(NamedKey { id: None, key, only: None });
+        self.fixed.push(NamedKey { id: None, key, only: None, until: None });
         self
     }
 
@@ -133,7 +158,9 @@ impl JwtKeys {
         signature: &str,
     ) -> Result<(KeyKind, Algorithm), AuthError> {
         let remote = self.fetched();
-        let known: Vec<&NamedKey> = self.fixed.iter().chain(&*remote).collect();
+        let now = SystemTime::now();
+        let is_valid = |key: &&NamedKey| key.until.is_none_or(|until| now < until);
+        let known: Vec<&NamedKey> = self.fixed.iter().chain(&*remote).filter(is_valid).collect();
         let keys = candidates(&known, header)?;
         let fitting = keys.iter().filter_map(|key| Some((key, key.algorithm(&header.alg)?)));
         let mut is_tried = false;

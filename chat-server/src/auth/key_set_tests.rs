@@ -81,6 +81,25 @@ fn token_is_verified_with_the_key_that_it_names() {
     assert!(refusal(&keys, &forged).unwrap().contains("a name that cannot be shown"));
 }
 
+#[test]
+fn key_verifies_until_its_end() {
+    let [old, new, _] = SECRETS;
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    let keys = |until| secrets(&[old]).until(until).secret(new).unwrap();
+    assert_eq!(refusal(&keys(now + hour), &token(&hs256(old))), None);
+    let ended = keys(now - hour);
+    assert!(refusal(&ended, &token(&hs256(old))).unwrap().contains("signature is wrong"));
+    assert_eq!(refusal(&ended, &token(&hs256(new))), None, "a later key has no end");
+    let first_end = keys(now - hour).until(now + hour);
+    assert!(refusal(&first_end, &token(&hs256(old))).is_some(), "an end is not put off");
+
+    let (named, key) = generated("a");
+    let named = named.key_id("a");
+    let ended = JwtKeys::new().jwks(&set(&[&key])).unwrap().until(now - hour);
+    assert!(refusal(&ended, &token(&named)).unwrap().contains("no key of this server has that id"));
+}
+
 /// Ids are the issuer's: two of them may choose the same.
 #[test]
 fn keys_of_one_id_are_tried_in_turn() {

@@ -134,8 +134,8 @@ setters! {
 
 /// Decides what a client may do, instead of the [`Grants`] of its [`Identity`].
 ///
-/// The server calls it for every frame that needs a capability; at a join also for `presence` and
-/// `history`; and for each joined room when the client authenticates with a new token. The client's
+/// The server calls it for every frame that needs a capability; at a join also for every capability in
+/// the room, side by side; and for each joined room when the client authenticates with a new token. The client's
 /// next frame is not read until it answers, so answers of a remote service should be cached.
 ///
 /// ```

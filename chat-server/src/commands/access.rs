@@ -25,7 +25,7 @@ enum Credentials {
     /// The same token for each client.
     Token(String),
     #[cfg(feature = "jwt")]
-    Signer(signing::Signer),
+    Signer(Box<signing::Signer>),
 }
 
 impl Access {
@@ -103,7 +103,7 @@ mod signing {
                 .map_err(|error| Invalid::hidden("jwt-secret", error.to_string()))?;
             let audience = tokens.audience().into_iter().next();
             let issuer = tokens.issuer().into_iter().next();
-            Ok(Self::Signer(Signer { signer, audience, issuer }))
+            Ok(Self::Signer(Box::new(Signer { signer, audience, issuer })))
         }
     }
 

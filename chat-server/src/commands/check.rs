@@ -7,6 +7,7 @@ mod report;
 use std::process::ExitCode;
 
 use chat_server::ServerConfig;
+use tokio::net::lookup_host;
 
 use super::print;
 use crate::settings::{CheckArgs, Exit, Settings, Sources};
@@ -23,6 +24,7 @@ pub(super) async fn run(
     let server = settings.server()?;
     let mut report = Report::default();
     check_settings(&mut report, &server, settings, sources);
+    check_host(&mut report, settings).await;
     check_tokens(&mut report, settings, sources).await;
     check_files(&mut report);
     check_redis(&mut report, &server, settings, sources).await;
@@ -41,8 +43,9 @@ fn check_settings(
     for warning in sources.warnings() {
         report.warn("settings", warning);
     }
-    if !settings.limits.enabled {
-        report.warn("limits", "they are off, for load tests: remove --limits off");
+    // If they are not known, the keys of tokens fail below.
+    for doubt in settings.doubts(server).unwrap_or_default() {
+        report.warn("settings", doubt);
     }
     if server.api_key.is_none() && server.api_keys.is_empty() {
         report.ok("api", "off: no key is set");
@@ -53,15 +56,19 @@ fn check_settings(
     }
 }
 
+async fn check_host(report: &mut Report, settings: &Settings) {
+    let Some(host) = settings.listen.host() else { return };
+    match lookup_host((host.trim_matches(['[', ']']), 0)).await {
+        Ok(_) => report.ok("host", format!("{host} is an address, or has one")),
+        Err(error) => report.fail("host", format!("{host} has no address: {error}")),
+    }
+}
+
 /// The keys of tokens: settings, files and the URL.
 async fn check_tokens(report: &mut Report, settings: &Settings, sources: &Sources) {
     match settings.tokens.are_needed() {
         Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
-        Ok(false) => report.warn(
-            "tokens",
-            "no key is set, so every client has access under any name: set jwt-secret, or another \
-             key of tokens",
-        ),
+        Ok(false) => report.ok("tokens", "clients need none"),
         Ok(true) => check_keys(report, settings, sources).await,
     }
 }

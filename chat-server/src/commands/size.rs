@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::print;
+use crate::open_files;
 use crate::settings::{Exit, Settings, SizeArgs};
 
 /// Bytes of Redis, by its `used_memory`.
@@ -74,10 +75,6 @@ mod cpu_seconds {
     pub(super) const ROOM: f64 = 1e-6;
 }
 
-/// Files beside those of connections, as at the start of the server.
-const SPARE_FILES: u64 = 64;
-const MAX_HTTP_FILES: u64 = 4096;
-
 /// Local ports of an address by default (`net.ipv4.ip_local_port_range`).
 const PORTS: u64 = 28_232;
 
@@ -85,10 +82,12 @@ const PORTS: u64 = 28_232;
 const RESERVE: f64 = 1.5;
 
 pub(super) fn run(args: &SizeArgs, settings: &Settings) -> Result<ExitCode, Exit> {
-    let rules = settings.server()?.hub.history;
+    let server = settings.server()?;
     // Rooms of a class that differs are sized by a run of their own.
-    let retention = RoomId::new("room").ok().and_then(|room| rules.of(&room));
-    let size = Size::new(args, retention);
+    let retention = RoomId::new("room").ok().and_then(|room| server.hub.history.of(&room));
+    let load = Load::new(args, retention);
+    let http_connections = server.limits.http_connections.unwrap_or(0);
+    let size = Size { redis: load.redis(), server: load.server(http_connections) };
     print(&if args.json { json!(size).to_string() } else { size.text(args) });
     Ok(ExitCode::SUCCESS)
 }
@@ -124,11 +123,6 @@ struct ServerSize {
 }
 
 impl Size {
-    fn new(args: &SizeArgs, retention: Option<Retention>) -> Self {
-        let load = Load::new(args, retention);
-        Self { redis: load.redis(), server: load.server() }
-    }
-
     fn text(&self, args: &SizeArgs) -> String {
         let Self { redis, server } = self;
         let mut text = String::new();
@@ -220,8 +214,9 @@ impl Load {
         }
     }
 
-    /// Of one: a room counts at each server with members in it.
-    fn server(&self) -> ServerSize {
+    /// Of one server with so many connections for HTTP, at most. A room counts at each server with members
+    /// in it.
+    fn server(&self, http_connections: usize) -> ServerSize {
         let Self { users, rooms, members, messages, text, servers, kept } = self;
         let connections = users / servers;
         let rooms_here = rooms * self.servers_of_room() / servers;
@@ -237,7 +232,7 @@ impl Load {
             connections: connections as u64,
             memory_bytes: memory as u64,
             kernel_bytes: (connections * server_bytes::KERNEL) as u64,
-            open_files: open_files(connections as u64),
+            open_files: files_for(connections as usize, http_connections) as u64,
             balancer_addresses: (connections as u64).div_ceil(PORTS),
             cores: messages / servers * cpu_seconds::MESSAGE
                 + received * cpu_seconds::RECEIVED
@@ -254,11 +249,11 @@ impl Load {
     }
 }
 
-/// The limit of open files with which a server admits so many clients: it gives a quarter of the
-/// files, and 4,096 at most, to connections that speak HTTP.
-fn open_files(connections: u64) -> u64 {
-    let clients = connections + SPARE_FILES;
-    (clients + MAX_HTTP_FILES).min((clients * 4).div_ceil(3))
+/// The limit of open files with which a server admits so many clients: connections that speak HTTP
+/// have a quarter of the files, and no more than their own limit.
+fn files_for(connections: usize, http_connections: usize) -> usize {
+    let clients = connections + open_files::SPARE;
+    (clients + http_connections).min((clients * 4).div_ceil(3))
 }
 
 #[cfg(test)]
@@ -307,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn open_files_are_those_that_admit_the_clients() {
+    fn files_are_those_that_admit_the_clients() {
         // As the server does it: docs/operating.md#open-files.
-        let admitted = |files: u64| files - MAX_HTTP_FILES.min(files / 4) - SPARE_FILES;
+        let admitted = |files: usize| files - 4096_usize.min(files / 4) - open_files::SPARE;
         for connections in [1, 1000, 12_000, 15_840, 100_000] {
-            let files = open_files(connections);
+            let files = files_for(connections, 4096);
             assert!(admitted(files) >= connections, "{connections}: {files}");
             assert!(admitted(files) <= connections + 1, "{connections}: {files}");
         }
-        assert_eq!(open_files(15_840), 20_000);
+        assert_eq!(files_for(15_840, 4096), 20_000);
     }
 }

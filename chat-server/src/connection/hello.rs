@@ -82,7 +82,7 @@ impl Connection {
         let rooms = self.rooms.iter().map(|joined| (joined.room.clone(), joined.kind));
         for (room, kind) in rooms.collect::<Vec<_>>() {
             if kind != JoinKind::ByBackend && !self.may(Capability::Join, &room).await {
-                self.evict_from(&room, EvictionReason::Forbidden, None);
+                self.evict_from(&room, &EvictionReason::Forbidden);
                 continue;
             }
             let sees_presence = self.may(Capability::Presence, &room).await;
@@ -149,7 +149,7 @@ impl Connection {
             if let Some(inbox) = &self.inbox
                 && let Err(error) = inbox.subscribed().await
             {
-                tracing::debug!(%error, "inbox not subscribed before welcome");
+                tracing::debug!(connection = self.name(), %error, "inbox not subscribed before welcome");
             }
             if self.state.authenticator.is_none() {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chat_broker::{Joiner, Snapshot};
 use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
-use chat_core::{DeliveryOutcome, RoomId};
+use chat_core::{Capabilities, Capability, DeliveryOutcome, RoomId};
 use serde_json::value::RawValue;
 
 use crate::deadline::Deadline;
@@ -22,6 +22,8 @@ pub(super) struct JoinRequest {
     pub(super) room: RoomId,
     /// Whether the client is not in the room yet. Otherwise it joins again.
     pub(super) is_joining: bool,
+    /// What the client may do in the room.
+    pub(super) can: Capabilities,
     /// How long the client may take to read its outbox.
     pub(super) time_limit: Duration,
     /// When the wait for the client ends.
@@ -95,9 +97,21 @@ impl JoinRequest {
         let epoch = snapshot.position.unwrap_or_default().epoch;
         let mut joined = Joined::new(&self.room, snapshot.position, snapshot.recovered);
         (joined.members, joined.count) = (members, count);
+        joined.can = Some(self.can);
         joined.messages = PageFrame::page(&self.room, epoch, snapshot.messages.iter().copied());
+        joined.more = self.has_more(snapshot);
         let joined = ServerFrame::Joined(joined).to_request(self.id.as_deref());
         self.count(member.reply(&joined));
+    }
+
+    /// Whether the client can page back from the answer; `None` in a room without history.
+    fn has_more(&self, snapshot: &Snapshot<'_, Member>) -> Option<bool> {
+        let (recent, position) = (snapshot.recent?, snapshot.position?);
+        let first = snapshot
+            .messages
+            .first()
+            .map_or(position.offset.saturating_add(1), |first| first.offset);
+        Some(self.can.contains(Capability::History) && !recent.begins_with(first))
     }
 
     fn count(&self, bytes: usize) {

@@ -1,7 +1,9 @@
 //! Whether a command is permitted: by the token of the client, and by active bans.
 
 use chat_broker::BrokerError;
-use chat_core::{Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName};
+use chat_core::{
+    Capabilities, Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName,
+};
 
 use super::Connection;
 use crate::auth::{Action, unauthorized};
@@ -61,6 +63,11 @@ impl Connection {
         self.not_banned(action)
     }
 
+    /// What the client may do in a room, apart from bans.
+    pub(super) async fn capabilities(&self, room: &RoomId) -> Capabilities {
+        self.access.capabilities(self.state.authorizer.as_deref(), room).await
+    }
+
     /// Whether the client has a capability in a room, apart from bans.
     pub(super) async fn may(&self, capability: Capability, room: &RoomId) -> bool {
         let action = Action::InRoom(capability, room);
@@ -86,7 +93,9 @@ impl Connection {
             Some(notice) => {
                 let why = notice.reason.as_deref().unwrap_or("no reason was given");
                 let message = format!("You are banned from this room: {why}");
-                Err(Rejection::new(ErrorCode::Forbidden, message))
+                let mut rejection = Rejection::new(ErrorCode::Banned, message);
+                (rejection.until, rejection.reason) = (notice.until, notice.reason);
+                Err(rejection)
             }
         }
     }

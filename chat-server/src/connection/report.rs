@@ -1,6 +1,5 @@
 //! What operators learn of a connection: what it sends, when it opened, and why it ended.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use chat_broker::HeavyHitters;
@@ -9,7 +8,7 @@ use chat_transport::{End, Session};
 use super::Connection;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
-use crate::client::Client;
+use crate::sessions::Client;
 
 /// What a frame weighs beside its bytes, in bytes.
 const FRAME_WEIGHT: u64 = 256;
@@ -39,7 +38,7 @@ impl Connection {
     /// Not inlined: one frame of 16 gets here.
     #[inline(never)]
     fn count_sampled(&self, bytes: u64) {
-        let (user, address) = (Arc::clone(&self.member.user), self.address);
+        let (user, address) = (self.member.user.id.clone(), self.address);
         let client = Client { id: self.id, user, address };
         self.state.clients.add(client, bytes + FRAME_WEIGHT, [1, bytes], Instant::now());
     }

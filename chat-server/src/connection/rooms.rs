@@ -156,7 +156,8 @@ impl Connection {
                 RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
             };
             if let Err(rejection) = done {
-                tracing::debug!(message = %rejection.message, "request of a backend not carried out");
+                let (connection, message) = (self.name(), &*rejection.message);
+                tracing::debug!(connection, message, "request of a backend not carried out");
             }
         }
     }
@@ -211,9 +212,9 @@ impl Connection {
         // Read before the join: a kick that this server applies while the join is under way then counts
         // as later than the membership, and `check_sanctions` below enforces it.
         let since = self.state.moderation.now();
-        let sees_presence = self.may(Capability::Presence, room).await;
-        let may_recover = self.may(Capability::History, room).await;
-        let options = match may_recover {
+        let can = self.capabilities(room).await;
+        let sees_presence = can.contains(Capability::Presence);
+        let options = match can.contains(Capability::History) {
             true => JoinOptions::default().since(join.since).history(join.history),
             false => JoinOptions::default(),
         };
@@ -224,6 +225,7 @@ impl Connection {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
             is_joining: index.is_none(),
+            can,
             time_limit: self.time_limit(),
             deadline: self.read_deadline(),
             max_listed: self.state.config.max_listed_members,
@@ -383,7 +385,7 @@ impl Connection {
         let payload = envelope::encode(event);
         let sent = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
         if let Err(error) = sent {
-            tracing::debug!(%error, %topic, "typing event not published");
+            tracing::debug!(connection = self.name(), %error, %topic, "typing event not published");
         }
     }
 

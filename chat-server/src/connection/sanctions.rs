@@ -76,8 +76,7 @@ impl Connection {
             .filter_map(|joined| Some((joined.room.clone(), self.room_sanction(joined)?)))
             .collect();
         for (room, notice) in notices {
-            let message = notice.reason.as_deref();
-            self.evict_from(&room, EvictionReason::Sanctioned(notice.kind), message);
+            self.evict_from(&room, &EvictionReason::Sanctioned(notice));
         }
     }
 
@@ -95,25 +94,29 @@ impl Connection {
     /// Ends the connection, without a grace period in its rooms.
     pub(super) fn enforce(&mut self, notice: &SanctionNotice) {
         self.rooms.clear();
-        let mut goodbye = Goodbye::new(notice.kind.wire_name(), false);
+        let reason = match notice.kind {
+            // Moderators kick from rooms: it is the application that ends connections.
+            SanctionKind::Kick => "disconnected",
+            SanctionKind::Ban => SanctionKind::Ban.wire_name(),
+        };
+        let mut goodbye = Goodbye::new(reason, false);
         goodbye.message = notice.reason.as_deref().map(Cow::Borrowed);
+        goodbye.until = notice.until;
         self.member.reply(&ServerFrame::Goodbye(goodbye));
         self.member.close(notice.kind.close_reason());
     }
 
     /// Removes the client from a room. In dialects without a frame for it the connection is closed.
-    pub(super) fn evict_from(
-        &mut self,
-        room: &RoomId,
-        reason: EvictionReason,
-        message: Option<&str>,
-    ) {
+    pub(super) fn evict_from(&mut self, room: &RoomId, reason: &EvictionReason) {
         // Fails if the client has left the room in between.
         let _ = self.take_room(room);
         if self.member.is_native() {
             let mut left = Left::new(room);
             left.reason = Some(reason.wire_name().into());
-            left.message = message.map(Cow::Borrowed);
+            if let EvictionReason::Sanctioned(notice) = reason {
+                left.message = notice.reason.as_deref().map(Cow::Borrowed);
+                left.until = notice.until;
+            }
             self.member.reply(&ServerFrame::Left(left));
         } else {
             self.member.close(reason.close_reason());
@@ -122,24 +125,24 @@ impl Connection {
 }
 
 /// Why the server removed a client from a room.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum EvictionReason {
-    Sanctioned(SanctionKind),
+    Sanctioned(SanctionNotice),
     /// A new token does not allow the room.
     Forbidden,
 }
 
 impl EvictionReason {
-    fn wire_name(self) -> &'static str {
+    fn wire_name(&self) -> &'static str {
         match self {
-            Self::Sanctioned(kind) => kind.wire_name(),
+            Self::Sanctioned(notice) => notice.kind.wire_name(),
             Self::Forbidden => "forbidden",
         }
     }
 
-    fn close_reason(self) -> CloseReason {
+    fn close_reason(&self) -> CloseReason {
         match self {
-            Self::Sanctioned(kind) => kind.close_reason(),
+            Self::Sanctioned(notice) => notice.kind.close_reason(),
             Self::Forbidden => CloseReason::PolicyViolation,
         }
     }

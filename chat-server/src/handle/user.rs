@@ -10,7 +10,7 @@ use super::message::OutgoingMessage;
 use crate::error::Error;
 use crate::moderation::{Actor, SanctionScope};
 use crate::service::send::{self, Outgoing};
-use crate::service::{rules, sanctions};
+use crate::service::{members, rules, sanctions};
 use crate::state::State;
 
 /// A user on all servers of the broker: [`Server::user`](crate::Server::user). A clone is another
@@ -124,6 +124,32 @@ impl UserHandle {
     /// After a dropped call the ban may have ended.
     pub async fn unban(&self) -> Result<(), Error> {
         sanctions::unban(&self.state, Actor::Backend, SanctionScope::Server, &self.user).await
+    }
+
+    /// Whether the user has a connection that receives direct messages, to any server. Its client speaks
+    /// the native protocol or the dialect `direct`. The id of a backend, which begins with `@`, is not
+    /// online.
+    ///
+    /// ```
+    /// use chat_server::Server;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::builder().start();
+    /// assert!(!server.user(&"ann".parse()?).is_online().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Broker`]: the broker did not answer in time, or cannot count subscribers
+    /// ([`BrokerError::Unsupported`](chat_broker::BrokerError::Unsupported)).
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub async fn is_online(&self) -> Result<bool, Error> {
+        let online = members::online(&self.state, std::slice::from_ref(&self.user)).await?;
+        Ok(online == [true])
     }
 
     /// The number of connections of the user to this server. Takes time for all connections of the

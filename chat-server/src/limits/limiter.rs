@@ -19,6 +19,7 @@ pub(crate) struct RateLimiter {
     config: Arc<LimitsConfig>,
     /// The number of these in [`Limits::replaced`].
     replaced: usize,
+    has_no_rates: bool,
     /// Multiplies every rate.
     factor: u32,
     /// At most one for each resource.
@@ -56,12 +57,13 @@ pub(crate) struct RateLimited {
 
 impl RateLimiter {
     pub(crate) fn new(permit: ConnectionPermit, limits: &Limits) -> Self {
-        let replaced = limits.replaced.load(Ordering::Acquire);
+        let (replaced, config) = (limits.replaced.load(Ordering::Acquire), limits.config());
         Self {
             permit,
             user: None,
             own: Buckets::default(),
-            config: limits.config(),
+            has_no_rates: config.has_no_rates(),
+            config,
             replaced,
             factor: 1,
             reserved: None,
@@ -77,6 +79,7 @@ impl RateLimiter {
         let replaced = limits.replaced.load(Ordering::Acquire);
         if replaced != self.replaced {
             (self.config, self.replaced) = (limits.config(), replaced);
+            self.has_no_rates = self.config.has_no_rates();
         }
     }
 
@@ -104,7 +107,7 @@ impl RateLimiter {
     /// Every frame waits for the connection's own rate of frames, also one that is rejected.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
         self.refresh(limits);
-        if self.config.has_no_rates() {
+        if self.has_no_rates {
             return Charge::default();
         }
         let (max_wait, now) = (self.config.max_wait, limits.now());
@@ -142,7 +145,7 @@ impl RateLimiter {
     /// wait for a frame that did not wait itself.
     pub(crate) fn take_unrefused(&mut self, limits: &Limits, cost: Cost) -> Charge {
         self.refresh(limits);
-        if self.config.has_no_rates() {
+        if self.has_no_rates {
             return Charge::default();
         }
         let now = limits.now();

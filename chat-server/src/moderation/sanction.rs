@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chat_broker::{Broker, BrokerError, Record, SetOptions, SharedTable};
@@ -52,6 +52,14 @@ pub(crate) enum SanctionKind {
 pub(crate) struct SanctionNotice {
     pub(crate) kind: SanctionKind,
     pub(crate) reason: Option<Arc<str>>,
+    /// When the ban ends, in milliseconds since 1970; `None`: by an unban.
+    pub(crate) until: Option<u64>,
+}
+
+/// The time after `expires_in`, in milliseconds since 1970.
+pub(crate) fn ends_at(expires_in: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now + expires_in).as_millis() as u64
 }
 
 /// An active ban.
@@ -74,6 +82,9 @@ pub(super) struct SanctionRecord {
     pub(super) id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
+    /// Whether a ban ends only by an unban: its record expires after [`LONGEST_BAN`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_permanent: bool,
 }
 
 /// Stores a sanction against `user`, a ban for `time`. Returns its id, and logs the actor, when it is
@@ -88,7 +99,8 @@ pub(crate) async fn impose(
     reason: Option<&str>,
 ) -> Result<String, BrokerError> {
     let table = table_of(broker)?;
-    let stored = SanctionRecord { id: random_id(12), reason: reason.map(str::to_owned) };
+    let (id, reason) = (random_id(12), reason.map(str::to_owned));
+    let stored = SanctionRecord { id, reason, is_permanent: time >= LONGEST_BAN };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
     let value = Bytes::from(value);
     let set = async |kind, time| {
@@ -107,7 +119,7 @@ pub(crate) async fn impose(
     };
     let done = done.await;
     let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
-    let reason = reason.map(|reason| reason.escape_debug().to_string());
+    let reason = stored.reason.map(|reason| reason.escape_debug().to_string());
     let (user, ok) = (user.as_str(), done.is_ok());
     tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)

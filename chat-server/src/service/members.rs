@@ -1,10 +1,11 @@
-//! The users in a room, on all servers.
+//! Who is where, on all servers: the users in a room, the rooms that have users, and the users who are
+//! online.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use chat_broker::{BrokerError, Snapshot};
+use chat_broker::{BrokerError, OccupiedRooms, PresenceTracker, Snapshot};
 use chat_core::{Event, RoomId, Topic, User, UserId, UserName, envelope, wire};
 
 use crate::member::Member;
@@ -17,7 +18,7 @@ pub(crate) async fn members(
     room: &RoomId,
     max: usize,
 ) -> Result<(Vec<User>, u32), BrokerError> {
-    let presence = state.hub.broker().presence().ok_or(BrokerError::Unsupported("presence"))?;
+    let presence = presence(state)?;
     let topic = Topic::Room(room.clone());
     let in_memory = state.hub.with_snapshot(&topic, |snapshot| {
         let is_listed = snapshot.roster.is_some_and(|roster| roster.listed().is_some());
@@ -39,6 +40,36 @@ pub(crate) async fn members(
         }
     };
     Ok((if users.len() > max { Vec::new() } else { users }, count))
+}
+
+/// At most `limit` of the rooms that have users and whose names begin with `prefix`, after the room
+/// `after`.
+pub(crate) async fn rooms(
+    state: &State,
+    prefix: &str,
+    after: Option<&RoomId>,
+    limit: usize,
+) -> Result<OccupiedRooms, BrokerError> {
+    presence(state)?.rooms(prefix, after, limit).await
+}
+
+/// Whether each of these users has a connection that receives direct messages.
+pub(crate) async fn online(state: &State, users: &[UserId]) -> Result<Vec<bool>, BrokerError> {
+    let servers = servers(state, users).await?;
+    Ok(servers.into_iter().map(|count| count > 0).collect())
+}
+
+/// How many servers have a connection that receives direct messages, of each of these users.
+pub(crate) async fn servers(state: &State, users: &[UserId]) -> Result<Vec<u32>, BrokerError> {
+    let topics: Vec<_> = users.iter().cloned().map(Topic::User).collect();
+    let counts = state.hub.broker().subscribers(&topics).await?;
+    // Servers subscribe to the topic of a backend's id.
+    let of_clients = |(user, count): (&UserId, u32)| if user.is_backend() { 0 } else { count };
+    Ok(users.iter().zip(counts).map(of_clients).collect())
+}
+
+pub(crate) fn presence(state: &State) -> Result<&dyn PresenceTracker, BrokerError> {
+    state.hub.broker().presence().ok_or(BrokerError::Unsupported("presence"))
 }
 
 /// `None` if another version, with other rules for names, has announced the user.

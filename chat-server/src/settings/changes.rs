@@ -21,7 +21,8 @@ impl Values {
         let settings = command.get_arguments().filter_map(value);
         let rooms = ("rooms".to_owned(), hash(&format!("{:?}", tables.rooms)));
         let api_keys = ("api_keys".to_owned(), hash(&format!("{:?}", tables.api_keys)));
-        Self(settings.chain([rooms, api_keys]).collect())
+        let jwt_keys = ("jwt_keys".to_owned(), hash(&format!("{:?}", tables.jwt_keys)));
+        Self(settings.chain([rooms, api_keys, jwt_keys]).collect())
     }
 
     /// The names of the settings that `other` has with another value.

@@ -24,6 +24,16 @@ const ROOMS: &str = "
 #[[rooms]]
 ";
 
+/// An example that counts would be a key that everybody knows.
+const JWT_KEYS: &str = "
+# Keys of tokens that end, such as the former one while clients receive tokens of the next. A table has
+# one of secret, secret-file, public-key and jwks-file.
+#
+# [[jwt_keys]]
+# secret-file = \"/etc/chat/former-secret\"
+# until = \"2027-06-30\"
+";
+
 const API_KEYS: &str = "
 # Keys for backends: chat-server key makes a key, and prints its table.
 
@@ -51,7 +61,7 @@ pub(super) fn config_file() -> String {
         file.push_str(top);
         file.push_str(&keys(&table, required));
     }
-    file
+    file + JWT_KEYS
 }
 
 fn keys(table: &Command, required: &[(&str, &str)]) -> String {

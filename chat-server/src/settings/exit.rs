@@ -103,13 +103,6 @@ fn is_secret(setting: &str) -> bool {
     secrets.any(|arg| arg.get_long() == Some(setting))
 }
 
-/// Logs what the operator should know of the settings, beside errors.
-pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
-    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
-        tracing::warn!("{warning}");
-    }
-}
-
 /// One line on stdout, and success.
 pub(crate) fn print(text: &str, sources: &Sources) -> ExitCode {
     for warning in sources.warnings() {

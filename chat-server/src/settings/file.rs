@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
+use super::tokens::JwtKeyTable;
 use super::value::refusal;
 use super::variables::did_you_mean;
 
@@ -18,18 +19,19 @@ use super::variables::did_you_mean;
 pub(super) struct File {
     path: PathBuf,
     entries: Vec<Entry>,
-    /// The tables `[[rooms]]` and `[[api_keys]]`, by this name.
+    /// The tables, by one of [`TABLES`].
     tables: BTreeMap<&'static str, Vec<Vec<Entry>>>,
 }
 
 /// What stands in tables of a name of their own: it has no flag and no variable.
-const TABLES: [&str; 2] = ["rooms", "api_keys"];
+pub(super) const TABLES: [&str; 3] = ["rooms", "api_keys", "jwt_keys"];
 
 /// The tables of a file.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) rooms: Vec<RoomClass>,
     pub(super) api_keys: Vec<ApiKeyTable>,
+    pub(super) jwt_keys: Vec<JwtKeyTable>,
 }
 
 #[derive(Debug)]
@@ -102,6 +104,7 @@ impl File {
         Ok(Tables {
             rooms: self.read_tables("rooms", RoomClass::REQUIRED)?,
             api_keys: self.read_tables("api_keys", ApiKeyTable::REQUIRED)?,
+            jwt_keys: self.read_tables("jwt_keys", &[])?,
         })
     }
 

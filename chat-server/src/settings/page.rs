@@ -9,7 +9,9 @@ use clap::{Arg, Command, CommandFactory};
 use super::Cli;
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
-use super::source::{Sources, UNPREFIXED};
+use super::source::Sources;
+use super::tokens::JwtKeyTable;
+use super::variables::UNPREFIXED;
 
 const TOP: &str = "# Settings
 
@@ -31,8 +33,11 @@ file over the default. `chat-server --help` prints the same list.
 const ALIASES: &str = "also count without `CHAT_`, if the variable with it is not set. Before \
 0.1.0 no variable had the prefix: the server warns at its start of one that is set and not read.
 
-In Kubernetes a service that is named `chat` sets `CHAT_PORT` in every container of its namespace, \
-to a URL. Give the service another name, or set `enableServiceLinks: false` in the pod.";
+A variable that begins with `CHAT_` and is no setting ends the program with exit code 2. Those that \
+Kubernetes and Docker set for a service whose name begins with `chat` are [not \
+read](operating.md#settings).
+
+`chat-server config` prints this list as a file to begin with.";
 
 fn page() -> String {
     let command = Sources::default().with_variables(Cli::command());
@@ -60,6 +65,11 @@ fn page() -> String {
          key` makes a key and prints its table.\n\n| key | default | what it does |\n|---|---|---|\n",
     );
     page.push_str(&keys(&ApiKeyTable::command(), ""));
+    page.push_str(
+        "\n## Keys of tokens that end\n\nTables `[[jwt_keys]]`, which only the file may have, beside \
+         the [keys of all settings](#tokens).\n\n| key | default | what it does |\n|---|---|---|\n",
+    );
+    page.push_str(&keys(&JwtKeyTable::command(), "none"));
     page
 }
 

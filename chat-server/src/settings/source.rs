@@ -5,17 +5,9 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgMatches, Command};
 
-use super::exit::Exit;
-use super::file::{File, insert};
+use super::file::{File, TABLES, insert};
 use super::value::trim;
-use super::variables::{is_service_link, near_alias, unknown};
-
-/// What the names of variables begin with.
-pub(super) const PREFIX: &str = "CHAT_";
-
-/// Variables that platforms set by themselves, and those that other programs share with this one:
-/// they count without [`PREFIX`] as well.
-pub(super) const UNPREFIXED: [&str; 5] = ["PORT", "HOST", "REDIS_URL", "JWT_SECRET", "API_KEY"];
+use super::variables::{PREFIX, UNPREFIXED, is_service_link, near_alias, unknown};
 
 /// Flags and variables of the process, and its configuration file.
 #[derive(Debug, Default)]
@@ -95,9 +87,12 @@ impl Sources {
 
     /// Refuses variables that begin as settings do, and are none: one that was meant to keep clients
     /// out must not be left out because of a typing error.
-    pub(super) fn check_names(&self, command: &Command) -> Result<(), Exit> {
+    ///
+    /// # Errors
+    /// Their names, each with that of the setting that is meant.
+    pub(super) fn check_names(&self, command: &Command) -> Result<(), String> {
         let names = self.variables.keys().filter_map(|name| name.to_str());
-        unknown(names, command).map_or(Ok(()), |error| Err(Exit::Unknown(error)))
+        unknown(names, command).map_or(Ok(()), Err)
     }
 
     /// The arguments for clap: those of the process and, as flags, the variables that have white
@@ -143,7 +138,7 @@ impl Sources {
     /// A setting as its value was written: `--port`, `CHAT_PORT`, or `port (chat.toml, line 3)`.
     pub(crate) fn name(&self, setting: &str) -> String {
         // A table, which no flag and no variable is for.
-        if setting == "api_keys" {
+        if TABLES.contains(&setting) {
             return format!("[[{setting}]]");
         }
         let (flag, variable) = (format!("--{setting}"), self.variable(setting));

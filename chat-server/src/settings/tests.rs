@@ -138,6 +138,11 @@ fn errors_of_the_file_name_the_line_and_the_key() {
         ("[[api_keys]]\nscopes = [\"fly\"]", "line 2, scopes"),
         ("[[api_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
         ("\nprot = 1", "line 2, prot: there is no such setting; did you mean port?"),
+        ("[[jwt_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
+        (
+            "[[jwt_keys]]\nsecert = \"a\"",
+            "line 2, secert: there is no such key; did you mean secret?",
+        ),
         ("config = \"a\"", "line 1, config: there is no such setting"),
         ("log = true", "line 1, log: expected a text in quotes"),
         ("api-key = 1.234567890", "line 1, api-key: expected a text in quotes"),
@@ -217,4 +222,24 @@ fn engine_is_shown_without_its_password() {
     ] {
         assert_eq!(engine(url), shown);
     }
+}
+
+#[cfg(feature = "jwt")]
+#[test]
+fn table_of_tokens_has_one_key() {
+    let keys = |file: &str| {
+        let settings = Settings::of_file(file, &[]).unwrap();
+        assert!(settings.tokens.are_needed().unwrap());
+        settings.tokens.keys().map_err(|error| error.message(|name| Sources::default().name(name)))
+    };
+    let secret = |byte: &str| format!("[[jwt_keys]]\nsecret = \"{}\"\n", byte.repeat(32));
+    assert!(keys(&secret("a")).is_ok());
+    let one = "invalid value for [[jwt_keys]]: a table has one of secret, secret-file, public-key and \
+               jwks-file";
+    assert_eq!(keys("[[jwt_keys]]\nuntil = \"2027-06-30\"").unwrap_err(), one);
+    assert_eq!(keys(&format!("{}jwks-file = \"x\"", secret("a"))).unwrap_err(), one);
+    let two = format!("{}until = \"2027-06-30\"\n{}", secret("a"), secret("b"));
+    let settings = Settings::of_file(&two, &[]).unwrap();
+    let signs = settings.tokens.secret().unwrap().unwrap();
+    assert_eq!(signs.reveal(), "b".repeat(32), "the one that lasts longest");
 }

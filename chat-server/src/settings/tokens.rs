@@ -1,12 +1,12 @@
 //! Settings of the tokens that clients need.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chat_server::{Secret, ServerConfig};
-use clap::Args;
+use clap::{Args, Parser};
 
-use super::value::{Invalid, MILLISECOND, YEAR, filled, secret, text, time};
+use super::value::{Invalid, MILLISECOND, YEAR, date, filled, secret, text, time};
 
 /// A server would accept tokens for so long after their end.
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -70,6 +70,36 @@ pub(crate) struct Tokens {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time(Duration::ZERO..=MAX_LEEWAY))]
     #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
     pub(crate) token_leeway: Duration,
+
+    #[arg(skip)]
+    pub(super) tables: Vec<JwtKeyTable>,
+}
+
+/// A key of tokens that may have an end: a table `[[jwt_keys]]` of the file, and in no other source.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+#[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
+pub(super) struct JwtKeyTable {
+    /// As --jwt-secret, for one; a table has this or one of the next three
+    #[arg(long, value_name = "SECRET", value_parser = secret)]
+    secret: Option<Secret>,
+
+    /// As --jwt-secret-file, for one
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+
+    /// As --jwt-public-key, for one
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+
+    /// As --jwt-jwks-file, for one
+    #[arg(long, value_name = "FILE")]
+    jwks_file: Option<PathBuf>,
+
+    /// When the key ends, in UTC: the beginning of a day, such as 2027-06-30, or a time, such as
+    /// 2027-06-30T12:00:00Z. Tokens that it signs are refused from then on [default: never]
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    until: Option<SystemTime>,
 }
 
 impl Tokens {
@@ -102,6 +132,7 @@ impl Tokens {
         let files = [&self.jwt_secret_file, &self.jwt_public_key, &self.jwt_jwks_file];
         let has_key = self.secrets().next().is_some()
             || files.iter().any(|files| !files.is_empty())
+            || !self.tables.is_empty()
             || self.jwks_url().is_some();
         let names = [("jwt-audience", self.audience()), ("jwt-issuer", self.issuer())];
         for (setting, names) in names {
@@ -134,7 +165,7 @@ mod keys {
 
     use super::super::value::Invalid;
     use super::super::value::secret;
-    use super::Tokens;
+    use super::{JwtKeyTable, Tokens};
 
     impl Tokens {
         /// The keys that are in settings and files.
@@ -143,29 +174,26 @@ mod keys {
         /// One cannot be used, or its file cannot be read.
         pub(crate) fn keys(&self) -> Result<JwtKeys, Invalid> {
             let mut keys = JwtKeys::new();
+            // An end is that of all keys before it that have none.
+            let (ending, lasting): (Vec<_>, Vec<_>) =
+                self.tables.iter().partition(|table| table.until.is_some());
+            for table in ending.into_iter().chain(lasting) {
+                keys = table.add_to(keys)?;
+                if let Some(until) = table.until {
+                    keys = keys.until(until);
+                }
+            }
             for secret in self.secrets() {
-                keys = keys
-                    .secret(secret.reveal().as_bytes())
-                    .map_err(|error| Invalid::hidden("jwt-secret", error.to_string()))?;
+                keys = with_secret(keys, "jwt-secret", secret)?;
             }
             for file in &self.jwt_secret_file {
-                let secret = secret_in(file)?;
-                keys = keys
-                    .secret(secret.reveal().as_bytes())
-                    .map_err(|error| wrong("jwt-secret-file", file, &error))?;
+                keys = with_secret_file(keys, "jwt-secret-file", file)?;
             }
             for file in &self.jwt_public_key {
-                if file.to_string_lossy().contains("-----BEGIN") {
-                    let why = "it is the key itself, and the name of a file with it is needed";
-                    return Err(Invalid::hidden("jwt-public-key", why));
-                }
-                let pem = read("jwt-public-key", file)?;
-                keys =
-                    keys.public_key(&pem).map_err(|error| wrong("jwt-public-key", file, &error))?;
+                keys = with_public_key(keys, "jwt-public-key", file)?;
             }
             for file in &self.jwt_jwks_file {
-                let json = read("jwt-jwks-file", file)?;
-                keys = keys.jwks(&json).map_err(|error| wrong("jwt-jwks-file", file, &error))?;
+                keys = with_jwks(keys, "jwt-jwks-file", file)?;
             }
             Ok(keys)
         }
@@ -174,16 +202,71 @@ mod keys {
         pub(crate) fn secret(&self) -> Result<Option<Secret>, Invalid> {
             match (self.secrets().next(), self.jwt_secret_file.first()) {
                 (Some(secret), _) => Ok(Some(secret.clone())),
-                (None, Some(file)) => secret_in(file).map(Some),
-                (None, None) => Ok(None),
+                (None, Some(file)) => secret_in("jwt-secret-file", file).map(Some),
+                (None, None) => {
+                    // The one that lasts longest.
+                    let secrets = self.tables.iter().filter(|table| table.has_secret());
+                    let table = secrets.max_by_key(|table| (table.until.is_none(), table.until));
+                    table.map_or(Ok(None), JwtKeyTable::secret)
+                }
             }
         }
     }
 
+    impl JwtKeyTable {
+        fn add_to(&self, keys: JwtKeys) -> Result<JwtKeys, Invalid> {
+            match (&self.secret, &self.secret_file, &self.public_key, &self.jwks_file) {
+                (Some(secret), None, None, None) => with_secret(keys, TABLE, secret),
+                (None, Some(file), None, None) => with_secret_file(keys, TABLE, file),
+                (None, None, Some(file), None) => with_public_key(keys, TABLE, file),
+                (None, None, None, Some(file)) => with_jwks(keys, TABLE, file),
+                _ => {
+                    let why = "a table has one of secret, secret-file, public-key and jwks-file";
+                    Err(Invalid::hidden(TABLE, why))
+                }
+            }
+        }
+
+        fn has_secret(&self) -> bool {
+            self.secret.is_some() || self.secret_file.is_some()
+        }
+
+        fn secret(&self) -> Result<Option<Secret>, Invalid> {
+            match (&self.secret, &self.secret_file) {
+                (None, Some(file)) => secret_in(TABLE, file).map(Some),
+                (secret, _) => Ok(secret.clone()),
+            }
+        }
+    }
+
+    const TABLE: &str = "jwt_keys";
+
+    fn with_secret(keys: JwtKeys, setting: &str, secret: &Secret) -> Result<JwtKeys, Invalid> {
+        keys.secret(secret.reveal().as_bytes())
+            .map_err(|error| Invalid::hidden(setting, error.to_string()))
+    }
+
+    fn with_secret_file(keys: JwtKeys, setting: &str, file: &Path) -> Result<JwtKeys, Invalid> {
+        let secret = secret_in(setting, file)?;
+        keys.secret(secret.reveal().as_bytes()).map_err(|error| wrong(setting, file, &error))
+    }
+
+    fn with_public_key(keys: JwtKeys, setting: &str, file: &Path) -> Result<JwtKeys, Invalid> {
+        if file.to_string_lossy().contains("-----BEGIN") {
+            let why = "it is the key itself, and the name of a file with it is needed";
+            return Err(Invalid::hidden(setting, why));
+        }
+        keys.public_key(&read(setting, file)?).map_err(|error| wrong(setting, file, &error))
+    }
+
+    fn with_jwks(keys: JwtKeys, setting: &str, file: &Path) -> Result<JwtKeys, Invalid> {
+        keys.jwks(&read(setting, file)?).map_err(|error| wrong(setting, file, &error))
+    }
+
     /// The secret in a file, without the line feed at its end.
-    fn secret_in(file: &Path) -> Result<Secret, Invalid> {
-        let why = |_| Invalid::new("jwt-secret-file", file.display(), "it is not UTF-8");
-        let text = String::from_utf8(read("jwt-secret-file", file)?).map_err(why)?;
+    fn secret_in(setting: &str, file: &Path) -> Result<Secret, Invalid> {
+        let why = |_| Invalid::new(setting, file.display(), "it is not UTF-8");
+        let text = String::from_utf8(read(setting, file)?).map_err(why)?;
         let Ok(secret) = secret(&text);
         Ok(secret)
     }

@@ -1,9 +1,14 @@
-//! Variables that are no setting: typing errors, and what platforms set.
+//! The names of variables, and those that are no setting: typing errors, and what platforms set.
 
 use clap::Command;
 use strsim::{jaro, osa_distance};
 
-use super::source::{PREFIX, UNPREFIXED};
+/// What the names of variables begin with.
+pub(super) const PREFIX: &str = "CHAT_";
+
+/// Variables that platforms set by themselves, and those that other programs share with this one:
+/// they count without [`PREFIX`] as well.
+pub(super) const UNPREFIXED: [&str; 5] = ["PORT", "HOST", "REDIS_URL", "JWT_SECRET", "API_KEY"];
 
 /// How similar a name must be to one that is meant: as clap asks of flags.
 const LEAST_SIMILARITY: f64 = 0.7;

@@ -114,7 +114,7 @@ async fn client_that_joins_and_leaves_many_rooms_writes_few_lines() {
 /// The ends of a user's connections are a few lines, and do not suppress those of others.
 #[tokio::test]
 async fn client_that_reconnects_in_a_loop_writes_few_lines() {
-    let server = unlimited();
+    let mut server = unlimited();
     for user in ["loop"; 200].into_iter().chain(["other"]) {
         WsClient::connect(&server.ws(&format!("/ws?userId={user}"))).await.close().await;
     }
@@ -122,4 +122,9 @@ async fn client_that_reconnects_in_a_loop_writes_few_lines() {
     // A minute may end meanwhile.
     let lines = server.logged("user=\"loop\"");
     assert!((10..=20).contains(&lines), "{lines} lines");
+    server.signal("TERM");
+    server.exit();
+    let suppressed = "suppressed log lines of ended connections cause=client_closed lines=";
+    let number = server.until_logged(suppressed).rsplit('=').next().unwrap().parse::<usize>();
+    assert!(lines + number.unwrap() <= 200);
 }

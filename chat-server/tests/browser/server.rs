@@ -87,8 +87,9 @@ impl Server {
     /// Waits until it has refused something with this code.
     pub(crate) fn until_refused(&self, code: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let refused = format!("code=\"{code}\"");
-        while !self.request("GET /metrics", &["Host: localhost"]).2.contains(&refused) {
+        let counter = format!("chat_rejected_total{{code=\"{code}\"}} ");
+        let is_refused = |line: &str| line.strip_prefix(&counter).is_some_and(|count| count != "0");
+        while !self.request("GET /metrics", &["Host: localhost"]).2.lines().any(is_refused) {
             assert!(Instant::now() < deadline, "never refused with {code}");
             sleep(Duration::from_millis(50));
         }

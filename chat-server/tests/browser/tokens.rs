@@ -154,7 +154,7 @@ fn page_keeps_the_rate_of_the_server() {
     }
     tab.until_hidden("unsent");
     let (_, _, metrics) = server.request("GET /metrics", &["Host: localhost"]);
-    assert!(!metrics.contains("code=\"rate_limited\""), "{metrics}");
+    assert!(metrics.contains("chat_rejected_total{code=\"rate_limited\"} 0\n"), "{metrics}");
     browser.assert_no_errors(&[]);
 }
 

@@ -12,7 +12,7 @@ use chat_transport::client::{Client, ClientConfig, Event, Events, Position, Stat
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::support::{Chat, DEADLINE, command, exchange};
+use crate::support::{Chat, DEADLINE, command, counted, exchange};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const KEY: &str = "a key for backends";
@@ -80,7 +80,7 @@ async fn clients_keep_the_rates_of_the_server() {
         assert_eq!(client.state(), State::Online);
     }
     let (_, _, metrics) = server.http("GET", "/metrics").await;
-    assert!(!metrics.contains("code=\"rate_limited\""), "{metrics}");
+    assert_eq!(counted(&metrics, "chat_rejected_total{code=\"rate_limited\""), [""; 0]);
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn the_client_stays_for_longer_than_a_token_and_goes_when_it_is_put_out() 
     assert_eq!(exchange(server.port(), &request).await.0, 200);
     loop {
         match next(&mut events).await {
-            Event::Left { room, reason, message } => {
+            Event::Left { room, reason, message, .. } => {
                 let told = (&*room, &*reason, message.as_deref());
                 assert_eq!(told, ("r", "kicked", Some("calm down")));
                 break;

@@ -45,6 +45,13 @@ async fn a_newcomer_sees_the_latest_and_pages_both_ways() {
             ask(&mut late, "joined", json!({"type": "join", "room": "r", "history": 5})).await;
         assert_eq!(texts(&joined["messages"]), numbers(26..=30));
         assert_eq!((&joined["offset"], &joined["recovered"]), (&json!(30), &json!(false)));
+        assert_eq!(joined["more"], true);
+        for (history, more) in [(0, true), (29, true), (30, false), (99, false)] {
+            let join = json!({"type": "join", "room": "r", "history": history,
+                "since": {"epoch": "other", "offset": 0}});
+            let again = ask(&mut late, "joined", join).await;
+            assert_eq!(again["more"], more, "{history} of 30: {again}");
+        }
         let message = &joined["messages"][0];
         assert_eq!((&message["type"], &message["offset"]), (&json!("message"), &json!(26)));
 

@@ -541,7 +541,7 @@ async fn ban_during_the_question_before_a_join_is_enforced() {
     let ann_id = UserId::new("ann").unwrap();
     node.room("r").ban(&ann_id, BanOptions::default()).await.unwrap();
     answer.send(()).unwrap();
-    assert_eq!(next_of(&mut ann, "error").await["code"], "forbidden");
+    assert_eq!(next_of(&mut ann, "error").await["code"], "banned");
 }
 
 #[tokio::test]

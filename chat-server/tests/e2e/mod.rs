@@ -3,6 +3,7 @@
 mod alarms;
 mod api;
 mod auth;
+mod backend;
 mod balancers;
 mod client;
 mod commands;

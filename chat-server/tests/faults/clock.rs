@@ -205,7 +205,7 @@ async fn a_clock_that_jumps_ends_no_session_and_no_ban() {
     clock.jump(0);
     let mut banned = client(&server, &bob).await.expect("a good token");
     let refused = ask(&mut banned, "error", json!({"type": "join", "room": "r"})).await;
-    assert_eq!(refused["code"], "forbidden");
+    assert_eq!(refused["code"], "banned");
     ask(&mut member, "ok", json!({"type": "send", "room": "r", "message": "and now"})).await;
 }
 

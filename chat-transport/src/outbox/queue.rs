@@ -99,6 +99,14 @@ enum CloseState {
     Abandoned,
 }
 
+/// What became of frames that were offered while nothing else waited.
+pub(super) enum Offered {
+    Written,
+    /// All or a part of them, for the session's task.
+    Waiting,
+    Closed,
+}
+
 /// What to write next.
 pub(crate) enum Next {
     Nothing,
@@ -159,18 +167,19 @@ impl Queue {
 
     /// Accepts `bytes`, which hold `frames` whole frames, while nothing else waits.
     #[inline]
-    pub(super) fn offer(&mut self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
+    pub(super) fn offer(&mut self, bytes: &Bytes, frames: usize) -> Offered {
         if self.closing.is_some() {
-            return DeliveryOutcome::Closed;
+            return Offered::Closed;
         }
         self.count_accepted(bytes, frames);
         // Only while nothing waits: a frame must not overtake an earlier one.
         let written = self.write_now(bytes);
-        if written < bytes.len() {
-            self.push(bytes.slice(written..), frames);
-            self.is_first_begun = written > 0;
+        if written == bytes.len() {
+            return Offered::Written;
         }
-        DeliveryOutcome::Queued
+        self.push(bytes.slice(written..), frames);
+        self.is_first_begun = written > 0;
+        Offered::Waiting
     }
 
     /// Accepts them behind what waits, unless more than `max` would wait then.

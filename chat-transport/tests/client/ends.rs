@@ -69,15 +69,17 @@ async fn final_close_codes_end_the_client() {
 async fn goodbye_says_whether_to_reconnect() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
     peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0,
-        "message":"Restarting."}))
+        "message":"Restarting.","until":1_795_403_835_072_u64}))
         .await;
     peer.close(1001).await;
-    let Event::Goodbye { reason, reconnect, after, message } = next(&mut events).await else {
+    let Event::Goodbye { reason, reconnect, after, message, until } = next(&mut events).await
+    else {
         panic!("no goodbye")
     };
     assert_eq!((&*reason, reconnect, after), ("moved", false, Duration::ZERO));
-    assert_eq!(message.as_deref(), Some("Restarting."));
+    assert_eq!((message.as_deref(), until), (Some("Restarting."), Some(1_795_403_835_072)));
     let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
+    assert_eq!((&loss.message, loss.until), (&message, until));
     assert_eq!(loss.to_string(), "moved (1001)");
 }
 

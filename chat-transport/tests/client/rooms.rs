@@ -38,7 +38,7 @@ async fn welcome_join_and_messages() {
     let url = mock.url.clone();
     assert_eq!(next_state(&mut events).await, State::Connecting { url });
     assert_eq!(next_state(&mut events).await, State::Online);
-    let Event::Joined { room, rejoined, recovered, members } = next_of_room(&mut events).await
+    let Event::Joined { room, rejoined, recovered, members, .. } = next_of_room(&mut events).await
     else {
         panic!("wanted to be in the room first")
     };

@@ -239,7 +239,7 @@ async fn evicted_client_does_not_rejoin() {
         };
         let (_, sent) = tokio::join!(kicking, client.send("general", "hi"));
         assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
-        let Event::Left { room, reason: reported, message } = next(&mut events).await else {
+        let Event::Left { room, reason: reported, message, .. } = next(&mut events).await else {
             panic!("no event")
         };
         assert_eq!(

@@ -393,5 +393,7 @@ async fn session_reports_the_violated_limit() {
         client.write_all(&bytes).await.unwrap();
         assert_eq!(session.recv().await, None, "{bytes:?}");
         assert_eq!(session.violation(), violation, "{bytes:?}");
+        let is_violation = bytes != raw_frame(0x88, b"");
+        assert_eq!(session.violation_detail().is_some(), is_violation, "{bytes:?}");
     }
 }

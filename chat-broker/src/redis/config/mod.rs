@@ -123,6 +123,12 @@ impl RedisConfig {
         self
     }
 
+    /// Takes the certificates of another configuration.
+    pub(super) fn certificates_of(mut self, other: &Self) -> Self {
+        self.tls = other.tls.clone();
+        self
+    }
+
     /// Beginning of all keys and channels; default `chat`. Servers form one chat if they
     /// have one Redis and one prefix. 1 to 64 letters, digits, `-`, `_`, `.` or `:`.
     #[must_use]

@@ -158,8 +158,9 @@ pub(super) async fn connect(
 ) -> RedisResult<MultiplexedConnection> {
     #[cfg(feature = "testing")]
     if let Some(dial) = &shared.config.dial {
+        let client = shared.client();
         let connect = async {
-            let settings = shared.client.get_connection_info().redis_settings();
+            let settings = client.get_connection_info().redis_settings();
             let stream = dial().await?;
             MultiplexedConnection::new_with_config(settings, stream, config.clone()).await
         };
@@ -169,7 +170,8 @@ pub(super) async fn connect(
         tokio::spawn(driver);
         return Ok(connection);
     }
-    let connect = shared.client.get_multiplexed_async_connection_with_config(config);
+    let client = shared.client();
+    let connect = client.get_multiplexed_async_connection_with_config(config);
     timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(timed_out()))
 }
 

@@ -27,7 +27,6 @@ pub(crate) type Pool = managed::Pool<Connector>;
 /// deadpool-redis ends a connection whose `PING` Redis refuses.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    manager: Manager,
     shared: Arc<Shared>,
     /// When a connection of the pool was found broken: what broke it may have broken the others.
     broken: Mutex<Option<Instant>>,
@@ -35,11 +34,8 @@ pub(crate) struct Connector {
 
 /// A pool of so many connections at most.
 pub(crate) fn open(shared: &Arc<Shared>, size: usize) -> Result<Pool, BrokerError> {
-    let info = shared.client.get_connection_info().clone();
-    let manager =
-        Manager::new_with_config(info, counted_config(shared)).map_err(BrokerError::config)?;
     let deadline = Some(shared.config.deadline);
-    Pool::builder(Connector { manager, shared: Arc::clone(shared), broken: Mutex::default() })
+    Pool::builder(Connector { shared: Arc::clone(shared), broken: Mutex::default() })
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(deadline)
@@ -83,7 +79,12 @@ impl Connector {
                 super::connect(&self.shared, &counted_config(&self.shared)).await
             });
         }
-        Box::pin(managed::Manager::create(&self.manager))
+        Box::pin(async {
+            // Of each connection, as the certificates may have been replaced.
+            let info = self.shared.client().get_connection_info().clone();
+            let manager = Manager::new_with_config(info, counted_config(&self.shared))?;
+            managed::Manager::create(&manager).await
+        })
     }
 }
 

@@ -17,10 +17,10 @@ local try = redis.pcall
 local topics, leases, node = KEYS[1], KEYS[2], ARGV[1]
 
 -- `<prefix>:occupied` has the rooms with occupants, see rooms.lua: `r.<room>`, the part of a channel in
--- braces. Only the first join and the last leave of a room write it, after the change. No change fails with
--- it: reconcile.lua adds what is missing, and rooms.lua removes what is left. Its name and the room are cut
--- from `leases`, `<prefix>:nodes`, and the channel: in `settle` below, in enter.lua and in reconcile.lua. A
--- function here would cost each call of a script a closure.
+-- braces. Only the first join and the last leave of a room write it, after the change, and a call writes it
+-- once for all its rooms. No change fails with it: reconcile.lua adds what is missing, and rooms.lua removes
+-- what is left. Its name and the room are cut from `leases`, `<prefix>:nodes`, and the channel, by
+-- each script: a function here would cost each call a closure.
 
 local JOINED, LEFT, RENAMED = '\3', '\4', '\5'
 
@@ -64,6 +64,7 @@ local function open(nth, channel, users, first, last)
     -- The version, and the number of users, before the next event.
     version = version,
     count = count,
+    -- The number of users was above 0 before the first change.
     was_occupied = count > 0,
   }
 end
@@ -110,38 +111,4 @@ local function undo(room, user, member, move)
   if move then try(move, room.held, user) end
   if move == 'SADD' then try('SADD', topics, room.channel) end
   forget_empty_topic(room.channel, room.held)
-end
-
--- Writes that a node has stopped holding a user, if `was_held` is 1, and otherwise that the number of
--- nodes may have changed. Returns the version of the event, 0 if there is none, or an error.
-local function settle(room, user, member, was_held, is_last)
-  local members = room.members
-  local before, info = parse(member)
-  -- If the set of a node was lost, only the others know whether the user is still there.
-  local nodes = was_held == 1 and before == 1 and 0
-    or count_nodes(room.channel, user) or before - was_held
-  local error = is_last and forget_empty_topic(room.channel, room.held)
-  local version
-  if nodes <= 0 and (member or was_held == 1) or member and not info then
-    -- A user whose field was lost is announced as well, since servers list the user nevertheless. What
-    -- cannot be read is removed: nodes that hold the user send it again.
-    local count = room.count - (member and 1 or 0)
-    version = room.version + 1
-    if count > 0 then
-      -- First HSET: `undo` needs it if HDEL is refused.
-      error = error or refusal(try('HSET', members, '', string.format('%d', version)))
-        or refusal(try('HDEL', members, user))
-    else
-      -- Redis deletes a hash with its last field.
-      error = error or refusal(try('HDEL', members, user, ''))
-    end
-    error = error or announce(room, LEFT, version, count, user, info or '')
-    if not error and count == 0 then
-      try('ZREM', string.sub(leases, 1, -6) .. 'occupied', string.sub(room.channel, #leases - 3, -2))
-    end
-  elseif info and nodes ~= before then
-    error = error or refusal(try('HSET', members, user, nodes .. ':' .. info))
-  end
-  if error then undo(room, user, member, was_held == 1 and 'SADD') end
-  return error or version or 0
 end

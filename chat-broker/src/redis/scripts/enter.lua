@@ -61,6 +61,9 @@ local function enter(room, user, member, info, mode)
   return error or 1
 end
 
+-- Rooms that were empty, for the list of occupied rooms: mostly one, which needs no table. The further ones
+-- are each after its score: as a text, since to convert a number is slow.
+local occupied, more
 local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local users = tonumber(ARGV[at])
@@ -70,9 +73,22 @@ for n = 1, ROOMS do
       enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
   end
   if room and room.count > 0 and not room.was_occupied then
-    try('ZADD', string.sub(leases, 1, -6) .. 'occupied', 0, string.sub(ARGV[n + 1], #leases - 3, -2))
+    local name = string.sub(ARGV[n + 1], #leases - 3, -2)
+    if more then
+      more[#more + 1] = '0'
+      more[#more + 1] = name
+    elseif occupied then
+      more = { '0', name }
+    else
+      occupied = name
+    end
   end
   if error or room.is_full then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
+end
+if occupied then
+  local key = string.sub(leases, 1, -6) .. 'occupied'
+  try('ZADD', key, '0', occupied)
+  if more then try('ZADD', key, unpack(more)) end
 end
 return answers

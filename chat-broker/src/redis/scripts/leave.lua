@@ -5,6 +5,8 @@
 
 local ROOMS = #KEYS / 2 - 1
 
+-- Rooms that have become empty, for the list of occupied rooms: mostly one, which needs no table.
+local emptied, more
 local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local first, last = at + 1, at + ARGV[at]
@@ -18,6 +20,15 @@ for n = 1, ROOMS do
     end
     answers[#answers + 1] = answer
   end
+  if room and room.count == 0 then
+    local name = string.sub(ARGV[n + 1], #leases - 3, -2)
+    if more then more[#more + 1] = name elseif emptied then more = { name } else emptied = name end
+  end
   at = last + 1
+end
+if emptied then
+  local key = string.sub(leases, 1, -6) .. 'occupied'
+  try('ZREM', key, emptied)
+  if more then try('ZREM', key, unpack(more)) end
 end
 return answers

@@ -62,15 +62,27 @@ impl Scripts {
             ),
             leave: Script::new(
                 "leave.lua",
-                concat!(include_str!("change.lua"), include_str!("leave.lua")),
+                concat!(
+                    include_str!("change.lua"),
+                    include_str!("settle.lua"),
+                    include_str!("leave.lua")
+                ),
             ),
             reap: Script::new(
                 "reap.lua",
-                concat!(include_str!("change.lua"), include_str!("reap.lua")),
+                concat!(
+                    include_str!("change.lua"),
+                    include_str!("settle.lua"),
+                    include_str!("reap.lua")
+                ),
             ),
             reconcile: Script::new(
                 "reconcile.lua",
-                concat!(include_str!("change.lua"), include_str!("reconcile.lua")),
+                concat!(
+                    include_str!("change.lua"),
+                    include_str!("settle.lua"),
+                    include_str!("reconcile.lua")
+                ),
             ),
             renew: Script::new("renew.lua", include_str!("renew.lua")),
             occupancy: Script::new("occupancy.lua", include_str!("occupancy.lua")),

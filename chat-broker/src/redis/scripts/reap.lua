@@ -12,4 +12,7 @@ for n, user in ipairs(users) do
   error = error or refusal(was_held)
     or refusal(settle(room, user, room.stored[n + 1], was_held, n == #users))
 end
+if room and room.count == 0 then
+  try('ZREM', string.sub(leases, 1, -6) .. 'occupied', string.sub(channel, #leases - 3, -2))
+end
 return error or #users

@@ -24,7 +24,7 @@ for n = 4, #ARGV do
 end
 
 local occupied = string.sub(leases, 1, -6) .. 'occupied'
-if stored[1] then try('ZADD', occupied, 0, string.sub(channel, #leases - 3, -2)) end
+if stored[1] then try('ZADD', occupied, '0', string.sub(channel, #leases - 3, -2)) end
 
 -- Without the right to extend it, the keys stay until they are empty.
 for _, key in ipairs({ members, held, topics, occupied }) do try('EXPIRE', key, LIFETIME) end
@@ -55,6 +55,9 @@ if #wrong > 0 then
   local room, error = open(3, channel, wrong, 1, #wrong)
   for n, user in ipairs(wrong) do
     error = error or refusal(settle(room, user, room.stored[n + 1], 0, false))
+  end
+  if room and room.count == 0 then
+    try('ZREM', occupied, string.sub(channel, #leases - 3, -2))
   end
   if error then return error end
 end

@@ -76,10 +76,11 @@ impl Prometheus {
         !self.query(&query).await.is_empty()
     }
 
-    /// The alarms that have fired since the start.
-    pub(super) async fn fired(&self) -> Vec<String> {
-        let query = "count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))";
-        let alarms = self.query(query).await;
+    /// The alarms that have fired since this moment.
+    pub(super) async fn fired_since(&self, moment: Instant) -> Vec<String> {
+        let seconds = moment.elapsed().as_secs();
+        let alarms = format!("ALERTS{{alertstate=\"firing\"}}[{seconds}s]");
+        let alarms = self.query(&format!("count by (alertname) (count_over_time({alarms}))")).await;
         alarms
             .iter()
             .map(|alarm| alarm["metric"]["alertname"].as_str().unwrap().to_owned())

@@ -13,15 +13,11 @@ mod traffic;
 
 use std::path::PathBuf;
 
-use chat_broker::testing::RedisServer;
 use chat_server::{ApiKey, Secret};
-use chat_transport::testing::WsClient;
 use serde_json::Value;
 
-use crate::support::{Chat, command, exchange, join};
-
-/// The key of all scopes.
-const KEY: &str = "a key for backends";
+use super::backend::{KEY, member, pair, request, user};
+use crate::support::{Chat, command};
 
 /// The key "shop" of a configuration file.
 const SHOP: &str = "ck_shop_0123456789abcdef";
@@ -55,30 +51,6 @@ fn server(args: &[&str]) -> Chat {
     Chat::start(command().env("API_KEY", KEY).args(["--port", "0"]).args(args))
 }
 
-async fn pair(redis: &RedisServer) -> (Chat, Chat) {
-    let start = || {
-        let mut command = command();
-        command.env("REDIS_URL", redis.url()).env("API_KEY", KEY).args(["--port", "0"]);
-        Chat::start(&mut command)
-    };
-    let (first, second) = (start(), start());
-    first.until_ready().await;
-    second.until_ready().await;
-    (first, second)
-}
-
-/// A client of the native protocol that has joined the room "r".
-async fn member(server: &Chat, id: &str) -> WsClient {
-    let mut client = user(server, id).await;
-    join(&mut client, "r").await;
-    client
-}
-
-async fn user(server: &Chat, id: &str) -> WsClient {
-    let protocol = [("Sec-WebSocket-Protocol", "chat.v1")];
-    WsClient::connect_with(&server.ws(&format!("/ws?userId={id}")), &protocol).await
-}
-
 /// Status, head and body of the answer to a call.
 async fn call_with(
     port: u16,
@@ -88,13 +60,8 @@ async fn call_with(
     body: Option<&Value>,
 ) -> (u16, String, Value) {
     let body = body.map(Value::to_string).unwrap_or_default();
-    let request = format!(
-        "{} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{headers}\
-         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        call.replacen(' ', " /api", 1),
-        body.len(),
-    );
-    let (status, head, body) = exchange(port, &request).await;
+    let line = call.replacen(' ', " /api", 1);
+    let (status, head, body) = request(port, key, headers, &line, &body).await;
     let body = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{call}: {body}"));
     (status, head, body)
 }

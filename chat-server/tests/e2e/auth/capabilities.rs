@@ -46,6 +46,8 @@ async fn each_verb_needs_its_capability() {
             let messages = joined["messages"].as_array().unwrap().len();
             assert_eq!(messages > 0, lacking != "history", "{joined}");
             assert_eq!(joined["count"] == 2, lacking != "presence", "{joined}");
+            let can = others.iter().filter(|one| **one != "direct").collect::<Vec<_>>();
+            assert_eq!(joined["can"], json!(can), "without {lacking}");
         }
         for (needed, frame) in &verbs {
             let mut frame = frame.clone();

@@ -209,3 +209,49 @@ async fn reload_replaces_limits_of_open_connections_too() {
     assert_eq!(welcome["limits"]["rooms"], 1, "as before");
     assert_eq!(server.logged("need a restart"), 0);
 }
+
+/// As the test above, with secrets in files of settings, of which the former one ends by itself.
+#[tokio::test]
+async fn former_secret_ends_by_itself_and_closes_no_connection() {
+    let keys = Keys::new("secrets");
+    let table = |secret: &str, until: &str| format!("[[jwt_keys]]\nsecret = {secret:?}\n{until}");
+    let old = table(SECRET, "");
+    let files = ["one", "other"].map(|name| keys.write(name, &old));
+    let servers =
+        files.each_ref().map(|file| Chat::start(command().args(["--port", "0", "--config", file])));
+    let token = |secret: &str| signed_with(secret, &claims("ann"));
+    let mut connected = Vec::new();
+    for server in &servers {
+        connected.push(native(server, &token(SECRET)).await);
+    }
+    let both = format!("{}{}", table(SECRET, "until = \"2099-01-01\"\n"), table(NEXT_SECRET, ""));
+    let ended = format!("{}{}", table(SECRET, "until = \"2020-01-01\"\n"), table(NEXT_SECRET, ""));
+    for (step, (settings, signing)) in [(&both, SECRET), (&ended, NEXT_SECRET)].iter().enumerate() {
+        for (file, reloaded) in files.iter().zip(&servers) {
+            fs::write(file, settings).unwrap();
+            reload(reloaded, step + 1);
+            for server in &servers {
+                assert_eq!(status(server, &token(signing)).await, None, "step {step}");
+            }
+        }
+    }
+    for (server, client) in servers.iter().zip(&mut connected) {
+        assert_eq!(status(server, &token(SECRET)).await, Some(401), "the former one has ended");
+        ask(client, "pong", json!({"type": "ping"})).await;
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_redis_are_read_again() {
+    let keys = Keys::new("redis-ca");
+    let ca = keys.write("ca.pem", "no certificate");
+    let url = "redis-url = \"rediss://localhost:1\"\n";
+    let file = keys.write("chat.toml", url);
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    fs::write(&file, format!("{url}redis-ca = {ca:?}\n")).unwrap();
+    server.signal("HUP");
+    let line = server.until_logged("SIGHUP: settings not reloaded");
+    assert!(line.contains("redis-ca") && line.contains("line 2"), "{line}");
+    fs::write(&file, url).unwrap();
+    reload(&server, 1);
+}

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use super::instance::{Place, Program, command, file};
 use super::websockets::Crowd;
-use super::{Site, load, native, next, say, websockets};
+use super::{Site, native, next, say, websockets};
 
 pub(super) static HAPROXY: Program = Program {
     name: "HAProxy",
@@ -20,6 +20,7 @@ pub(super) static HAPROXY: Program = Program {
     is_up,
     reload,
     is_error: |line| line.contains("\" 5"),
+    websockets_alone: ("default_backend chat", "use_backend chat if { path /ws }"),
     timeouts: &["timeout tunnel", "timeout client ", "timeout server"],
 };
 
@@ -86,11 +87,6 @@ async fn server_is_taken_out_and_no_client_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_disconnects_no_client() {
     websockets::reload_disconnects_no_client(&HAPROXY).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reload_under_load() {
-    load::reload_under_load(&HAPROXY).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,8 @@ pub(super) struct Program {
     pub(super) reload: fn(&Path, u32) -> Command,
     /// Whether a line of the access log is about a request that was answered with 5xx.
     pub(super) is_error: fn(&str) -> bool,
+    /// The part of the text that passes everything on, and what passes on WebSockets alone.
+    pub(super) websockets_alone: (&'static str, &'static str),
     /// The settings, before a number of seconds, after which silence ends a connection.
     pub(super) timeouts: &'static [&'static str],
 }

@@ -16,6 +16,7 @@ use crate::support::{Chat, alone, assert_within, eventually, say};
 for_each_balancer! {
     rolling_restart_under_load
     crash_under_load
+    reload_under_load
 }
 
 /// The longest that a client may be without a connection.
@@ -49,7 +50,7 @@ async fn crash_under_load(program: &'static Program) {
     .await;
 }
 
-pub(super) async fn reload_under_load(program: &'static Program) {
+async fn reload_under_load(program: &'static Program) {
     under_load(program, "reload", async |site| {
         site.balancer.reload();
         // A client that connects later reaches the new workers.

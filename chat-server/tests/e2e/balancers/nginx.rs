@@ -7,7 +7,7 @@ use std::process::Command;
 use chat_transport::testing::WsClient;
 
 use super::instance::{Balancer, Place, Program, command, file, replaced};
-use super::{Site, load, native, next, request, say, websockets};
+use super::{Site, native, next, request, say, websockets};
 use crate::support::{Chat, command as chat_server};
 
 pub(super) static NGINX: Program = Program {
@@ -19,6 +19,7 @@ pub(super) static NGINX: Program = Program {
     is_up,
     reload,
     is_error: |line| line.contains("\" 5"),
+    websockets_alone: ("location / {", "location = /ws {"),
     timeouts: &["proxy_read_timeout", "proxy_send_timeout"],
 };
 
@@ -105,9 +106,4 @@ async fn server_is_taken_out_and_no_client_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_disconnects_no_client() {
     websockets::reload_disconnects_no_client(&NGINX).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reload_under_load() {
-    load::reload_under_load(&NGINX).await;
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
-use super::instance::{Balancer, Program};
+use super::instance::{Balancer, Program, replaced};
 use super::{Site, for_each_balancer, join, native, next, request, restarted, say, tls};
 use crate::support::{Chat, DEADLINE, command, exchange};
 
@@ -26,6 +26,7 @@ for_each_balancer! {
     heartbeat_is_shorter_than_the_timeout
     draining_server_is_passed_over
     addresses_of_clients_are_counted
+    websockets_alone_are_passed_on
 }
 
 async fn clients_are_distributed_and_meet(program: &'static Program) {
@@ -268,4 +269,17 @@ async fn addresses_of_clients_are_counted(program: &'static Program) {
     let (second, _second) = handshake([127, 0, 0, 2]).await;
     let (other, _other) = handshake([127, 0, 0, 3]).await;
     assert_eq!([first, second, other], ["101", "429", "101"]);
+}
+
+async fn websockets_alone_are_passed_on(program: &'static Program) {
+    let server = Chat::start(command().args(["--port", "0", "--allow-host", "chat.example"]));
+    let (everything, websockets) = program.websockets_alone;
+    let balancer = Balancer::start_with(program, [server.port(), server.port()], |text| {
+        replaced(text, everything, websockets)
+    });
+    native(balancer.port()).await;
+    // Caddy answers with nothing what it does not pass on, and 200.
+    let file = async |port| request(port, "GET /web/app.js", "").await.2.contains("import");
+    assert!(file(server.port()).await);
+    assert!(!file(balancer.port()).await, "pages are the application's");
 }

@@ -167,8 +167,11 @@ fn missing_files_and_keys_at_a_url_fail() {
         "rediss://127.0.0.1:1",
         "--redis-ca",
         "/nonexistent/ca.pem",
+        "--host",
+        "x86_64-conda-linux-gnu",
     ]));
     assert_eq!(code, 1);
+    assert_found(&report, "host", "fail", "x86_64-conda-linux-gnu has no address");
     assert_found(&report, "jwks", "fail", "http://127.0.0.1:1/jwks.json: cannot connect");
     let file = "'/nonexistent/key.pem' for --jwt-public-key: cannot read";
     assert_found(&report, "tokens", "fail", file);

@@ -107,3 +107,16 @@ fn size_is_printed_for_people() {
         assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
     }
 }
+
+#[test]
+fn page_shows_what_the_command_prints() {
+    let page = include_str!("../../../../docs/sizing.md");
+    let examples: Vec<_> = page.split("```\n$ chat-server size ").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let (arguments, shown) = example.split_once('\n').unwrap();
+        let shown = shown.split_once("```").unwrap().0;
+        let (_, out, _) = run(command().arg("size").args(arguments.split(' ')));
+        assert_eq!(out, shown, "{arguments}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What a client of HTTP sees: each answer, and whether the connection stays open.
 
 mod answers;
+mod gzip;
 mod keep_alive;
 mod large;
 mod mounted;

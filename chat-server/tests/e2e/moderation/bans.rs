@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{KEY, is_forbidden, member, order, pair, user};
-use crate::support::{Chat, DEADLINE, ask, command, next_of};
+use super::{KEY, is_refused, member, order, pair, user};
+use crate::support::{Chat, DEADLINE, ask, command, exchange, next_of};
 
 #[tokio::test]
 async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
@@ -23,7 +23,9 @@ async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let ban = json!({"user": "bob", "reason": "spam", "until": now + 600_000});
     order(&second, "/api/rooms/r/ban", ban).await;
-    assert_eq!(next_of(&mut here, "left").await["reason"], "banned");
+    let left = next_of(&mut here, "left").await;
+    assert_eq!((&left["reason"], &left["message"]), (&json!("banned"), &json!("spam")));
+    is_about(&left["until"], now + 600_000);
     let send = json!({"type": "sendMessage", "roomId": "r", "message": "x"});
     for client in [&mut here, &mut there] {
         // The server on the other side may have yet to hear of it.
@@ -33,8 +35,12 @@ async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
             let answer = client.recv_json().await;
             match answer["type"].as_str() {
                 Some("error") => {
-                    assert_eq!(answer["code"], "forbidden");
+                    assert_eq!(
+                        (&answer["code"], &answer["reason"]),
+                        (&json!("banned"), &json!("spam"))
+                    );
                     assert!(answer["message"].as_str().unwrap().ends_with("spam"), "{answer}");
+                    is_about(&answer["until"], now + 600_000);
                     break;
                 }
                 _ => assert!(Instant::now() < deadline, "{answer}"),
@@ -42,14 +48,14 @@ async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
         }
         ask(client, "joined", json!({"type": "join", "room": "elsewhere"})).await;
     }
-    is_forbidden(&mut outside, send.clone()).await;
+    is_refused(&mut outside, send.clone(), "forbidden").await;
     let by_url = WsClient::try_connect(&first.ws("/join-room/r?userId=bob&history=9"), &[]).await;
     assert_eq!(by_url.err().map(|status| status.as_u16()), Some(403));
     // A server that starts later knows of it, too.
     let third = Chat::start(command().env("REDIS_URL", redis.url()).args(["--port", "0"]));
     third.until_ready().await;
     let mut late = user(&third, "bob").await;
-    is_forbidden(&mut late, json!({"type": "join", "room": "r"})).await;
+    is_refused(&mut late, json!({"type": "join", "room": "r"}), "banned").await;
 
     order(&first, "/api/rooms/r/unban", json!({"user": "bob"})).await;
     let deadline = Instant::now() + DEADLINE;
@@ -94,23 +100,51 @@ async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
     let mut ann = user(&second, "ann").await;
     order(&second, "/api/users/bob/disconnect", json!({})).await;
     let goodbye = next_of(&mut native, "goodbye").await;
-    assert_eq!((&goodbye["reason"], &goodbye["reconnect"]), (&json!("kicked"), &json!(false)));
+    assert_eq!(
+        (&goodbye["reason"], &goodbye["reconnect"]),
+        (&json!("disconnected"), &json!(false))
+    );
     assert_eq!(native.recv_close().await.0, 4002);
     assert_eq!(topics.recv_until_close().await.1.0, 4002);
     ask(&mut ann, "pong", json!({"type": "ping"})).await;
 
     let mut native = user(&first, "bob").await;
     ask(&mut native, "pong", json!({"type": "ping"})).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     order(&second, "/api/users/bob/disconnect", json!({"seconds": 600, "reason": "spam"})).await;
     let goodbye = next_of(&mut native, "goodbye").await;
     assert_eq!((&goodbye["reason"], &goodbye["message"]), (&json!("banned"), &json!("spam")));
+    is_about(&goodbye["until"], now + 600_000);
     assert_eq!(native.recv_close().await.0, 4003);
     for server in [&first, &second] {
         // A client that connects before a server has heard of it is connected, and then evicted.
         until(server, Some(403)).await;
     }
+    let handshake = "GET /ws?userId=bob HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n";
+    let (_, _, body) = exchange(first.port(), handshake).await;
+    let refusal: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&refusal["code"], &refusal["reason"]), (&json!("banned"), &json!("spam")));
+    is_about(&refusal["until"], now + 600_000);
     order(&first, "/api/users/bob/unban", json!({})).await;
     until(&first, None).await;
+}
+
+/// Within the time that the servers take.
+fn is_about(until: &Value, expected: u64) {
+    let until = until.as_u64().expect("a time");
+    assert!(until.abs_diff(expected) < 30_000, "{until} and not {expected}");
+}
+
+#[tokio::test]
+async fn ban_without_a_time_has_no_end() {
+    let server = Chat::start(command().env("API_KEY", KEY).args(["--port", "0"]));
+    let mut bob = member(&server, "bob").await;
+    order(&server, "/api/rooms/r/ban", json!({"user": "bob"})).await;
+    let left = next_of(&mut bob, "left").await;
+    assert_eq!((&left["reason"], left.get("until")), (&json!("banned"), None));
+    let refused = ask(&mut bob, "error", json!({"type": "join", "room": "r"})).await;
+    assert_eq!((&refused["code"], refused.get("until")), (&json!("banned"), None));
 }
 
 /// Connects as bob until that is answered in this way.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 use serde_json::json;
 
-use super::{KEY, is_forbidden, pair, post};
+use super::{KEY, is_refused, pair, post};
 use crate::e2e::auth::{SECRET, granting, native};
 use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 
@@ -87,14 +87,14 @@ async fn moderators_use_frames() {
     let mut bob = native(&second, &token("bob", &["join", "send"])).await;
     ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
     let kick = json!({"type": "kick", "id": 1, "room": "r", "user": "bob", "reason": "calm"});
-    is_forbidden(&mut bob, kick.clone()).await;
+    is_refused(&mut bob, kick.clone(), "forbidden").await;
     assert_eq!(ask(&mut moderator, "ok", kick).await, json!({"type": "ok", "id": 1}));
     assert_eq!(next_of(&mut bob, "left").await["message"], "calm");
     ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
     let ban = json!({"type": "ban", "room": "r", "user": "bob"});
     ask(&mut moderator, "ok", ban).await;
     assert_eq!(next_of(&mut bob, "left").await["reason"], "banned");
-    is_forbidden(&mut bob, json!({"type": "join", "room": "r"})).await;
+    is_refused(&mut bob, json!({"type": "join", "room": "r"}), "banned").await;
     ask(&mut moderator, "ok", json!({"type": "unban", "room": "r", "user": "bob"})).await;
     let deadline = Instant::now() + DEADLINE;
     loop {
