@@ -270,14 +270,6 @@ async fn member(server: &Chat, room: &str) -> Client {
 }
 
 async fn redis(world: &mut World) {
-    let other = RedisServer::start();
-    other.command(&[&USER[..], &["+@all"]].concat()).await;
-    let ports = world.servers.each_ref().map(Chat::port);
-    let third = server(other.port(), 0);
-    world.prometheus.scrape(&[&ports[..], &[third.port()]].concat());
-    world.until_fires("ChatServersOnDifferentRedis", async |_| {}).await;
-    world.prometheus.scrape(&ports);
-
     world.until_fires("ChatRedisReconnects", async |world| world.proxy.cut(1.0)).await;
 
     world.proxy.disconnect();
