@@ -228,7 +228,7 @@ async fn messages(world: &mut World) {
             let writer = writer.clone();
             async move { drop(writer.send("r", &n.to_string()).await) }
         };
-        let burst = tokio::spawn(futures_util::future::join_all((0..100).map(send)));
+        let burst = tokio::spawn(futures_util::future::join_all((0..50).map(send)));
         for _ in 0..3 {
             sleep(Duration::from_millis(5)).await;
             world.servers[0].signal("STOP");
@@ -251,7 +251,7 @@ async fn messages(world: &mut World) {
 /// A client on the first server, and members that read there.
 async fn room(world: &World, name: &str) -> (Client, Vec<JoinHandle<()>>) {
     let mut readers = Vec::new();
-    for _ in 0..70 {
+    for _ in 0..40 {
         let mut member = world.servers[0].native().await;
         join(&mut member, name).await;
         readers.push(tokio::spawn(async move {
