@@ -48,12 +48,12 @@ export function errorOfSend(error, key) {
 
 /** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
-  return retryAfterMs !== undefined || code in PASSING;
+  return retryAfterMs !== undefined || Object.hasOwn(PASSING, code);
 }
 
 /** Whether the server has certainly not carried out the request. */
 export function isCertain({ code }) {
-  return PASSING[code] === true;
+  return Object.hasOwn(PASSING, code) && PASSING[code];
 }
 
 /** The pause before a retry: random, so that clients do not retry at the same time. */

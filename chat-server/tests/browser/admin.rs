@@ -109,7 +109,7 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.fill("sanction-reason", "Calm down.");
     tab.click("sanction-confirm");
     ann.until_shows("start-error", "You were removed from the room: Calm down.");
-    tab.until_shows("members", "Nobody is in this room.");
+    tab.until_shows("members", "This room has no users.");
 
     tab.go(&chat.server.operators_url(&format!("/admin/#/users/{user}")));
     tab.until_shows("facts", "Online, on 1 server");

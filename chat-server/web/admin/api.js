@@ -1,6 +1,6 @@
 // The calls of `/api`, with the key of the operator.
 
-/** A server that does not answer within this time is away. */
+/** A server that does not answer within this time is unavailable. */
 const TIMEOUT_MS = 10_000;
 
 /** A call that failed: the HTTP status (0: no answer), and the code of the protocol. */
@@ -44,7 +44,7 @@ export class Api {
       });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new ApiError(0, "away", "The server does not answer.");
+      throw new ApiError(0, "unavailable", "The server does not answer.");
     }
     const answer = await response.json().catch(() => ({}));
     if (response.ok) return answer;

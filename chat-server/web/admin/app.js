@@ -11,7 +11,7 @@ import { user, users } from "./user.js";
 const STORAGE = "chat-admin-key";
 
 /** The views by their addresses; what an address has behind a `/` is a name. */
-const VIEWS = { "": overview, rooms, "rooms/": room, users, "users/": user, bans };
+const VIEWS = new Map(Object.entries({ "": overview, rooms, "rooms/": room, users, "users/": user, bans }));
 
 let session;
 let shown = new AbortController();
@@ -59,7 +59,7 @@ function inWords(error) {
   return error.message;
 }
 
-/** Shows the view of the address. The requests of the one before are given up. */
+/** Shows the view of the address. The requests of the one before are aborted. */
 function showView() {
   shown.abort();
   shown = new AbortController();
@@ -68,7 +68,7 @@ function showView() {
   const view = byId("view");
   view.replaceChildren();
   const key = name ? path : path.replace(/\/$/, "");
-  (VIEWS[key] ?? overview)(context(view, shown.signal), decode(name));
+  (VIEWS.get(key) ?? overview)(context(view, shown.signal), decode(name));
   for (const link of document.querySelectorAll("nav a")) {
     const isHere = link.hash.slice(2) === path.replace(/\/$/, "");
     if (isHere) link.setAttribute("aria-current", "page");

@@ -15,6 +15,7 @@ export function overview({ view, api, has, isForAll, repeat }) {
   const traffic = make("div");
   view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots, traffic));
   if (!has("admin")) servers.append(muted("The list of servers needs a key with the scope admin."));
+  if (!has("admin") || !isForAll) traffic.append(muted("What has the most traffic needs a key with the scope admin, for all rooms."));
   repeat(REFRESH_MS, async (signal) => {
     const [nodes, busiest] = await Promise.all([
       has("admin") ? api.get("/nodes", {}, signal) : undefined,

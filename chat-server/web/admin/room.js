@@ -1,4 +1,4 @@
-// One room: its messages as they come, and its members.
+// One room: its messages, read once a second, and its members.
 
 import { ApiError, roomPath } from "./api.js";
 import { button, field, linkToUser, make, muted, number, section, table, time, update } from "./elements.js";
@@ -43,7 +43,7 @@ export function room({ view, api, has, attempt, repeat }, name) {
 
   function listOf(users) {
     const rows = users.map((user) => [linkToUser(user.id, user.name), user.id, actions(user.id)]);
-    return table("members", ["Name", "Id", "Actions"], rows, "Nobody is in this room.");
+    return table("members", ["Name", "Id", "Actions"], rows, "This room has no users.");
   }
 
   function actions(user) {
@@ -97,21 +97,30 @@ class Messages {
   }
 
   async #read(signal) {
-    const after = this.#offset;
-    const page = await this.#api.get(roomPath(this.#room, "/messages"), { after, limit: SHOWN }, signal);
-    // Redis has lost the messages, or the oldest new ones are no longer kept.
-    const isAhead = page.epoch !== this.#epoch || (after !== undefined && page.messages[0]?.offset > after + 1);
-    if (isAhead && after !== undefined) this.#log.append(make("p", { class: "muted" }, "Messages are missing here."));
-    if (page.epoch !== this.#epoch && after !== undefined) {
-      [this.#epoch, this.#offset] = [page.epoch, undefined];
-      return;
+    let page = await this.#page(this.#offset, signal);
+    // Redis lost the messages, the oldest new ones are no longer kept, or more than a page is new: a
+    // view that read page after page would fall ever further behind a busy room.
+    const isCut = this.#offset !== undefined && !this.#continues(page);
+    if (isCut) {
+      page = await this.#page(undefined, signal);
+      this.#log.append(make("p", { class: "muted" }, "Messages are missing here."));
     }
     const follows = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
     this.#log.append(...page.messages.map(line));
     while (this.#log.childElementCount > SHOWN) this.#log.firstElementChild.remove();
     if (follows) this.#log.scrollTop = this.#log.scrollHeight;
     this.#epoch = page.epoch;
-    this.#offset = page.messages.at(-1)?.offset ?? this.#offset ?? page.offset;
+    this.#offset = page.messages.at(-1)?.offset ?? page.offset;
+  }
+
+  #page(after, signal) {
+    return this.#api.get(roomPath(this.#room, "/messages"), { after, limit: SHOWN }, signal);
+  }
+
+  /** Whether a page after the latest message has all that followed on it. */
+  #continues({ epoch, more, messages }) {
+    const [first] = messages;
+    return epoch === this.#epoch && !more && (!first || first.offset === this.#offset + 1);
   }
 }
 

@@ -48,7 +48,7 @@ export function user({ view, api, has, attempt, repeat }, id) {
         message && attempt(async () => {
           const { delivered } = await api.post(userPath(id, "/messages"), { message });
           input.value = delivered > 0 ? "" : message;
-          input.setCustomValidity(delivered > 0 ? "" : "The user is not connected: nobody received it.");
+          input.setCustomValidity(delivered > 0 ? "" : "The user is not connected, and has not received it.");
           input.reportValidity();
           input.addEventListener("input", () => input.setCustomValidity(""), { once: true });
         });
