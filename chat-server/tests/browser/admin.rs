@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use chat_broker::testing::RedisServer;
 use chat_server::{ApiKey, Secret};
 
 use crate::accessibility;
@@ -148,6 +149,23 @@ fn reader_sees_rooms_and_may_change_nothing() {
     tab.run("location.reload()", &[]);
     tab.until_shows("key", "");
     browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn outage_of_redis_leaves_the_figures_on_the_page() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+    let server = Server::start_with(&arguments);
+    drop(redis);
+    let browser = Browser::start();
+    let tab = browser.open(&server.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    tab.until_shows("state", "Redis accepts no messages");
+    tab.until_shows("connections", "0");
+    tab.until_shows("problem", "does not answer");
+    browser.assert_no_errors(&["503"]);
 }
 
 #[test]

@@ -52,6 +52,14 @@ export class Api {
   }
 }
 
+/** Waits for all calls of a view, each of which shows its own answer, and fails with the first failure:
+ *  what fails, as the list of servers does without Redis, leaves the rest on the page up to date. */
+export async function settled(calls) {
+  const outcomes = await Promise.allSettled(calls);
+  const failed = outcomes.find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason;
+}
+
 /** The path of a room, or of what is below it. */
 export function roomPath(room, rest = "") {
   return `/rooms/${encodeURIComponent(room)}${rest}`;

@@ -1,6 +1,7 @@
 // The servers, and the last ten minutes of this one.
 
 import { bytes, duration, make, muted, number, section, table, update } from "./elements.js";
+import { settled } from "./api.js";
 import { plot } from "./plots.js";
 import { Samples } from "./samples.js";
 import { readTraffic, showTraffic } from "./traffic.js";
@@ -16,18 +17,23 @@ export function overview({ view, api, has, isForAll, repeat }) {
   view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots, traffic));
   if (!has("admin")) servers.append(muted("The list of servers needs a key with the scope admin."));
   if (!has("admin") || !isForAll) traffic.append(muted("What has the most traffic needs a key with the scope admin, for all rooms."));
-  repeat(REFRESH_MS, async (signal) => {
-    const [nodes, busiest] = await Promise.all([
-      has("admin") ? api.get("/nodes", {}, signal) : undefined,
-      has("admin") && isForAll ? readTraffic(api, signal) : undefined,
-      samples.update(signal),
-    ]);
-    if (nodes) update(servers, nodes.nodes, listOf);
-    if (busiest) update(traffic, busiest, showTraffic);
+  repeat(REFRESH_MS, (signal) => settled([showSamples(signal), ...(has("admin") ? [showNodes(signal), showBusiest(signal)] : [])]));
+
+  async function showSamples(signal) {
+    await samples.update(signal);
     if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
     state.replaceChildren(...conditions(samples.latest));
     plots.replaceChildren(...draw(samples));
-  });
+  }
+
+  async function showNodes(signal) {
+    const { nodes } = await api.get("/nodes", {}, signal);
+    update(servers, nodes, listOf);
+  }
+
+  async function showBusiest(signal) {
+    if (isForAll) update(traffic, await readTraffic(api, signal), showTraffic);
+  }
 }
 
 function listOf(nodes) {
@@ -53,8 +59,7 @@ function mostFrequent(values) {
 function conditions({ ready, broker_up, broker_full }) {
   const checks = [
     [ready, "ready for clients", "not ready for clients"],
-    [broker_up, "the broker accepts messages", "the broker accepts no messages"],
-    [!broker_full, undefined, "Redis is full"],
+    [broker_up && !broker_full, "messages are accepted", broker_up ? "Redis is full" : "Redis accepts no messages"],
   ];
   return checks.flatMap(([isGood, good, bad]) => {
     const text = isGood ? good : bad;

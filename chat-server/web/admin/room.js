@@ -1,6 +1,6 @@
 // One room: its messages, read once a second, and its members.
 
-import { ApiError, roomPath } from "./api.js";
+import { ApiError, roomPath, settled } from "./api.js";
 import { button, field, linkToUser, make, muted, number, section, table, time, update } from "./elements.js";
 import { askForSanction } from "./sanctions.js";
 
@@ -20,16 +20,18 @@ export function room({ view, api, has, attempt, repeat }, name) {
   const columns = make("div", { class: "columns" }, section("Messages", log, ...composer()), section("Users", members));
   view.append(make("h1", { "data-testid": "title" }, name), facts, columns);
 
-  repeat(REFRESH_MS, async (signal) => {
-    const [state, present] = await Promise.all([
-      api.get(roomPath(name), {}, signal),
-      api.get(roomPath(name, "/members"), { limit: LISTED }, signal),
-      messages.update(signal),
-    ]);
-    const position = state.epoch ? ` · offset ${state.offset} of epoch ${state.epoch}` : "";
-    facts.textContent = `${number(state.count)} users${position}`;
-    update(members, present, ({ members, count }) => (members.length < count ? crowd(count) : listOf(members)));
-  });
+  repeat(REFRESH_MS, (signal) => settled([showFacts(signal), showMembers(signal), messages.update(signal)]));
+
+  async function showFacts(signal) {
+    const { count, epoch, offset } = await api.get(roomPath(name), {}, signal);
+    const position = epoch ? ` · offset ${offset} of epoch ${epoch}` : "";
+    facts.textContent = `${number(count)} users${position}`;
+  }
+
+  async function showMembers(signal) {
+    const present = await api.get(roomPath(name, "/members"), { limit: LISTED }, signal);
+    update(members, present, ({ members: listed, count }) => (listed.length < count ? crowd(count) : listOf(listed)));
+  }
 
   function composer() {
     if (!has("send")) return [];
