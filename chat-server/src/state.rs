@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use chat_broker::{HeavyHitters, Hub, Status};
+use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use chat_broker::HeavyHitters;
+use chat_core::Sample;
 use chat_transport::{End, Session};
 
 use super::Connection;
@@ -30,17 +30,15 @@ impl Connection {
         // The number of the frame on this connection, from one on that differs by connection: a counter of
         // the server would be one more that all threads write.
         let number = self.id.get().wrapping_mul(FRAMES_APART).wrapping_add(self.received_frames);
-        if HeavyHitters::<Client, 2>::is_sampled(number) {
-            self.count_sampled(bytes);
-        }
+        self.state.clients.sample(number, || self.sampled_frame(bytes));
     }
 
     /// Not inlined: one frame of 16 gets here.
     #[inline(never)]
-    fn count_sampled(&self, bytes: u64) {
+    fn sampled_frame(&self, bytes: u64) -> Sample<Client, 2> {
         let (user, address) = (self.member.user.id.clone(), self.address);
-        let client = Client { id: self.id, user, address };
-        self.state.clients.add(client, bytes + FRAME_WEIGHT, [1, bytes], Instant::now());
+        let key = Client { id: self.id, user, address };
+        Sample { key, weight: bytes + FRAME_WEIGHT, amounts: [1, bytes], at: Instant::now() }
     }
 
     pub(super) fn log_open(&self) {

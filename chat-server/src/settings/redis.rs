@@ -48,14 +48,13 @@ impl Redis {
         self.redis_url.as_ref().map(|url| trim(url.reveal())).filter(|url| !url.is_empty())
     }
 
-    /// What the rooms live in: the address of Redis without its password, or memory.
+    /// What the rooms live in: the address of Redis, or memory.
     pub(crate) fn engine(&self) -> String {
-        let Some(url) = self.url() else { return "memory".to_owned() };
-        // A password is before the last `@`, or after `?` for a socket.
-        let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
-        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
-        let address = address.split_once('?').map_or(address, |(address, _)| address);
-        format!("{scheme}://{address}")
+        #[cfg(feature = "redis")]
+        if let Some(url) = self.url() {
+            return chat_broker::RedisConfig::new(url).address();
+        }
+        "memory".to_owned()
     }
 
     /// What should be equal on all servers. Their URLs may differ, as names of one Redis.

@@ -118,13 +118,19 @@ fn check_times(report: &mut Report, found: &RedisInspection) {
     } else {
         report.ok("redis latency", latency);
     }
-    let (ahead, off) = (found.clock_ahead_ms, found.clock_ahead_ms.unsigned_abs());
+    check_clock(report, found.clock_ahead_ms);
+}
+
+fn check_clock(report: &mut Report, ahead: Option<i64>) {
+    const CHECK: &str = "redis clock";
+    let Some(ahead) = ahead else { return report.warn(CHECK, "unknown: permit TIME") };
+    let off = ahead.unsigned_abs();
     let side = if ahead < 0 { "behind" } else { "ahead of" };
     let detail = format!("{off} ms {side} the clock of this machine");
     if off > MAX_CLOCK_MS {
-        report.warn("redis clock", format!("{detail}: synchronize both (NTP)"));
+        report.warn(CHECK, format!("{detail}: synchronize both (NTP)"));
     } else {
-        report.ok("redis clock", detail);
+        report.ok(CHECK, detail);
     }
 }
 
