@@ -59,7 +59,11 @@ pub(crate) use operator_command::{
 pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
+#[cfg(feature = "jwks")]
+pub(crate) use tokens::invalid_jwks_url;
 pub(crate) use value::Invalid;
+#[cfg(feature = "jwks")]
+pub(crate) use value::url_without_secrets;
 
 /// What the program runs with.
 #[derive(Debug, Args)]

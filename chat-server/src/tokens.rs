@@ -140,7 +140,7 @@ mod remote {
     use tracing::warn;
 
     use super::{Exit, Tokens};
-    use crate::settings::Invalid;
+    use crate::settings::invalid_jwks_url;
 
     /// Keys that are fetched, and the settings by which they are.
     #[derive(Clone)]
@@ -164,8 +164,7 @@ mod remote {
                 }
                 return Ok(Some(kept.clone()));
             }
-            let wrong =
-                |error: FetchError| Invalid::new("jwt-jwks-url", &config.url, error.to_string());
+            let wrong = |error: FetchError| invalid_jwks_url(&config.url, error.to_string());
             let keys = RemoteKeys::start(config.clone()).map_err(wrong)?;
             match keys.fetch().await {
                 Err(FetchError::Unavailable(_)) if is_start => {}

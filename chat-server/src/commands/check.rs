@@ -96,7 +96,7 @@ async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &S
         Ok(Some(config)) => config,
         Err(invalid) => return report.fail(CHECK, Exit::from(invalid).message(sources)),
     };
-    let url = config.url.clone();
+    let url = crate::settings::url_without_secrets(&config.url);
     let start = std::time::Instant::now();
     let fetched = match chat_server::RemoteKeys::start(config) {
         Ok(keys) => keys.fetch().await,

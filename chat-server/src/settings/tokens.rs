@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use chat_server::{Secret, ServerConfig};
 use clap::{Args, Parser};
 
+#[cfg(feature = "jwks")]
+use super::value::url_without_secrets;
 use super::value::{Invalid, MILLISECOND, YEAR, date, filled, secret, text, time};
 
 /// A server would accept tokens for so long after their end.
@@ -38,7 +40,7 @@ pub(crate) struct Tokens {
     /// URL of a JWKS with public keys of tokens, such as
     /// https://accounts.example/.well-known/jwks.json: fetched at the start, again each hour or as
     /// often as its Cache-Control says, and for a token of an unknown key [default: none]
-    #[arg(long, value_name = "URL", value_parser = text)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = text)]
     jwt_jwks_url: Option<String>,
 
     /// File with the certificates of the authorities that sign the certificate of that host, in PEM
@@ -157,6 +159,12 @@ impl Tokens {
     }
 }
 
+/// An error about `jwt-jwks-url` without what may be secret in it.
+#[cfg(feature = "jwks")]
+pub(crate) fn invalid_jwks_url(url: &str, why: String) -> Invalid {
+    Invalid::new("jwt-jwks-url", url_without_secrets(url), why)
+}
+
 #[cfg(feature = "jwt")]
 mod keys {
     use std::path::Path;
@@ -165,6 +173,8 @@ mod keys {
 
     use super::super::value::Invalid;
     use super::super::value::secret;
+    #[cfg(feature = "jwks")]
+    use super::invalid_jwks_url;
     use super::{JwtKeyTable, Tokens};
 
     impl Tokens {
@@ -290,7 +300,7 @@ mod keys {
         pub(crate) fn remote_keys(&self) -> Result<Option<chat_server::RemoteKeysConfig>, Invalid> {
             let Some(url) = self.jwks_url() else { return Ok(None) };
             let mut config = chat_server::RemoteKeysConfig::new(url);
-            config.check().map_err(|error| Invalid::new("jwt-jwks-url", url, error.to_string()))?;
+            config.check().map_err(|error| invalid_jwks_url(url, error.to_string()))?;
             if let Some(file) = &self.jwt_jwks_ca {
                 config = config.ca_certificate(read("jwt-jwks-ca", file)?);
                 config.check().map_err(|error| {
