@@ -76,6 +76,9 @@ async fn check_tokens(report: &mut Report, settings: &Settings, sources: &Source
 #[cfg(feature = "jwt")]
 async fn check_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
     match settings.tokens.keys() {
+        Ok(_) if settings.tokens.all_keys_have_ended() => {
+            report.fail("tokens", "every key has ended: no client can connect");
+        }
         Ok(_) => report.ok("tokens", "clients need one; all keys and files can be read"),
         Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
     }

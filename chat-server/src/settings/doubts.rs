@@ -23,6 +23,10 @@ impl Settings {
                 "no jwt-secret and no other key of tokens: every client has access under any name",
             ),
             (
+                self.tokens.has_ended_key(),
+                "a key of [[jwt_keys]] has ended: tokens that it signs are refused, so remove its table",
+            ),
+            (
                 !self.limits.enabled,
                 "limits are off: rates and counts are not limited, whatever else is set",
             ),
@@ -67,6 +71,8 @@ mod tests {
         assert_eq!(doubts(""), [open]);
         let secret = "jwt-secret = \"0123456789abcdef0123456789abcdef\"\n";
         assert_eq!(doubts(secret), [""; 0]);
+        let ended = "[[jwt_keys]]\nsecret-file = \"a\"\nuntil = \"2020-01-01\"";
+        assert_eq!(doubts(ended), ["a key of [[jwt_keys]] has ended"]);
         for (setting, doubt) in [
             ("limits = \"off\"", "limits are off"),
             ("host = \"0.0.0.0\"", "no metrics-addr"),

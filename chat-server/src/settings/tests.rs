@@ -243,3 +243,17 @@ fn table_of_tokens_has_one_key() {
     let signs = settings.tokens.secret().unwrap().unwrap();
     assert_eq!(signs.reveal(), "b".repeat(32), "the one that lasts longest");
 }
+
+#[cfg(feature = "jwt")]
+#[test]
+fn ended_secret_signs_no_tokens() {
+    let tokens = |file: &str| Settings::of_file(file, &[]).unwrap().tokens;
+    let ended = format!("[[jwt_keys]]\nsecret = \"{}\"\nuntil = \"2020-01-01\"\n", "a".repeat(32));
+    let all = tokens(&ended);
+    assert!(all.are_needed().unwrap() && all.all_keys_have_ended());
+    assert!(all.secret().unwrap().is_none());
+    let lasting = format!("{ended}[[jwt_keys]]\nsecret = \"{}\"\n", "b".repeat(32));
+    assert!(!tokens(&lasting).all_keys_have_ended());
+    let other = format!("jwt-jwks-url = \"https://a.example/jwks\"\n{ended}");
+    assert!(!tokens(&other).all_keys_have_ended());
+}

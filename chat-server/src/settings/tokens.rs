@@ -131,11 +131,7 @@ impl Tokens {
     /// There is no key where there should be one: a server that was meant to ask for tokens does
     /// not start without.
     pub(crate) fn are_needed(&self) -> Result<bool, Invalid> {
-        let files = [&self.jwt_secret_file, &self.jwt_public_key, &self.jwt_jwks_file];
-        let has_key = self.secrets().next().is_some()
-            || files.iter().any(|files| !files.is_empty())
-            || !self.tables.is_empty()
-            || self.jwks_url().is_some();
+        let has_key = self.has_key_without_end() || !self.tables.is_empty();
         let names = [("jwt-audience", self.audience()), ("jwt-issuer", self.issuer())];
         for (setting, names) in names {
             if let (false, Some(name)) = (has_key, names.first()) {
@@ -148,6 +144,26 @@ impl Tokens {
             return Err(Invalid::new("jwt-jwks-ca", file.display(), "it needs jwt-jwks-url"));
         }
         Ok(has_key)
+    }
+
+    fn has_key_without_end(&self) -> bool {
+        let files = [&self.jwt_secret_file, &self.jwt_public_key, &self.jwt_jwks_file];
+        self.secrets().next().is_some()
+            || files.iter().any(|files| !files.is_empty())
+            || self.jwks_url().is_some()
+    }
+
+    /// Whether a key has ended.
+    pub(super) fn has_ended_key(&self) -> bool {
+        self.tables.iter().any(JwtKeyTable::has_ended)
+    }
+
+    /// Whether there were keys and each has ended, so that no token is valid.
+    #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
+    pub(crate) fn all_keys_have_ended(&self) -> bool {
+        !self.has_key_without_end()
+            && self.has_ended_key()
+            && self.tables.iter().all(JwtKeyTable::has_ended)
     }
 
     fn secrets(&self) -> impl Iterator<Item = &Secret> {
@@ -163,6 +179,12 @@ impl Tokens {
 #[cfg(feature = "jwks")]
 pub(crate) fn invalid_jwks_url(url: &str, why: String) -> Invalid {
     Invalid::new("jwt-jwks-url", url_without_secrets(url), why)
+}
+
+impl JwtKeyTable {
+    fn has_ended(&self) -> bool {
+        self.until.is_some_and(|until| until <= SystemTime::now())
+    }
 }
 
 #[cfg(feature = "jwt")]
@@ -208,14 +230,16 @@ mod keys {
             Ok(keys)
         }
 
-        /// The secret that tokens for trying out and for backends are signed with.
+        /// The secret that tokens for trying out and for backends are signed with; `None` if there is
+        /// none, or none that has not ended: the server would refuse what it has signed.
         pub(crate) fn secret(&self) -> Result<Option<Secret>, Invalid> {
             match (self.secrets().next(), self.jwt_secret_file.first()) {
                 (Some(secret), _) => Ok(Some(secret.clone())),
                 (None, Some(file)) => secret_in("jwt-secret-file", file).map(Some),
                 (None, None) => {
                     // The one that lasts longest.
-                    let secrets = self.tables.iter().filter(|table| table.has_secret());
+                    let secrets = self.tables.iter();
+                    let secrets = secrets.filter(|table| table.has_secret() && !table.has_ended());
                     let table = secrets.max_by_key(|table| (table.until.is_none(), table.until));
                     table.map_or(Ok(None), JwtKeyTable::secret)
                 }
