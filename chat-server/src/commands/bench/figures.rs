@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::time::Duration;
 
+use chat_core::printable;
 use chat_transport::client::ClientError;
 use serde::Serialize;
 use serde_json::json;
 
+use super::super::json_text;
 use super::histogram::Histogram;
 use super::window::{Arrival, Window};
 
@@ -213,7 +215,7 @@ impl Report {
     }
 
     pub(super) fn json(&self) -> String {
-        json!(self).to_string()
+        json_text(&json!(self))
     }
 
     pub(super) fn text(&self) -> String {
@@ -232,7 +234,7 @@ impl Report {
             per_second(*delivered),
         );
         for (error, count) in &self.failures {
-            let _ = write!(text, "\nfailed     {count}: {error}");
+            let _ = write!(text, "\nfailed     {count}: {}", printable(error));
         }
         text
     }
