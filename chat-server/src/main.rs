@@ -128,7 +128,7 @@ fn log_start(
     let metrics = metrics.map_or(String::new(), |url| format!(", metrics on {url}/metrics"));
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = option_env!("CHAT_COMMIT"),
+        commit = option_env!("ROOMCAST_COMMIT"),
         engine = settings.redis.engine(),
         settings = digest,
         "listening on {}{metrics}",

@@ -108,7 +108,7 @@ impl Collector for Live {
 
 fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
-    let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
+    let commit = ("commit", option_env!("ROOMCAST_COMMIT").unwrap_or("unknown"));
     page.info("build_info", "What the program was built from", &[version, commit])?;
     let digest = ("digest", &**state.settings_digest.read());
     page.info("settings_info", "The digest of the settings in effect", &[digest])
