@@ -73,8 +73,8 @@ The limits of the server count: start it with --limits off to find out what it c
 new ones, and the server keeps their history as that of others. Ctrl-C ends it with the figures so
 far.
 
-Exit code: 0; 1 if a message was lost, doubled or reordered, or if clients cannot join; 2 if a
-setting is not valid.
+Exit code: 0; 1 if a message failed, did not arrive, or arrived twice or out of order, if there was
+a gap, or if clients cannot join; 2 if a setting is not valid.
 
 Example:
   chat-server bench --clients 1000 --rooms 20 --rate 500 --for 30s";
