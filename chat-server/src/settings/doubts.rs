@@ -1,6 +1,6 @@
 //! Settings that a server in production should not have.
 
-use chat_server::ServerConfig;
+use chat_server::{IpNet, ServerConfig};
 
 use super::Settings;
 use super::value::Invalid;
@@ -44,8 +44,8 @@ impl Settings {
                 "allow-origin has null: any page in a sandboxed frame may use this server",
             ),
             (
-                server.trusted_proxies.iter().any(|network| network.prefix_len() == 0),
-                "trusted-proxies has every address: each client can make up its own",
+                server.trusted_proxies.iter().any(is_wide),
+                "trusted-proxies has a network wider than /8: a client in it can make up its address",
             ),
             (
                 short_key,
@@ -53,6 +53,15 @@ impl Settings {
             ),
         ];
         Ok(doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect())
+    }
+}
+
+/// Whether a network has addresses of the internet beside those of proxies. Two halves are as wide as
+/// all, so the bound is that of the widest private network; of IPv6, that is `fc00::/7`.
+fn is_wide(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(network) => network.prefix_len() < 8,
+        IpNet::V6(network) => network.prefix_len() < 8 && !network.addr().is_unique_local(),
     }
 }
 
@@ -73,13 +82,15 @@ mod tests {
         assert_eq!(doubts(secret), [""; 0]);
         let ended = "[[jwt_keys]]\nsecret-file = \"a\"\nuntil = \"2020-01-01\"";
         assert_eq!(doubts(ended), ["a key of [[jwt_keys]] has ended"]);
+        let wide = "trusted-proxies has a network wider than /8";
         for (setting, doubt) in [
             ("limits = \"off\"", "limits are off"),
             ("host = \"0.0.0.0\"", "no metrics-addr"),
             ("host = \"chat.example\"", "no metrics-addr"),
             ("allow-host = \"*\"", "allow-host is *"),
             ("allow-origin = [\"null\"]", "allow-origin has null"),
-            ("trusted-proxies = [\"10.0.0.0/8\", \"::/0\"]", "trusted-proxies has every address"),
+            ("trusted-proxies = [\"10.0.0.0/8\", \"::/0\"]", wide),
+            ("trusted-proxies = [\"0.0.0.0/1\", \"128.0.0.0/1\"]", wide),
             (
                 "api-key = \"0123456789abcdefghijk\"",
                 "api-key has less than 22 characters and might be guessed",
@@ -92,6 +103,7 @@ mod tests {
             "host = \"localhost\"",
             "host = \"0.0.0.0\"\nmetrics-addr = \"127.0.0.1:9100\"",
             "allow-host = \".chat.example\"",
+            "trusted-proxies = [\"10.0.0.0/8\", \"fc00::/7\"]",
             "api-key = \"0123456789abcdefghijkl\"",
         ] {
             assert_eq!(doubts(&format!("{secret}{fine}")), [""; 0], "{fine}");
