@@ -32,7 +32,7 @@ pub(crate) fn run(
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Exit::System(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             OperatorCommand::Check(args) => check::run(&args, settings, sources).await,
             OperatorCommand::Health(args) => health::run(&args, settings).await,
@@ -41,7 +41,10 @@ pub(crate) fn run(
             OperatorCommand::Bench(args) => bench::run(&args, settings).await,
             OperatorCommand::Size(args) => size::run(&args, settings),
         }
-    })
+    });
+    // To drop the runtime is to wait for a look-up of a name, which takes as long as the resolver does.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Prints one line. Whether anything reads it is of no interest: the exit code has the outcome.
