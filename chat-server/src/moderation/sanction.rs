@@ -74,6 +74,8 @@ pub struct Ban {
     pub reason: Option<String>,
     /// The time until the ban ends.
     pub expires_in: Duration,
+    /// Whether the ban has no end but an unban; then `expires_in` is the rest of ten years.
+    pub is_permanent: bool,
 }
 
 /// The value of a record.
