@@ -15,7 +15,6 @@ mod api;
 mod changes;
 mod config_file;
 mod connections;
-mod doubts;
 mod exit;
 mod file;
 mod key_command;
@@ -34,6 +33,7 @@ mod token_command;
 mod tokens;
 mod value;
 mod variables;
+mod warnings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -44,8 +44,8 @@ fn check_settings(
         report.warn("settings", warning);
     }
     // If they are not known, the keys of tokens fail below.
-    for doubt in settings.doubts(server).unwrap_or_default() {
-        report.warn("settings", doubt);
+    for warning in settings.warnings(server).unwrap_or_default() {
+        report.warn("settings", warning);
     }
     if server.api_key.is_none() && server.api_keys.is_empty() {
         report.ok("api", "off: no key is set");

@@ -46,7 +46,7 @@ impl Sources {
         if !self.service_links.is_empty() {
             self.warnings.push(format!(
                 "not read, since Kubernetes or Docker has set them for a service: {}; \
-                 enableServiceLinks: false in the pod keeps them away",
+                 enableServiceLinks: false in the pod prevents that",
                 self.service_links.join(", ")
             ));
         }

@@ -1,4 +1,4 @@
-//! What settings come to, from the command line and the file to what the server runs with.
+//! Settings from the command line and the file, and the configuration that the server runs with.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn defaults_that_depend_on_trusted_proxies_are_as_the_help_says() {
 
 /// Behind a proxy that does not tell them apart, all clients have one address.
 #[test]
-fn addresses_are_limited_where_they_are_told_apart() {
+fn addresses_are_limited_only_if_clients_have_their_own() {
     let limits = |file: &str| {
         let limits = Settings::of_file(file, &[]).unwrap().server().unwrap().limits;
         (limits.connections_per_address, limits.address.frames)

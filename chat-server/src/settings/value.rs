@@ -15,7 +15,7 @@ use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
-/// The most of anything that is counted in bytes: more is a slip of the pen.
+/// The most of anything that is counted in bytes: more is a mistake.
 pub(super) const MAX_BYTES: usize = 1 << 30;
 
 /// The most of anything else that is counted: clients read some of these numbers, and those of

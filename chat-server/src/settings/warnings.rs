@@ -9,15 +9,15 @@ use super::value::Invalid;
 const UNGUESSABLE: usize = 22;
 
 impl Settings {
-    /// A line for each setting that fits a trial and not production. `server` is what the settings come
-    /// to.
-    pub(crate) fn doubts(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
+    /// A line for each setting that fits a trial and not production. `server` is the configuration by
+    /// these settings.
+    pub(crate) fn warnings(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
         let names_no_clients = !self.tokens.are_needed()?;
         let short_key = server.api_key.as_ref().is_some_and(|key| {
             // Others come from `chat-server key`.
             key.reveal().chars().count() < UNGUESSABLE
         });
-        let doubts = [
+        let warnings = [
             (
                 names_no_clients,
                 "no jwt-secret and no other key of tokens: every client has access under any name",
@@ -52,7 +52,7 @@ impl Settings {
                 "api-key has less than 22 characters and might be guessed: chat-server key makes one",
             ),
         ];
-        Ok(doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect())
+        Ok(warnings.into_iter().filter(|(is_so, _)| *is_so).map(|(_, warning)| warning).collect())
     }
 }
 
@@ -70,20 +70,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_doubtful_setting_has_a_line() {
-        let doubts = |file: &str| {
+    fn each_setting_for_a_trial_has_a_line() {
+        let warnings = |file: &str| {
             let settings = Settings::of_file(file, &[]).unwrap();
-            let doubts = settings.doubts(&settings.server().unwrap()).unwrap();
-            doubts.iter().map(|doubt| doubt.split(':').next().unwrap()).collect::<Vec<_>>()
+            let warnings = settings.warnings(&settings.server().unwrap()).unwrap();
+            warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect::<Vec<_>>()
         };
         let open = "no jwt-secret and no other key of tokens";
-        assert_eq!(doubts(""), [open]);
+        assert_eq!(warnings(""), [open]);
         let secret = "jwt-secret = \"0123456789abcdef0123456789abcdef\"\n";
-        assert_eq!(doubts(secret), [""; 0]);
+        assert_eq!(warnings(secret), [""; 0]);
         let ended = "[[jwt_keys]]\nsecret-file = \"a\"\nuntil = \"2020-01-01\"";
-        assert_eq!(doubts(ended), ["a key of [[jwt_keys]] has ended"]);
+        assert_eq!(warnings(ended), ["a key of [[jwt_keys]] has ended"]);
         let wide = "trusted-proxies has a network wider than /8";
-        for (setting, doubt) in [
+        for (setting, warning) in [
             ("limits = \"off\"", "limits are off"),
             ("host = \"0.0.0.0\"", "no metrics-addr"),
             ("host = \"chat.example\"", "no metrics-addr"),
@@ -96,7 +96,7 @@ mod tests {
                 "api-key has less than 22 characters and might be guessed",
             ),
         ] {
-            assert_eq!(doubts(&format!("{secret}{setting}")), [doubt], "{setting}");
+            assert_eq!(warnings(&format!("{secret}{setting}")), [warning], "{setting}");
         }
         for fine in [
             "host = \"::1\"",
@@ -106,7 +106,7 @@ mod tests {
             "trusted-proxies = [\"10.0.0.0/8\", \"fc00::/7\"]",
             "api-key = \"0123456789abcdefghijkl\"",
         ] {
-            assert_eq!(doubts(&format!("{secret}{fine}")), [""; 0], "{fine}");
+            assert_eq!(warnings(&format!("{secret}{fine}")), [""; 0], "{fine}");
         }
     }
 }
