@@ -52,6 +52,10 @@ fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
 /// JSON for a terminal as well: of what it obeys, or what reorders text, JSON may leave some as it is.
 fn json_text(value: &Value) -> String {
     let json = value.to_string();

@@ -13,7 +13,8 @@ use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, time
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
 
-/// As many clients as one address has ports for one server, and some more.
+/// All port numbers of an address, of which each client needs one. By default the system assigns 28,232
+/// of them.
 const MAX_CLIENTS: usize = 65_535;
 
 /// The longest text of a message that a server accepts by default.

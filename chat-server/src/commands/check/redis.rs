@@ -2,6 +2,7 @@
 
 use chat_broker::{RedisConfig, RedisInspection};
 
+use super::super::mib;
 use super::report::Report;
 
 /// A clock that is further off than this makes times in the log and in messages differ.
@@ -126,8 +127,4 @@ fn check_times(report: &mut Report, found: &RedisInspection) {
     } else {
         report.ok("redis clock", detail);
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
