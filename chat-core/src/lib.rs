@@ -75,3 +75,4 @@ pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
 pub use topic::Topic;
 pub use user::{Color, InvalidColor, User};
+pub use visibility::printable;

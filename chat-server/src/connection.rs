@@ -2,7 +2,6 @@
 
 mod budget;
 mod connect_params;
-
 mod held;
 mod hello;
 mod history;

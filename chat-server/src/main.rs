@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    log_warnings(sources, &settings.doubts(&server)?);
+    log_warnings(sources, &settings.warnings(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
@@ -57,8 +57,9 @@ fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
 }
 
 /// Logs what the operator should know of the settings, beside errors.
-pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
-    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
+pub(crate) fn log_warnings(sources: &Sources, of_settings: &[&str]) {
+    for warning in sources.warnings().iter().map(String::as_str).chain(of_settings.iter().copied())
+    {
         warn!("{warning}");
     }
 }
@@ -128,7 +129,7 @@ fn log_start(
     let metrics = metrics.map_or(String::new(), |url| format!(", metrics on {url}/metrics"));
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = option_env!("CHAT_COMMIT"),
+        commit = option_env!("ROOMCAST_COMMIT"),
         engine = settings.redis.engine(),
         settings = digest,
         "listening on {}{metrics}",

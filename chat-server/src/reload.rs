@@ -70,7 +70,7 @@ impl Reload {
         config.shared_settings = settings.shared_settings(&self.started.redis)?;
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        log_warnings(sources, &settings.doubts(&config)?);
+        log_warnings(sources, &settings.warnings(&config)?);
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();

@@ -108,7 +108,7 @@ impl Collector for Live {
 
 fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
-    let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
+    let commit = ("commit", option_env!("ROOMCAST_COMMIT").unwrap_or("unknown"));
     page.info("build_info", "What the program was built from", &[version, commit])?;
     let digest = ("digest", &**state.settings_digest.read());
     page.info("settings_info", "The digest of the settings in effect", &[digest])
@@ -170,7 +170,8 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     let help = "Messages that wait for the broker's answer";
     page.gauge("broker_queued", help, stats.publish_queued)?;
     refusals(page, &stats.refusals)?;
-    let help = "Whether the broker refuses what rooms keep, for want of memory";
+    let help =
+        "Whether the broker has no memory for the messages that rooms keep, and refuses them";
     page.gauge("broker_full", help, stats.full.into())?;
     if let Some(run_id) = &stats.run_id {
         let help = "The process of Redis (run_id) that this server is connected to";

@@ -78,6 +78,7 @@ mod without_jwt {
 #[cfg(feature = "jwt")]
 mod with_jwt {
     use chat_server::{JwtAuthenticator, JwtSigner, TokenIssuer};
+    use tracing::error;
 
     use super::remote::Remote;
     use super::{Exit, Server, ServerBuilder, Tokens};
@@ -94,6 +95,11 @@ mod with_jwt {
         /// The authenticator by the settings. Keys at a URL that `running` has as well are its own.
         pub(super) async fn read(tokens: &Tokens, running: Option<&Self>) -> Result<Self, Exit> {
             let mut keys = tokens.keys()?;
+            if tokens.all_keys_have_ended() {
+                error!(
+                    "every key of tokens has ended: no client can connect until there is a new one"
+                );
+            }
             let is_start = running.is_none();
             let kept = running.and_then(|running| running.remote.as_ref());
             let remote = Remote::read(tokens, kept, is_start).await?;
@@ -140,7 +146,7 @@ mod remote {
     use tracing::warn;
 
     use super::{Exit, Tokens};
-    use crate::settings::Invalid;
+    use crate::settings::invalid_jwks_url;
 
     /// Keys that are fetched, and the settings by which they are.
     #[derive(Clone)]
@@ -164,8 +170,7 @@ mod remote {
                 }
                 return Ok(Some(kept.clone()));
             }
-            let wrong =
-                |error: FetchError| Invalid::new("jwt-jwks-url", &config.url, error.to_string());
+            let wrong = |error: FetchError| invalid_jwks_url(&config.url, error.to_string());
             let keys = RemoteKeys::start(config.clone()).map_err(wrong)?;
             match keys.fetch().await {
                 Err(FetchError::Unavailable(_)) if is_start => {}

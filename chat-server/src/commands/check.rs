@@ -44,8 +44,8 @@ fn check_settings(
         report.warn("settings", warning);
     }
     // If they are not known, the keys of tokens fail below.
-    for doubt in settings.doubts(server).unwrap_or_default() {
-        report.warn("settings", doubt);
+    for warning in settings.warnings(server).unwrap_or_default() {
+        report.warn("settings", warning);
     }
     if server.api_key.is_none() && server.api_keys.is_empty() {
         report.ok("api", "off: no key is set");
@@ -76,6 +76,9 @@ async fn check_tokens(report: &mut Report, settings: &Settings, sources: &Source
 #[cfg(feature = "jwt")]
 async fn check_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
     match settings.tokens.keys() {
+        Ok(_) if settings.tokens.all_keys_have_ended() => {
+            report.fail("tokens", "every key has ended: no client can connect");
+        }
         Ok(_) => report.ok("tokens", "clients need one; all keys and files can be read"),
         Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
     }
@@ -96,7 +99,7 @@ async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &S
         Ok(Some(config)) => config,
         Err(invalid) => return report.fail(CHECK, Exit::from(invalid).message(sources)),
     };
-    let url = config.url.clone();
+    let url = crate::settings::url_without_secrets(&config.url);
     let start = std::time::Instant::now();
     let fetched = match chat_server::RemoteKeys::start(config) {
         Ok(keys) => keys.fetch().await,

@@ -10,7 +10,7 @@ use chat_core::{Retention, RoomId};
 use serde::Serialize;
 use serde_json::json;
 
-use super::print;
+use super::{mib, print};
 use crate::open_files;
 use crate::settings::{Exit, Settings, SizeArgs};
 
@@ -148,10 +148,6 @@ impl Size {
         line("  balancer addresses", server.balancer_addresses.to_string());
         text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn cores(cores: f64) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use chat_core::Sample;
+use chat_core::{Sample, printable};
 use chat_transport::{End, Session};
 
 use super::Connection;
@@ -86,12 +86,13 @@ impl Connection {
     }
 }
 
-/// What the close code does not say. Escaped: the peer may have chosen the words.
+/// What the close code does not say. The peer may have chosen the words, and formats of the log escape
+/// neither directions of text nor, in JSON, all control characters.
 fn detail<S>(session: &Session<S>, end: &End) -> Option<String> {
     let detail = match end {
         End::ByPeer { phrase, .. } | End::Custom { phrase, .. } => phrase.to_string(),
         End::Lost(Some(error)) => error.to_string(),
         _ => session.violation_detail()?.to_owned(),
     };
-    (!detail.is_empty()).then(|| detail.escape_debug().to_string())
+    (!detail.is_empty()).then(|| printable(&detail).into_owned())
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use chat_core::printable;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -128,7 +129,8 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// One line on stderr. `eprintln!` would panic if it is closed.
+/// One line on stderr. Escaped: a server, or one of its clients, may have chosen the words.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "chat-server: {line}");
+    // `eprintln!` would panic if stderr is closed.
+    let _ = writeln!(io::stderr(), "chat-server: {}", printable(line));
 }

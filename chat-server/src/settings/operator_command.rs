@@ -13,7 +13,8 @@ use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, time
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
 
-/// As many clients as one address has ports for one server, and some more.
+/// All port numbers of an address, of which each client needs one. By default the system assigns 28,232
+/// of them.
 const MAX_CLIENTS: usize = 65_535;
 
 /// The longest text of a message that a server accepts by default.
@@ -73,8 +74,8 @@ The limits of the server count: start it with --limits off to find out what it c
 new ones, and the server keeps their history as that of others. Ctrl-C ends it with the figures so
 far.
 
-Exit code: 0; 1 if a message was lost, doubled or reordered, or if clients cannot join; 2 if a
-setting is not valid.
+Exit code: 0; 1 if a message failed, did not arrive, or arrived twice or out of order, if there was
+a gap, or if clients cannot join; 2 if a setting is not valid.
 
 Example:
   chat-server bench --clients 1000 --rooms 20 --rate 500 --for 30s";

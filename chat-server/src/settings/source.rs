@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
+use chat_core::printable;
 use clap::{Arg, ArgMatches, Command};
 
 use super::file::{File, TABLES, insert};
@@ -45,16 +46,16 @@ impl Sources {
         if !self.service_links.is_empty() {
             self.warnings.push(format!(
                 "not read, since Kubernetes or Docker has set them for a service: {}; \
-                 enableServiceLinks: false in the pod keeps them away",
+                 enableServiceLinks: false in the pod prevents that",
                 self.service_links.join(", ")
             ));
         }
     }
 
     /// The command with the variable of each setting. One that had a name without the prefix in
-    /// earlier releases, and has it still, is warned about, as is a slip in an alias.
+    /// earlier releases, and has it still, is warned about, as is a misspelled alias.
     pub(super) fn with_variables(&mut self, command: Command) -> Command {
-        self.warn_of_slips();
+        self.warn_of_misspelled_aliases();
         for arg in command.get_arguments() {
             let (variable, bare) =
                 (self.variable(arg.get_id().as_str()), bare(arg.get_id().as_str()));
@@ -74,15 +75,15 @@ impl Sources {
         &self.arguments
     }
 
-    fn warn_of_slips(&mut self) {
+    fn warn_of_misspelled_aliases(&mut self) {
         let is_set = |alias: &str| self.has(alias) || self.has(&format!("{PREFIX}{alias}"));
-        let slip = |name: &OsString| {
-            let name = name.to_str()?;
-            let alias = near_alias(name).filter(|alias| !is_set(alias))?;
-            Some(format!("{name} is not read; did you mean {alias}?"))
+        let warning = |name: &OsString| {
+            let name = name.to_string_lossy();
+            let alias = near_alias(&name).filter(|alias| !is_set(alias))?;
+            Some(format!("{} is not read; did you mean {alias}?", printable(&name)))
         };
-        let slips: Vec<_> = self.variables.keys().filter_map(slip).collect();
-        self.warnings.extend(slips);
+        let warnings: Vec<_> = self.variables.keys().filter_map(warning).collect();
+        self.warnings.extend(warnings);
     }
 
     /// Refuses variables that begin as settings do, and are none: one that was meant to keep clients
@@ -91,8 +92,8 @@ impl Sources {
     /// # Errors
     /// Their names, each with that of the setting that is meant.
     pub(super) fn check_names(&self, command: &Command) -> Result<(), String> {
-        let names = self.variables.keys().filter_map(|name| name.to_str());
-        unknown(names, command).map_or(Ok(()), Err)
+        let names: Vec<_> = self.variables.keys().map(|name| name.to_string_lossy()).collect();
+        unknown(names.iter().map(AsRef::as_ref), command).map_or(Ok(()), Err)
     }
 
     /// The arguments for clap: those of the process and, as flags, the variables that have white
@@ -270,5 +271,17 @@ mod tests {
         assert_eq!(warnings(&[("PORT", "1"), ("CHAT_PORT", "2")]), [""; 0]);
         assert_eq!(warnings(&[("PROT", "1")]), ["PROT is not read; did you mean PORT?"]);
         assert_eq!(warnings(&[("PROT", "1"), ("PORT", "1")]), [""; 0], "of another program");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn name_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let name = OsString::from_vec(b"CHAT_LO\xc9".to_vec());
+        let mut sources = Sources::new(Vec::new(), [(name, "x".into())].into());
+        let command = sources.with_variables(command());
+        let error = sources.check_names(&command).unwrap_err();
+        assert!(error.starts_with("CHAT_LO\u{fffd}: no such setting"), "{error}");
     }
 }

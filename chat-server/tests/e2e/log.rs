@@ -106,7 +106,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     post(&server, "/api/users/kicked/disconnect", &json!({"reason": "enough"})).await;
     assert_eq!(kicked.recv_until_close().await.1.0, 4002);
     let mut banned = client(&server, "banned").await;
-    let ban = json!({"reason": "spam\n", "seconds": 90});
+    let ban = json!({"reason": "\"spam\"\n", "seconds": 90});
     post(&server, "/api/users/banned/disconnect", &ban).await;
     assert_eq!(banned.recv_until_close().await.1.0, 4003);
     for (user, code) in [
@@ -140,7 +140,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
         ("scope", json!("all servers")),
         ("user", json!("banned")),
         ("seconds", json!(90.0)),
-        ("reason", json!("spam\\n")),
+        ("reason", json!("\"spam\"\\n")),
         ("ok", json!(true)),
     ] {
         assert_eq!(ban[field], value, "{ban}");

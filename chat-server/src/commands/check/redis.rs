@@ -2,6 +2,7 @@
 
 use chat_broker::{RedisConfig, RedisInspection};
 
+use super::super::mib;
 use super::report::Report;
 
 /// A clock that is further off than this makes times in the log and in messages differ.
@@ -132,8 +133,4 @@ fn check_clock(report: &mut Report, ahead: Option<i64>) {
     } else {
         report.ok(CHECK, detail);
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use chat_core::printable;
 use serde::Serialize;
 use serde_json::json;
 
+use super::super::json_text;
 use crate::settings::SettingInEffect;
 
 /// What was found, one line for each check.
@@ -50,7 +52,7 @@ impl Report {
     }
 
     pub(super) fn json(&self, settings: &[SettingInEffect]) -> String {
-        json!({ "ok": !self.has_failed(), "settings": settings, "checks": self.0 }).to_string()
+        json_text(&json!({ "ok": !self.has_failed(), "settings": settings, "checks": self.0 }))
     }
 
     pub(super) fn text(&self, settings: &[SettingInEffect]) -> String {
@@ -78,7 +80,7 @@ fn table(rows: &[[&str; 3]]) -> String {
     let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
     let mut text = String::new();
     for [a, b, c] in rows {
-        let _ = writeln!(text, "{a:first$}  {b:second$}  {c}");
+        let _ = writeln!(text, "{a:first$}  {b:second$}  {}", printable(c));
     }
     text
 }

@@ -160,7 +160,7 @@ fn tls_without_authorities_is_named() {
 fn missing_files_and_keys_at_a_url_fail() {
     let (code, report) = check(command().args([
         "--jwt-jwks-url",
-        "http://127.0.0.1:1/jwks.json",
+        "http://127.0.0.1:1/jwks.json?token=hidden-token",
         "--jwt-public-key",
         "/nonexistent/key.pem",
         "--redis-url",
@@ -173,6 +173,7 @@ fn missing_files_and_keys_at_a_url_fail() {
     assert_eq!(code, 1);
     assert_found(&report, "host", "fail", "x86_64-conda-linux-gnu has no address");
     assert_found(&report, "jwks", "fail", "http://127.0.0.1:1/jwks.json: cannot connect");
+    assert!(!report.to_string().contains("hidden-token"), "{report}");
     let file = "'/nonexistent/key.pem' for --jwt-public-key: cannot read";
     assert_found(&report, "tokens", "fail", file);
     assert_found(&report, "redis", "fail", "'/nonexistent/ca.pem' for --redis-ca: cannot read");
