@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chat_broker::{BrokerStats, CommandRefusals, Hub, Latencies, Status};
 use prometheus_client::collector::Collector;
@@ -27,7 +27,7 @@ pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
     let ours = registry.sub_registry_with_prefix("chat");
     state.metrics.register(ours);
     ours.register_collector(Box::new(Live(Arc::clone(state))));
-    registry.register_collector(Box::new(OfProcess));
+    registry.register_collector(Box::new(OfProcess { server_started: since_1970(state.started) }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -53,25 +53,35 @@ pub(crate) fn to_plain(page: &str) -> String {
     plain
 }
 
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Metrics of the process, read at each scrape.
 #[derive(Debug)]
-struct OfProcess;
+struct OfProcess {
+    /// Since 1970.
+    server_started: Duration,
+}
 
 impl Collector for OfProcess {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut page, Some(process)) = (Page(encoder), Process::read()) else { return Ok(()) };
-        let help = "Resident memory";
-        page.bytes("process_resident_memory_bytes", help, process.resident_bytes)?;
-        let help = "Virtual memory";
-        page.bytes("process_virtual_memory_bytes", help, process.virtual_bytes)?;
-        page.bytes("process_open_fds", "Open files", process.open_files)?;
-        if let Some(files) = process.max_files {
-            page.bytes("process_max_fds", "The most open files", files)?;
+        let (mut page, process) = (Page(encoder), Process::read());
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory", process.resident_bytes),
+            ("process_virtual_memory_bytes", "Virtual memory", process.virtual_bytes),
+            ("process_open_fds", "Open files", process.open_files),
+            ("process_max_fds", "The most open files", process.max_files),
+        ] {
+            value.map_or(Ok(()), |value| page.bytes(name, help, value))?;
         }
-        let cpu = ConstCounter::new(process.cpu.as_secs_f64());
-        page.metric("process_cpu_seconds", "CPU time of all threads", &cpu)?;
+        if let Some(cpu) = process.cpu {
+            let cpu = ConstCounter::new(cpu.as_secs_f64());
+            page.metric("process_cpu_seconds", "CPU time of all threads", &cpu)?;
+        }
         let help = "When the process started, since 1970";
-        page.seconds("process_start_time_seconds", help, process.started)
+        let started = process.started.unwrap_or(self.server_started);
+        page.seconds("process_start_time_seconds", help, started)
     }
 }
 

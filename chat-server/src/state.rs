@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chat_broker::{HeavyHitters, Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
@@ -66,6 +66,7 @@ pub(crate) struct State {
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
+    pub(crate) started: SystemTime,
     /// The random id of this server process.
     pub(crate) node: String,
     /// The sender of messages of the application that names no other.
@@ -145,6 +146,7 @@ impl State {
             hooks,
             moderation,
             resume: Resume::default(),
+            started: SystemTime::now(),
             node: random_id(10),
             backend: backend(),
             sessions,
