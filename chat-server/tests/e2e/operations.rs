@@ -20,7 +20,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 65] = [
+    let table: [Case<'_>; 64] = [
         (&["--allow-host", "chat.example:port"], &[], "'chat.example:port' for --allow-host"),
         (&["--allow-host", "chat.*.example"], &[], "'chat.*.example' for --allow-host"),
         (&["--allow-origin", "*"], &[], "'*' for --allow-origin"),
@@ -88,7 +88,6 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--port", "eight"], &[], "'eight' for --port: expected a whole number"),
         (&["--port", "70000"], &[], "for --port: at most 65535"),
         (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
-        (&[], &[("PORT", "")], "for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
         (&["--port", "-1"], &[], "unexpected argument '-1'"),
         (&["--drain-timeout", "10"], &[], "'10' for --drain-timeout: expected a time such as"),
@@ -166,6 +165,21 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     assert!(err.contains("CHAT_PUBLIC_URL") && !err.contains("secret"), "{err}");
     std::fs::remove_file(file).unwrap();
     std::fs::remove_file(wrong).unwrap();
+}
+
+/// As Compose gives them with `${CHAT_MAX_ROOMS:-}`.
+#[tokio::test]
+async fn empty_variables_and_texts_are_no_settings() {
+    let file = std::env::temp_dir().join(format!("chat-empty-{}.toml", std::process::id()));
+    std::fs::write(&file, "port = 0\nmax-rooms = 3\nping-interval = \"\"\n").unwrap();
+    let empty = ["PORT", "CHAT_MAX_ROOMS", "CHAT_METRICS_ADDR", "CHAT_JWT_SECRET", "CHAT_REDIS_CA"];
+    let empty = empty.map(|name| (name, ""));
+    let server = Chat::start(command().arg("--config").arg(&file).envs(empty));
+    let mut client = server.native().await;
+    client.send(r#"{"type":"hello"}"#).await;
+    let welcome = client.recv_json().await;
+    assert_eq!((&welcome["limits"]["rooms"], &welcome["heartbeat_ms"]), (&json!(3), &json!(25_000)));
+    std::fs::remove_file(&file).unwrap();
 }
 
 /// A service manager starts the program again: the port becomes free, the address and the name
