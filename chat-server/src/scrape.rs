@@ -141,8 +141,10 @@ fn key_fetches(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let outcomes = [("ok", fetches.succeeded), ("failed", fetches.failed)];
     let counters = outcomes.map(|(name, count)| ([("outcome", name)], ConstCounter::new(count)));
     page.family("key_fetches", "Fetches of the keys of tokens", counters.into_iter())?;
-    let help = "Time since the keys of tokens were last fetched";
-    fetches.age.map_or(Ok(()), |age| page.seconds("key_age_seconds", help, age))
+    let help = "Time since the keys of tokens were last fetched, or since the start";
+    // Without a value until the first fetch, no alarm would see a server that never had keys.
+    let age = fetches.age.unwrap_or_else(|| state.started.elapsed().unwrap_or_default());
+    page.seconds("key_age_seconds", help, age)
 }
 
 fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
