@@ -121,7 +121,12 @@ fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
     page.info("build_info", "What the program was built from", &[version, commit])?;
     let digest = ("digest", &**state.settings_digest.read());
-    page.info("settings_info", "The digest of the settings in effect", &[digest])
+    page.info("settings_info", "The digest of the settings in effect", &[digest])?;
+    let reload = *state.latest_reload.read();
+    let help = "Whether the latest reload of the settings succeeded; 1 before the first";
+    page.gauge("settings_reload_successful", help, reload.is_successful.into())?;
+    let help = "When the settings in effect were read, since 1970";
+    page.seconds("settings_reload_timestamp_seconds", help, since_1970(reload.in_effect_since))
 }
 
 fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
