@@ -52,6 +52,13 @@ impl Process {
     }
 }
 
+/// The name of this machine, pod or container. `None` if the system does not say it.
+pub(crate) fn host_name() -> Option<String> {
+    let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
+    let name = files.iter().find_map(|file| fs::read_to_string(file).ok())?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// The directory's size is their number since Linux 6.2, and 0 before.
 fn open_files(files: &Path) -> Option<u64> {
     match fs::metadata(files).ok()?.len() {

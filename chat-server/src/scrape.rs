@@ -119,7 +119,8 @@ impl Collector for Live {
 fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
-    page.info("build_info", "What the program was built from", &[version, commit])?;
+    let node = ("node", &*state.node);
+    page.info("build_info", "What the program was built from", &[version, commit, node])?;
     let digest = ("digest", &**state.settings_digest.read());
     page.info("settings_info", "The digest of the settings in effect", &[digest])?;
     let reload = *state.latest_reload.read();

@@ -367,6 +367,13 @@ impl Server {
         self.state.latest_reload.write().is_successful = false;
     }
 
+    /// The random id of this server, which clients receive in `welcome`, and by which `GET /api/nodes`
+    /// lists it.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.state.node
+    }
+
     /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.
     #[must_use]
     pub fn settings_digest(&self) -> String {

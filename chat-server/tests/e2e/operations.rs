@@ -303,6 +303,7 @@ fn start_is_one_line_with_what_runs() {
         &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
         &format!("engine=\"{}", redis.url().trim_end_matches('/')),
         "settings=\"",
+        "node=\"",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
