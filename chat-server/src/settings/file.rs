@@ -148,6 +148,10 @@ impl File {
         format!("{}, line {line}, {key}: {why}", self.path.display())
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the file has a setting: `port (chat.toml, line 3)`.
     pub(super) fn place(&self, setting: &str) -> Option<String> {
         let entry = self.entries.iter().find(|entry| entry.key == setting)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -155,6 +156,11 @@ impl Sources {
         }
     }
 
+    /// The configuration file, if one was read.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(File::path)
+    }
+
     /// What the user should know, beside errors.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
@@ -209,8 +215,6 @@ fn bare(setting: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn sources(arguments: &[&str], variables: &[(&str, &str)], file: &str) -> Sources {
