@@ -242,7 +242,7 @@ mod tests {
             }
         }
         let start = Instant::now();
-        let clients = HeavyHitters::new(start);
+        let clients = HeavyHitters::<Named, 1>::new(start);
         let name = |at| clients.heaviest(1, at)[0].0.1;
         clients.add(Named(1, "unknown"), 1, [1], start);
         clients.add(Named(1, "ann"), 1, [1], start);

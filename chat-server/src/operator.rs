@@ -49,7 +49,10 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, Cow<'static, 
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
     } else if state.is_ready() && state.hub.broker().stats().full {
         // All servers share the broker: clients gain nothing by another server.
-        (StatusCode::OK, "ready, but the broker is full: rooms with history refuse messages\n".into())
+        (
+            StatusCode::OK,
+            "ready, but the broker is full: rooms with history refuse messages\n".into(),
+        )
     } else if state.is_ready() {
         (StatusCode::OK, "ready\n".into())
     } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {

@@ -146,7 +146,10 @@ async fn rights_to_other_keys_are_no_rights() {
         let node = Node::with(config).await;
         assert_eq!(node.broker.status(), Status::Unavailable, "{keys} {channels}");
         let refusals = node.broker.stats().refusals;
-        assert!(refusals.iter().any(|each| each.cause == "NOPERM" && each.count > 0), "{refusals:?}");
+        assert!(
+            refusals.iter().any(|each| each.cause == "NOPERM" && each.count > 0),
+            "{refusals:?}"
+        );
         server.command(&["ACL", "DELUSER", "chat"]).await;
     }
 }

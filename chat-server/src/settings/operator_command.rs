@@ -258,7 +258,12 @@ pub(super) fn in_effect(
             Some(_) => sources.name(name),
         };
         let is_secret = arg.is_hide_env_values_set();
-        Some(SettingInEffect { name: name.to_owned(), value: value(arg, matches), source, is_secret })
+        Some(SettingInEffect {
+            name: name.to_owned(),
+            value: value(arg, matches),
+            source,
+            is_secret,
+        })
     };
     command.get_arguments().filter_map(setting).collect()
 }

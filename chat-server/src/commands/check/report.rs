@@ -52,6 +52,7 @@ impl Report {
 
     pub(super) fn json(&self, file: Option<&Path>, settings: &[SettingInEffect]) -> String {
         let (ok, checks) = (!self.has_failed(), &self.0);
+        let file = file.map(|file| file.display().to_string());
         json!({ "ok": ok, "file": file, "settings": settings, "checks": checks }).to_string()
     }
 

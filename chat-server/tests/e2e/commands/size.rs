@@ -111,8 +111,11 @@ fn size_is_printed_for_people() {
     let arguments = ["size", "--users=1000000", "--rooms=200000", "--members=5", "--messages=1000"];
     let (code, out, error) = run(command().args(arguments).arg("--servers=11"));
     assert_eq!((code, &*error), (0, ""));
-    for line in
-        ["Redis: memory", "  keys of messages", "each server of         11, while one is away, with 100000 "] {
+    for line in [
+        "Redis: memory",
+        "  keys of messages",
+        "each server of         11, while one is away, with 100000 ",
+    ] {
         assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
     }
 }
