@@ -119,17 +119,21 @@ impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
     }
 
     /// The `count` heaviest keys of the last minute, heaviest first, each with its amounts in a second.
-    /// They are estimates, and at most 60 s old.
+    /// They are estimates, and at most 60 s old. Of keys that are equal and differ in what `Eq` leaves
+    /// out, the latest is listed.
     #[must_use]
     pub fn heaviest(&self, count: usize, now: Instant) -> Vec<(K, [f64; N])> {
         let nth = self.nth(now);
         let mut keys: HashMap<K, Amounts<N>> = HashMap::new();
-        for period in self.periods.lock().iter().filter(|period| period.nth + PERIODS > nth) {
+        // Newest first: the map keeps the first of equal keys.
+        let periods = self.periods.lock();
+        for period in periods.iter().rev().filter(|period| period.nth + PERIODS > nth) {
             for entry in &period.entries {
                 let empty = Amounts { weight: 0, amounts: [0; N] };
                 keys.entry(entry.key.clone()).or_insert(empty).plus(&entry.own);
             }
         }
+        drop(periods);
         let mut keys: Vec<_> = keys.into_iter().collect();
         keys.sort_unstable_by_key(|(_, own)| std::cmp::Reverse(own.weight));
         keys.truncate(count);
@@ -163,6 +167,7 @@ fn is_sampled(number: u64) -> bool {
 impl<K: Eq, const N: usize> Period<K, N> {
     fn add(&mut self, key: K, event: &Amounts<N>) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            entry.key = key;
             entry.weight += event.weight;
             entry.own.plus(event);
         } else if self.entries.len() < KEYS {
@@ -240,6 +245,31 @@ mod tests {
         assert_eq!(numbers.heaviest(9, at(90)), []);
         add(3, 1, 1, 200);
         assert_eq!(numbers.periods.lock().len(), 1);
+    }
+
+    #[test]
+    fn latest_of_equal_keys_is_listed() {
+        #[derive(Debug, Clone)]
+        struct Named(u64, &'static str);
+        impl PartialEq for Named {
+            fn eq(&self, other: &Self) -> bool {
+                self.0 == other.0
+            }
+        }
+        impl Eq for Named {}
+        impl Hash for Named {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.0.hash(state);
+            }
+        }
+        let start = Instant::now();
+        let clients = HeavyHitters::<Named, 1>::new(start);
+        let name = |at| clients.heaviest(1, at)[0].0.1;
+        clients.add(Named(1, "unknown"), 1, [1], start);
+        clients.add(Named(1, "ann"), 1, [1], start);
+        assert_eq!(name(start), "ann");
+        clients.add(Named(1, "bob"), 1, [1], start + PERIOD);
+        assert_eq!(name(start + PERIOD), "bob");
     }
 
     #[test]

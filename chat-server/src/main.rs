@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_server::{ServerBuilder, ServerConfig};
+use chat_server::{Server, ServerBuilder, ServerConfig};
 use engine::Engine;
 use log::{Log, SetFilter};
 use reload::Reload;
@@ -90,7 +90,7 @@ async fn run(
         _ = signals.recv() => return Ok(()),
     };
     let server = builder.config(config).start();
-    log_start(&settings, &server.settings_digest(), &listeners, operators.as_ref());
+    log_start(&settings, &server, &listeners, operators.as_ref());
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
@@ -119,7 +119,7 @@ async fn run(
 /// What an operator compares first: which program runs where, with which settings, on which Redis.
 fn log_start(
     settings: &Settings,
-    digest: &str,
+    server: &Server,
     clients: &[TcpListener],
     operators: Option<&TcpListener>,
 ) {
@@ -130,8 +130,9 @@ fn log_start(
     info!(
         version = env!("CARGO_PKG_VERSION"),
         commit = option_env!("ROOMCAST_COMMIT"),
+        node = server.node(),
         engine = settings.redis.engine(),
-        settings = digest,
+        settings = server.settings_digest(),
         "listening on {}{metrics}",
         clients.join(" and ")
     );

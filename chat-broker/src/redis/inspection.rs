@@ -39,6 +39,8 @@ pub struct RedisInspection {
     pub memory_max: Option<u64>,
     /// Whether `appendonly` is on.
     pub append_only: Option<bool>,
+    /// Snapshots that this process of Redis has written; `None` also before Redis 7.
+    pub snapshots: Option<u64>,
     /// Whether the latest save to the disk failed.
     pub save_failed: Option<bool>,
     /// Whether Redis refuses to keep messages for lack of memory.
@@ -108,6 +110,7 @@ async fn inspect(shared: &Arc<Shared>) -> RedisResult<RedisInspection> {
         memory_used: memory.map(|memory| memory.used),
         memory_max: memory.map(|memory| memory.max),
         append_only: field("aof_enabled:").map(|enabled| enabled == "1"),
+        snapshots: info_field(&info, "rdb_saves:").and_then(|saves| saves.parse().ok()),
         save_failed: save_failed(&info),
         is_full: shared.capacity.is_full(),
         refusal: refusal.map(broker_error),

@@ -28,7 +28,8 @@ pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode
         }
         Err(_) => {
             say(&format!("{}: {}", access.url, why_late(&client)));
-            ExitCode::FAILURE
+            // Without a close of the connection: the server would have to answer that, too.
+            return Ok(ExitCode::FAILURE);
         }
     };
     client.close().await;

@@ -201,7 +201,7 @@ pub(crate) struct SizeArgs {
     #[arg(long, value_name = "BYTES", default_value = "100", value_parser = number(0..=MAX_BYTES))]
     pub(crate) text: usize,
 
-    /// Servers, over which users are spread evenly
+    /// Servers, over which users are spread evenly: the figures of a server are those while one is away
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = number(1..=MAX_COUNT))]
     pub(crate) servers: usize,
 
@@ -229,12 +229,20 @@ pub(crate) struct ClientArgs {
 }
 
 /// A setting with its value, for people.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct SettingInEffect {
     pub(crate) name: String,
     pub(crate) value: String,
     /// As [`Sources::name`] has it, or `default`.
     pub(crate) source: String,
+    #[serde(skip)]
+    pub(crate) is_secret: bool,
+}
+
+impl SettingInEffect {
+    pub(crate) fn is_of_file(&self) -> bool {
+        self.source.strip_prefix(&*self.name).is_some_and(|place| place.starts_with(" ("))
+    }
 }
 
 /// All settings but the tables of the file, in the order of the help.
@@ -250,7 +258,13 @@ pub(super) fn in_effect(
             None | Some(ValueSource::DefaultValue) => "default".to_owned(),
             Some(_) => sources.name(name),
         };
-        Some(SettingInEffect { name: name.to_owned(), value: value(arg, matches), source })
+        let is_secret = arg.is_hide_env_values_set();
+        Some(SettingInEffect {
+            name: name.to_owned(),
+            value: value(arg, matches),
+            source,
+            is_secret,
+        })
     };
     command.get_arguments().filter_map(setting).collect()
 }

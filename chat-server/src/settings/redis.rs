@@ -85,13 +85,23 @@ mod config {
         /// # Errors
         /// One cannot be used, or its file cannot be read.
         pub(crate) fn config(&self, url: &str, grace: Duration) -> Result<RedisConfig, Invalid> {
-            let config =
-                RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease).grace(grace);
+            let config = self.without_certificates(url)?;
+            self.with_certificates(config.grace(grace))
+        }
+
+        /// # Errors
+        /// The URL cannot be used, whatever is in files and on the network.
+        pub(crate) fn check_url(&self) -> Result<(), Invalid> {
+            self.url().map_or(Ok(()), |url| self.without_certificates(url).map(drop))
+        }
+
+        fn without_certificates(&self, url: &str) -> Result<RedisConfig, Invalid> {
+            let config = RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease);
             config.check().map_err(|error| {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)
             })?;
-            self.with_certificates(config)
+            Ok(config)
         }
 
         fn with_certificates(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {

@@ -104,6 +104,11 @@ fn check_persistence(report: &mut Report, found: &RedisInspection) {
             report.fail(CHECK, "the latest save failed: see the log of Redis, and its disk");
         }
         (_, Some(true)) => report.ok(CHECK, "appendonly is on"),
+        (_, Some(false)) if found.snapshots == Some(0) => report.warn(
+            CHECK,
+            "appendonly is off, and this process of Redis has written no snapshot: a restart of Redis \
+             loses what it holds; set appendonly to yes",
+        ),
         (_, Some(false)) => report.ok(
             CHECK,
             "appendonly is off: a restart of Redis loses histories since its latest snapshot",
