@@ -56,8 +56,7 @@ fn alarms_are_those_of_the_table_and_of_the_runbook() {
         section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert_eq!(rows, alarms());
     let headings = RUNBOOK.lines().filter_map(|line| line.strip_prefix("### "));
-    let headings: BTreeSet<_> = headings.filter(|heading| heading.starts_with("Chat")).collect();
-    assert_eq!(headings, alarms().into_iter().collect());
+    assert_eq!(headings.collect::<Vec<_>>(), alarms());
     for alarm in alarms() {
         let link = format!("docs/runbook.md#{}\n", alarm.to_ascii_lowercase());
         assert!(RULES.contains(&link), "{alarm}");
