@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_server::{ServerBuilder, ServerConfig};
+use chat_server::{Server, ServerBuilder, ServerConfig};
 use engine::Engine;
 use log::{Log, SetFilter};
 use reload::Reload;
@@ -89,7 +89,7 @@ async fn run(
         _ = signals.recv() => return Ok(()),
     };
     let server = builder.config(config).start();
-    log_start(&settings, &server.settings_digest(), &listeners, operators.as_ref());
+    log_start(&settings, &server, &listeners, operators.as_ref());
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
@@ -118,7 +118,7 @@ async fn run(
 /// What an operator compares first: which program runs where, with which settings, on which Redis.
 fn log_start(
     settings: &Settings,
-    digest: &str,
+    server: &Server,
     clients: &[TcpListener],
     operators: Option<&TcpListener>,
 ) {
@@ -129,8 +129,9 @@ fn log_start(
     info!(
         version = env!("CARGO_PKG_VERSION"),
         commit = option_env!("CHAT_COMMIT"),
+        node = server.node(),
         engine = settings.redis.engine(),
-        settings = digest,
+        settings = server.settings_digest(),
         "listening on {}{metrics}",
         clients.join(" and ")
     );

@@ -57,6 +57,7 @@ impl Reload {
                     info!(settings = digest, "SIGHUP: settings reloaded");
                 }
                 Err(exit) => {
+                    self.server.reload_failed();
                     let why = exit.message(&sources);
                     error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
                 }

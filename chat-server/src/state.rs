@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chat_broker::{HeavyHitters, Hub, Status};
 use chat_core::{ConnectionId, User, UserId, UserName};
@@ -42,6 +42,7 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// [`ServerConfig::digest`] of the settings in effect.
     pub(crate) settings_digest: RwLock<String>,
+    pub(crate) latest_reload: RwLock<Reload>,
     /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     /// The URL of this server in links.
@@ -66,6 +67,7 @@ pub(crate) struct State {
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
+    pub(crate) started: SystemTime,
     /// The random id of this server process.
     pub(crate) node: String,
     /// The sender of messages of the application that names no other.
@@ -88,6 +90,14 @@ pub(crate) struct State {
     _moderator: Task,
     _reporter: Task,
     _line_counter: Task,
+}
+
+/// How the latest reload of the settings ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reload {
+    pub(crate) is_successful: bool,
+    /// When the settings in effect were read: at the latest reload that succeeded, or at the start.
+    pub(crate) in_effect_since: SystemTime,
 }
 
 /// A task that is aborted when this is dropped.
@@ -117,6 +127,7 @@ impl State {
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
         }
+        let started = SystemTime::now();
         let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
         if hub.broker().table().is_none() {
             tracing::warn!(
@@ -145,6 +156,8 @@ impl State {
             hooks,
             moderation,
             resume: Resume::default(),
+            started,
+            latest_reload: RwLock::new(Reload { is_successful: true, in_effect_since: started }),
             node: random_id(10),
             backend: backend(),
             sessions,

@@ -88,8 +88,7 @@ impl File {
                 .find(|arg| arg.get_long() == Some(&entry.key) && *arg.get_id() != "config")
                 .ok_or_else(|| self.wrong(entry, &unknown("setting", entry, &command)))?;
             let id = setting.get_id().clone();
-            let has_no_value = entry.is_empty() && setting.get_default_values().is_empty();
-            if has_no_value || is_given(given, id.as_str()) {
+            if entry.is_empty() || is_given(given, id.as_str()) {
                 continue;
             }
             if entry.is_list {

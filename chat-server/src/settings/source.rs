@@ -14,8 +14,9 @@ use super::variables::{PREFIX, UNPREFIXED, is_service_link, near_alias, unknown}
 pub(crate) struct Sources {
     arguments: Vec<OsString>,
     variables: BTreeMap<OsString, OsString>,
-    /// Variables of the process that are none of [`variables`](Self::variables).
-    service_links: Vec<String>,
+    /// Variables of the process that are none of [`variables`](Self::variables): those of service
+    /// links, and empty ones.
+    dropped: Vec<String>,
     file: Option<File>,
     warnings: Vec<String>,
 }
@@ -38,22 +39,46 @@ impl Sources {
             let (name, value) = (name.to_str()?, value.to_str()?);
             (name.starts_with(PREFIX) && is_service_link(name, value)).then(|| name.to_owned())
         };
-        self.service_links = self.variables.iter().filter_map(is_link).collect();
-        for name in &self.service_links {
-            self.variables.remove(OsStr::new(name));
-        }
-        if !self.service_links.is_empty() {
+        let links: Vec<_> = self.variables.iter().filter_map(is_link).collect();
+        if !links.is_empty() {
             self.warnings.push(format!(
                 "not read, since Kubernetes or Docker has set them for a service: {}; \
                  enableServiceLinks: false in the pod keeps them away",
-                self.service_links.join(", ")
+                links.join(", ")
             ));
         }
+        self.remove(links);
+    }
+
+    /// An empty variable is no setting: `${CHAT_RATE:-}` in a file of Compose gives one where nothing
+    /// was set. A secret of white space alone stays, and is refused: it was meant to be one.
+    fn drop_empty(&mut self, command: &Command) {
+        let is_empty = |name: &str, is_secret: bool| {
+            let value = self.variables.get(OsStr::new(name)).and_then(|value| value.to_str());
+            value.is_some_and(|value| value.is_empty() || (!is_secret && trim(value).is_empty()))
+        };
+        let empty = command.get_arguments().flat_map(|arg| {
+            let bare = bare(arg.get_id().as_str());
+            let prefixed = format!("{PREFIX}{bare}");
+            let alias = UNPREFIXED.contains(&&*bare).then_some(bare);
+            let names = [Some(prefixed), alias].into_iter().flatten();
+            names.filter(|name| is_empty(name, arg.is_hide_env_values_set())).collect::<Vec<_>>()
+        });
+        let empty = empty.collect();
+        self.remove(empty);
+    }
+
+    fn remove(&mut self, names: Vec<String>) {
+        for name in &names {
+            self.variables.remove(OsStr::new(name));
+        }
+        self.dropped.extend(names);
     }
 
     /// The command with the variable of each setting. One that had a name without the prefix in
     /// earlier releases, and has it still, is warned about, as is a slip in an alias.
     pub(super) fn with_variables(&mut self, command: Command) -> Command {
+        self.drop_empty(&command);
         self.warn_of_slips();
         for arg in command.get_arguments() {
             let (variable, bare) =
@@ -65,7 +90,7 @@ impl Sources {
         command.mut_args(|arg| {
             let variable = self.variable(arg.get_id().as_str());
             // clap would read it from the process.
-            if self.service_links.contains(&variable) { arg } else { arg.env(variable) }
+            if self.dropped.contains(&variable) { arg } else { arg.env(variable) }
         })
     }
 
@@ -255,6 +280,15 @@ mod tests {
         assert!(sources.warnings()[0].contains("CHAT_PORT;"), "{:?}", sources.warnings());
         let mut sources = Sources::new(Vec::new(), variables(&[link, ("PORT", "1")]));
         assert_eq!(has_variable(&mut sources), Some("PORT".to_owned()));
+    }
+
+    #[test]
+    fn empty_variable_is_no_setting() {
+        let variables = [("CHAT_PORT", " "), ("PORT", "1"), ("CHAT_LOG", ""), ("CHAT_API_KEY", " ")];
+        let mut sources = sources(&[], &variables, "log = \"warn\"");
+        sources.with_variables(command());
+        let names = ["port", "log", "api-key"].map(|setting| sources.name(setting));
+        assert_eq!(names, ["PORT", "log (chat.toml, line 1)", "CHAT_API_KEY"]);
     }
 
     #[test]
