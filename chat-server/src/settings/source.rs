@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn empty_variable_is_no_setting() {
-        let variables = [("CHAT_PORT", " "), ("PORT", "1"), ("CHAT_LOG", ""), ("CHAT_API_KEY", " ")];
+        let variables =
+            [("CHAT_PORT", " "), ("PORT", "1"), ("CHAT_LOG", ""), ("CHAT_API_KEY", " ")];
         let mut sources = sources(&[], &variables, "log = \"warn\"");
         sources.with_variables(command());
         let names = ["port", "log", "api-key"].map(|setting| sources.name(setting));

@@ -178,7 +178,10 @@ async fn empty_variables_and_texts_are_no_settings() {
     let mut client = server.native().await;
     client.send(r#"{"type":"hello"}"#).await;
     let welcome = client.recv_json().await;
-    assert_eq!((&welcome["limits"]["rooms"], &welcome["heartbeat_ms"]), (&json!(3), &json!(25_000)));
+    assert_eq!(
+        (&welcome["limits"]["rooms"], &welcome["heartbeat_ms"]),
+        (&json!(3), &json!(25_000))
+    );
     std::fs::remove_file(&file).unwrap();
 }
 

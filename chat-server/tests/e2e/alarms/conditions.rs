@@ -2,6 +2,7 @@
 //! seconds instead of minutes.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisServer, TcpProxy};
@@ -189,6 +190,14 @@ async fn clients(world: &mut World) {
     let third = world.add(&["--jwt-jwks-url", "http://127.0.0.1:1/"]);
     world.until_fires("ChatNotReady", async |_| {}).await;
     world.until_fires("ChatSettingsDiffer", async |_| {}).await;
+    drop(third);
+
+    let file = world.prometheus.file("chat.toml");
+    fs::write(&file, "history = 7\n").unwrap();
+    let third = world.add(&["--config", file.to_str().unwrap()]);
+    fs::write(&file, "history = \"seven\"\n").unwrap();
+    third.signal("HUP");
+    world.until_fires("ChatReloadFailed", async |_| {}).await;
     world.prometheus.scrape(&world.ports());
     drop(third);
 }

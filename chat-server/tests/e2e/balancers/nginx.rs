@@ -72,7 +72,8 @@ fn nginx(directory: &Path) -> Command {
 async fn chat_may_be_below_a_path() {
     let block = PAGE.split("```nginx\n").find(|block| block.starts_with("location /chat/"));
     let block = block.and_then(|block| block.split("```").next()).expect("the block");
-    let (location, refused) = block.split_once("    # ... and the rest as in the file.\n}\n").unwrap();
+    let (location, refused) =
+        block.split_once("    # ... and the rest as in the file.\n}\n").unwrap();
     let url = "https://chat.example/chat";
     let server = Chat::start(chat_server().args(["--port", "0", "--public-url", url]));
     let nginx = Balancer::start_with(&NGINX, [server.port(), server.port()], |configuration| {
