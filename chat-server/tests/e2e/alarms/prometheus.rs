@@ -71,6 +71,11 @@ impl Prometheus {
         fs::rename(next, file).unwrap();
     }
 
+    /// A path in its directory.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// Whether an alarm fires.
     pub(super) async fn fires(&self, alarm: &str) -> bool {
         let query = format!("ALERTS{{alertname=\"{alarm}\",alertstate=\"firing\"}}");
