@@ -231,7 +231,8 @@ const handlers = {
     const { state, error } = room.handle.snapshot;
     // On the next connection older messages may be loaded.
     room.hasFailed = false;
-    if (state === "left") drop(room, evictionInWords(error, token));
+    // The page says by itself that the client was closed, and the next connection joins the room.
+    if (state === "left" && client.state !== "closed") drop(room, evictionInWords(error, token));
     else if (state === "joined" && !rejoined) room.notice("You joined the room.");
   },
 
