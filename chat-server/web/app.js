@@ -157,7 +157,8 @@ function takeName() {
 
 /** The server has rejected the name, or the page. */
 function showRefusal(error) {
-  if (error.code === "closed" || error.code === "timeout") return;
+  // The banner says these.
+  if (["closed", "kicked", "banned", "timeout"].includes(error.code)) return;
   const room = current?.id ?? "";
   for (const { handle } of rooms.values()) handle.release();
   rooms.clear();

@@ -245,7 +245,9 @@ export class SharedRoom {
 
   #onOnline() {
     const { user } = this.#client;
-    if (this.#userId && this.#userId !== user.id) this.#empty();
+    const isOther = this.#userId && this.#userId !== user.id;
+    // Without a token it is the same person, whom a server did not recognize.
+    if (isOther && this.#connection.hasToken) this.#empty();
     this.#userId = user.id;
     for (const [key, pending] of this.#pending) {
       if (pending.user.id !== user.id) this.#update(key, { user });

@@ -425,6 +425,25 @@ suite("the next user of a client", () => {
   });
 });
 
+test("a user without a token who gets another id keeps messages and drafts", async () => {
+  const room = await openRoom();
+  room.send("mine");
+  await settled();
+  server.refuse("send", "forbidden");
+  const { key } = room.send("draft");
+  await settled();
+  const { id } = chat.user;
+  server.refuse("hello", "unauthorized");
+  server.drop();
+  await time.advance(1_000);
+  ok(chat.user.id !== id);
+  deepStrictEqual(states(room), ["mine received", "draft failed"]);
+  ok(room.snapshot.messages.every(({ isOwn }) => isOwn));
+  await room.resend(key);
+  await settled();
+  deepStrictEqual(states(room), ["mine received", "draft received"]);
+});
+
 test("the name of a room is a text", () => {
   throws(() => chat.room(undefined), TypeError);
 });
