@@ -1,7 +1,7 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError, rejected } from "./chat-answer.js";
+import { ChatError, droppable, rejected } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
 
 /** How long a user counts as typing after the last `typing` event. */
@@ -156,7 +156,7 @@ export class SharedRoom {
 
   /** Not before its messages are sent: the leave would overtake one that waits. */
   #leaveIfUnused() {
-    const isSending = [...this.#pending.values()].some(isOnItsWay);
+    const isSending = [...this.#pending.values()].some(({ state }) => state === "sending" || state === "delayed");
     if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
     this.#ending.abort();
     this.#clearTypists();
@@ -211,12 +211,11 @@ export class SharedRoom {
     const isFull = this.#received.length >= this.#options.keep;
     if (!this.#hasMore || isFull) return Promise.resolve();
     if (!this.#loading) {
-      this.#loading = this.#load(limit).finally(() => {
+      const loading = this.#load(limit).finally(() => {
         this.#loading = null;
         this.#changed("history");
       });
-      // The caller need not handle it.
-      this.#loading.catch(() => {});
+      this.#loading = droppable(loading);
       this.#changed("history");
     }
     return this.#loading;
@@ -260,10 +259,8 @@ export class SharedRoom {
   /** Forgets what another user has seen. The client joins again, which brings what was missed; what
    *  this user may read of the rest is a page of the history. */
   #empty() {
-    for (const [key, pending] of this.#pending) {
-      // What still waits will be sent as this user, or fail.
-      if (!isOnItsWay(pending)) this.#pending.delete(key);
-    }
+    // What still waited has failed: it is not sent as another person.
+    this.#pending.clear();
     this.#received = [];
     this.#before = undefined;
     this.#hasMore = true;
@@ -436,9 +433,7 @@ export class SharedRoom {
   #update(key, change) {
     const pending = this.#pending.get(key);
     if (!pending) return;
-    // Another user neither sends it nor reads it.
-    if (change.error?.code === "other_user") this.#pending.delete(key);
-    else this.#pending.set(key, { ...pending, ...change });
+    this.#pending.set(key, { ...pending, ...change });
     this.#changed("pending", { key });
   }
 
@@ -449,9 +444,4 @@ export class SharedRoom {
       handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
     }
   }
-}
-
-/** Whether a message still waits to be taken. */
-function isOnItsWay({ state }) {
-  return state === "sending" || state === "delayed";
 }
