@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use chat_broker::{Hub, Status};
-use chat_core::{ConnectionId, User, UserId, UserName};
+use chat_core::{ConnectionId, HeavyHitters, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
