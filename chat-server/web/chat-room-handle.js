@@ -63,7 +63,7 @@ export class SharedRoom {
   #ending = new AbortController();
   /** Whether the room was left because the client was closed: the next connection joins it again. */
   #isDue = false;
-  /** The id of the user whose the room is. */
+  /** The id of the user who sees the room. */
   #userId;
   #state = "joining";
   #error = null;
