@@ -97,7 +97,9 @@ async fn run(
     }
     let reload =
         Reload { server: server.clone(), engine, tokens, set_log_filter, started: settings };
-    tokio::spawn(reload.on_each(hangup));
+    reload
+        .start(hangup)
+        .map_err(|error| Exit::System(format!("cannot start the thread of reloads: {error}")))?;
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {

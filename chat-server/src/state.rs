@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(crate) client_lines: Arc<ClientLines>,
     /// The clients with the most traffic: frames and bytes received.
     pub(crate) clients: HeavyHitters<Client, 2>,
+    /// Random: which frames are sampled for [`clients`](Self::clients).
+    pub(crate) sample_seed: u64,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
@@ -166,6 +168,8 @@ impl State {
             _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
             client_lines,
             clients: HeavyHitters::new(Instant::now()),
+            // Without random numbers clients can be served, and one can hide from that list.
+            sample_seed: getrandom::u64().unwrap_or_default(),
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),

@@ -24,23 +24,18 @@ impl TokenAuth {
         Self::read(tokens, None).await.map(Some)
     }
 
-    /// Replaces the keys of `running`, what tokens must claim, and what signs tokens for backends.
+    /// What the settings have for a server that is `running`, to [replace](Self::replace) it.
     ///
     /// # Errors
     /// A key cannot be used or fetched, or clients would need tokens and did not before, or the
-    /// other way round. Nothing is replaced then.
-    pub(crate) async fn reload(
-        running: Option<&mut Self>,
+    /// other way round.
+    pub(crate) async fn read_again(
+        running: Option<&Self>,
         tokens: &Tokens,
-        server: &Server,
-    ) -> Result<(), Exit> {
+    ) -> Result<Option<Self>, Exit> {
         match (running, tokens.are_needed()?) {
-            (None, false) => Ok(()),
-            (Some(running), true) => {
-                let read = Self::read(tokens, Some(running)).await?;
-                running.replace(read, server);
-                Ok(())
-            }
+            (None, false) => Ok(None),
+            (Some(running), true) => Self::read(tokens, Some(running)).await.map(Some),
             // Open connections were admitted by the other rule.
             (None, true) => Err(needs_restart("keys of tokens are set, and were not at the start")),
             (Some(_), false) => Err(needs_restart("no key of tokens is set any longer")),
@@ -65,7 +60,7 @@ mod without_jwt {
             Err(Exit::without("jwt"))
         }
 
-        pub(super) fn replace(&mut self, read: Self, _: &Server) {
+        pub(crate) fn replace(&mut self, read: Self, _: &Server) {
             *self = read;
         }
 
@@ -113,7 +108,8 @@ mod with_jwt {
             Ok(Self { authenticator, issuer: issuer(tokens)?, remote })
         }
 
-        pub(super) fn replace(&mut self, read: Self, server: &Server) {
+        /// Replaces the keys, what tokens must claim, and what signs tokens for backends.
+        pub(crate) fn replace(&mut self, read: Self, server: &Server) {
             self.authenticator.replace(&read.authenticator);
             server.set_token_issuer(read.issuer.clone());
             (self.issuer, self.remote) = (read.issuer, read.remote);

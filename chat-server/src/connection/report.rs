@@ -16,6 +16,12 @@ const FRAME_WEIGHT: u64 = 256;
 /// The numbers of frames of connections are so far apart: no connection has as many.
 const FRAMES_APART: u64 = 1 << 40;
 
+/// `seed` is secret: a client knows its id, and if it knew which of its frames are sampled, it could send
+/// all its bytes in the others.
+fn frame_number(seed: u64, connection: u64, nth: u64) -> u64 {
+    seed.wrapping_add(connection.wrapping_mul(FRAMES_APART)).wrapping_add(nth)
+}
+
 impl Connection {
     /// The id of the connection, which the client receives in `welcome`.
     pub(super) fn name(&self) -> String {
@@ -29,7 +35,7 @@ impl Connection {
         self.received_bytes += bytes;
         // The number of the frame on this connection, from one on that differs by connection: a counter of
         // the server would be one more that all threads write.
-        let number = self.id.get().wrapping_mul(FRAMES_APART).wrapping_add(self.received_frames);
+        let number = frame_number(self.state.sample_seed, self.id.get(), self.received_frames);
         self.state.clients.sample(number, || self.sampled_frame(bytes));
     }
 
@@ -95,4 +101,33 @@ fn detail<S>(session: &Session<S>, end: &End) -> Option<String> {
         _ => session.violation_detail()?.to_owned(),
     };
     (!detail.is_empty()).then(|| printable(&detail).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::HeavyHitters;
+
+    use super::*;
+
+    #[test]
+    fn client_cannot_know_which_frames_are_sampled() {
+        let sketch = HeavyHitters::<u64, 1>::new(Instant::now());
+        let is_sampled = |number| {
+            let mut is_sampled = false;
+            sketch.sample(number, || {
+                is_sampled = true;
+                Sample { key: number, weight: 1, amounts: [1], at: Instant::now() }
+            });
+            is_sampled
+        };
+        let by_id = |nth: &u64| is_sampled(frame_number(0, 7, *nth));
+        let quiet: Vec<_> = (0..1000).filter(|nth| !by_id(nth)).collect();
+        let seeds = (0..100_u64).map(|seed| seed.wrapping_mul(0x0123_4567_89AB_CDEF));
+        let seen =
+            seeds.filter(|seed| quiet.iter().any(|nth| is_sampled(frame_number(*seed, 7, *nth))));
+        assert!(
+            seen.count() > 90,
+            "the frames that its id makes quiet are sampled with other seeds"
+        );
+    }
 }

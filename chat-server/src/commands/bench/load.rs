@@ -113,14 +113,15 @@ impl<'a> Load<'a> {
         while self.sending.join_next().await.is_some() {}
         let (mut delivered, mut latest) = (0, Instant::now());
         while latest.elapsed() < SILENCE {
-            let figures = self.run.figures.lock();
-            if figures.is_complete() {
-                return;
+            {
+                let figures = self.run.figures.lock();
+                if figures.is_complete() {
+                    return;
+                }
+                if figures.delivered() > delivered {
+                    (delivered, latest) = (figures.delivered(), Instant::now());
+                }
             }
-            if figures.delivered() > delivered {
-                (delivered, latest) = (figures.delivered(), Instant::now());
-            }
-            drop(figures);
             sleep(DRAIN_INTERVAL).await;
         }
     }
