@@ -265,10 +265,10 @@ mod tests {
         let start = Instant::now();
         let clients = HeavyHitters::<Named, 1>::new(start);
         let name = |at| clients.heaviest(1, at)[0].0.1;
-        clients.add(Named(1, "unknown"), 1, [1], start);
-        clients.add(Named(1, "ann"), 1, [1], start);
+        clients.add(Sample { key: Named(1, "unknown"), weight: 1, amounts: [1], at: start });
+        clients.add(Sample { key: Named(1, "ann"), weight: 1, amounts: [1], at: start });
         assert_eq!(name(start), "ann");
-        clients.add(Named(1, "bob"), 1, [1], start + PERIOD);
+        clients.add(Sample { key: Named(1, "bob"), weight: 1, amounts: [1], at: start + PERIOD });
         assert_eq!(name(start + PERIOD), "bob");
     }
 
