@@ -266,9 +266,11 @@ impl Connection {
                 () = self.progress(), if self.is_waiting() => {}
                 incoming = session.recv() => match incoming {
                     Some(Incoming::Text(text)) => {
-                        if let Some(unfinished) = self.on_text(&text) {
-                            // Boxed: the future is large and short-lived, the task is neither.
-                            Box::pin(self.finish(session, &text, unfinished)).await;
+                        // Boxed at once: the future is large and short-lived, the task is neither.
+                        let unfinished = self.on_text(&text);
+                        let rest = unfinished.map(|it| Box::pin(self.finish(session, &text, it)));
+                        if let Some(rest) = rest {
+                            rest.await;
                         }
                     }
                     Some(Incoming::Notified) => {
