@@ -5,7 +5,6 @@ mod broker;
 mod error;
 pub mod events;
 mod forward;
-mod heavy_hitters;
 mod history;
 mod hub;
 mod memory;
@@ -31,7 +30,6 @@ pub use chat_core;
 pub use broker::{Broker, Status};
 pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
-pub use heavy_hitters::HeavyHitters;
 pub use history::HistoryRead;
 pub use hub::{
     Follow, Followed, Follower, HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions,

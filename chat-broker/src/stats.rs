@@ -59,6 +59,9 @@ pub struct BrokerStats {
     pub memory_used: u64,
     /// Memory that the backend may use, in bytes; 0 if unlimited or unknown.
     pub memory_max: u64,
+    /// Why the broker is [unavailable](crate::Status::Unavailable), as an operator reads it; `None` if it is
+    /// not, and if unknown.
+    pub outage: Option<String>,
     /// Which process the backend is, as Redis' `run_id`: nodes with different ones share no
     /// topics. `None` before the first connection, and if unknown.
     pub run_id: Option<String>,

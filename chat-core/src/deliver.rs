@@ -144,8 +144,9 @@ impl Item {
     }
 }
 
-/// About the bytes of a frame besides the payload of its event: so the buffers need not grow.
-const FRAME_OVERHEAD: usize = 96;
+/// The bytes of a native message besides the payload of its event and the name of its room, with the
+/// room that [`FramesBuilder`] leaves for a header: so the buffers need not grow.
+const FRAME_OVERHEAD: usize = 112;
 
 impl Batch {
     /// A batch of `items`, oldest first.
@@ -279,9 +280,9 @@ impl Batch {
     }
 
     fn encode(&self, dialect: Dialect, is_shown: impl Fn(&Event<'_>) -> bool) -> Option<Frames> {
-        let payload = self.payload_len();
-        let mut frames = FramesBuilder::with_capacity(payload + FRAME_OVERHEAD * self.items.len());
-        let mut text = Vec::with_capacity(payload / self.items.len().max(1) + FRAME_OVERHEAD);
+        let (payload, overhead) = (self.payload_len(), FRAME_OVERHEAD + self.topic.name().len());
+        let mut frames = FramesBuilder::with_capacity(payload + overhead * self.items.len());
+        let mut text = Vec::with_capacity(payload / self.items.len().max(1) + overhead);
         for (event, position) in self.events().filter(|(event, _)| is_shown(event)) {
             text.clear();
             if dialect.encode(&self.topic, &event, position, &mut text) {

@@ -159,7 +159,7 @@ pub struct Rejection {
     pub id: Option<Box<RawValue>>,
     /// When to try again, in milliseconds from now.
     pub retry_after_ms: Option<u64>,
-    /// When a ban ends, in milliseconds since 1970; `None`: when it is ended.
+    /// The end of the ban in milliseconds since 1970; `None` if it lasts until an unban.
     pub until: Option<u64>,
     /// The reason of a ban, in the words of the moderator.
     pub reason: Option<Arc<str>>,

@@ -25,6 +25,7 @@ mod event;
 mod fields;
 mod frames;
 mod grants;
+mod heavy_hitters;
 mod history;
 mod id;
 pub mod json;
@@ -59,6 +60,9 @@ pub use event::{
 };
 pub use frames::{FramePayload, Frames, FramesBuilder};
 pub use grants::{Capabilities, Capability, Grants};
+#[doc(hidden)]
+// How the hub and the server find the busiest rooms and clients; may change with them.
+pub use heavy_hitters::{HeavyHitters, Sample};
 pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
 pub use members::Members;
@@ -71,3 +75,4 @@ pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
 pub use topic::Topic;
 pub use user::{Color, InvalidColor, User};
+pub use visibility::printable;

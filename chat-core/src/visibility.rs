@@ -7,6 +7,8 @@
 //! other characters. Control characters that are no white space are visible: browsers show a
 //! glyph for each (CSS Text 3, section 3.1).
 
+use std::borrow::Cow;
+
 /// Whether nothing of `text` can be seen. An empty text is invisible, too.
 pub(crate) fn is_invisible(text: &str) -> bool {
     text.chars().all(is_invisible_char)
@@ -21,6 +23,32 @@ pub(crate) fn has_bidi_control(text: &str) -> bool {
 /// in any frame, page or log line that holds a name.
 pub(crate) fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text for a terminal or a line of a log, whatever a client has written: control characters,
+/// which a terminal obeys, separators of lines, and characters that reorder the text around them are
+/// escaped. Quotes, backslashes and all others stay.
+///
+/// ```
+/// assert_eq!(chat_core::printable("\"é\"\n\u{1b}[2J\u{202e}"), r#""é"\n\u{1b}[2J\u{202e}"#);
+/// ```
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_unprintable(c) {
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
+        }
+    }
+    escaped.into()
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || is_bidi_control(c) || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 fn is_invisible_char(c: char) -> bool {

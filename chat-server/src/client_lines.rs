@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_core::UserId;
+use chat_core::{UserId, printable};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::field::display;
 
@@ -92,10 +92,11 @@ impl ClientLines {
         let is_permitted = self.tokens.take(&address.map(network));
         // The text may hold what the client has sent.
         let (reason, address) = (error.to_string(), address.map(display));
+        let reason = &*printable(&reason);
         if is_permitted {
-            tracing::warn!(?reason, address, connection, "credentials rejected");
+            tracing::warn!(reason, address, connection, "credentials rejected");
         } else {
-            tracing::debug!(?reason, address, connection, "credentials rejected");
+            tracing::debug!(reason, address, connection, "credentials rejected");
         }
     }
 

@@ -8,10 +8,13 @@ mod send;
 mod size;
 mod tail;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
+use chat_core::printable;
+use serde_json::Value;
 use tokio::net::lookup_host;
 use tokio::runtime::Builder;
 
@@ -29,7 +32,7 @@ pub(crate) fn run(
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Exit::System(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             OperatorCommand::Check(args) => check::run(&args, settings, sources).await,
             OperatorCommand::Health(args) => health::run(&args, settings).await,
@@ -38,12 +41,30 @@ pub(crate) fn run(
             OperatorCommand::Bench(args) => bench::run(&args, settings).await,
             OperatorCommand::Size(args) => size::run(&args, settings),
         }
-    })
+    });
+    // To drop the runtime is to wait for a look-up of a name, which takes as long as the resolver does.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Prints one line. Whether anything reads it is of no interest: the exit code has the outcome.
 fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// JSON for a terminal as well: of what it obeys, or what reorders text, JSON may leave some as it is.
+fn json_text(value: &Value) -> String {
+    let json = value.to_string();
+    let Cow::Owned(_) = printable(&json) else { return json };
+    let escape = |char: char| match printable(char.encode_utf8(&mut [0; 4])) {
+        Cow::Borrowed(same) => same.to_owned(),
+        Cow::Owned(_) => format!("\\u{:04x}", u32::from(char)),
+    };
+    json.chars().map(escape).collect()
 }
 
 /// Where a server with these settings listens for clients.
@@ -72,4 +93,19 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::json_text;
+
+    #[test]
+    fn json_has_no_character_that_a_terminal_obeys() {
+        let text = "a\"\u{1b}[2J\n\u{7f}\u{9b}\u{202e}\u{2028}é";
+        let json = json_text(&json!({ "text": text }));
+        assert_eq!(json, r#"{"text":"a\"\u001b[2J\n\u007f\u009b\u202e\u2028é"}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["text"], text);
+    }
 }

@@ -16,7 +16,7 @@ impl Engine {
     /// A server with its broker.
     ///
     /// # Errors
-    /// A setting cannot be used. A Redis that is away is no error.
+    /// A setting cannot be used. An unreachable Redis is no error.
     pub(crate) async fn start(
         settings: &Redis,
         grace: Duration,

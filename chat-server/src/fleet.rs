@@ -13,6 +13,7 @@ use chat_core::{Occupant, RoomId, Topic, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval};
 
+use crate::process::host_name;
 use crate::sessions::RoomRequest;
 use crate::state::{State, Task};
 
@@ -26,6 +27,9 @@ const MAX_NODES: usize = 10_000;
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(crate) struct NodeInfo {
+    /// The name of the machine, pod or container; `null` if the system does not say it.
+    #[serde(default)]
+    host: Option<String>,
     /// The version of the program.
     version: String,
     /// Open connections of clients.
@@ -88,6 +92,7 @@ impl State {
     fn announce(&self, uptime: Duration) {
         let Some(presence) = self.hub.broker().presence() else { return };
         let info = NodeInfo {
+            host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: self.sessions.len(),
             rooms: self.hub.rooms(),

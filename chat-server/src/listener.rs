@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::config::ServerConfig;
-use crate::limits::{Limits, SharedBucket};
+use crate::limits::{LimitReached, Limits, RequestBucket};
 use crate::log_budget::OncePerMinute;
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -123,10 +123,15 @@ impl ListenerContext {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
         let is_proxy = state.proxies.trust(address);
-        let Some(permit) = limits.admit_http((!is_proxy).then_some(address)) else {
-            state.metrics.limited("http_connections");
-            state.proxies.warn_of_crowd(address);
-            return reject_connection(stream, rejecting);
+        let permit = match limits.admit_http((!is_proxy).then_some(address)) {
+            Ok(permit) => permit,
+            Err(reached) => {
+                state.metrics.limited("http_connections");
+                if reached == LimitReached::Address {
+                    state.proxies.warn_of_crowd(address);
+                }
+                return reject_connection(stream, rejecting);
+            }
         };
         let tcp = SharedTcp::accepted(stream, &state.transport);
         let clock = Arc::new(Clock::new(phase_timeouts(&state.config, limits.config().max_wait)));
@@ -144,7 +149,7 @@ impl ListenerContext {
             throttle: RequestThrottle {
                 limits,
                 state,
-                bucket: (!is_proxy).then(SharedBucket::default),
+                bucket: (!is_proxy).then(RequestBucket::default),
             },
             clock,
         };
@@ -277,7 +282,7 @@ struct RequestThrottle {
     limits: Arc<Limits>,
     state: Arc<State>,
     /// `None` for a connection of a trusted proxy, which carries requests of many clients.
-    bucket: Option<SharedBucket>,
+    bucket: Option<RequestBucket>,
 }
 
 impl RequestThrottle {

@@ -22,10 +22,11 @@ pub(crate) async fn for_clients(settings: &Listen) -> Result<Vec<TcpListener>, E
     };
     listen_on(&addresses, bind).map_err(|(address, error)| {
         let why = format!("cannot listen on {address}: {error}");
-        match settings.host() {
-            Some(host) if !is_taken(&error) => Invalid::new("host", host, why).into(),
-            _ => Invalid::new("port", port, why).into(),
-        }
+        let invalid = match settings.host() {
+            Some(host) if !is_taken(&error) => Invalid::new("host", host, why),
+            _ => Invalid::new("port", port, why),
+        };
+        exit(invalid, &error)
     })
 }
 
@@ -33,7 +34,8 @@ pub(crate) async fn for_clients(settings: &Listen) -> Result<Vec<TcpListener>, E
 pub(crate) fn for_operators(settings: &Listen) -> Result<Option<TcpListener>, Exit> {
     let Some(address) = settings.metrics_addr else { return Ok(None) };
     let listener = bind(address).map_err(|error| {
-        Invalid::new("metrics-addr", address, format!("cannot listen there: {error}"))
+        let why = format!("cannot listen there: {error}");
+        exit(Invalid::new("metrics-addr", address, why), &error)
     })?;
     Ok(Some(listener))
 }
@@ -41,7 +43,9 @@ pub(crate) fn for_operators(settings: &Listen) -> Result<Option<TcpListener>, Ex
 async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Exit> {
     let wrong = |error: io::Error| {
         let why = format!("expected an address or a name of this machine, without a port: {error}");
-        Invalid::new("host", host, why)
+        let invalid = Invalid::new("host", host, why);
+        // The name server may not answer yet while the machine starts.
+        if is_name(host) { Exit::Unavailable(invalid) } else { invalid.into() }
     };
     let found = lookup_host((host.trim_matches(['[', ']']), port)).await.map_err(wrong)?;
     let mut addresses: Vec<_> = found.collect();
@@ -79,6 +83,20 @@ fn listen_on(
         info!("not listening on {}, which this machine does not have: {error}", address.ip());
     }
     Ok(listeners)
+}
+
+/// What another program holds may be free at a later start, and an address that the network does not have
+/// yet may exist then.
+fn exit(invalid: Invalid, error: &io::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => Exit::Unavailable(invalid),
+        _ => invalid.into(),
+    }
+}
+
+/// Whether a name server may know the text, as it cannot know one with a port.
+fn is_name(host: &str) -> bool {
+    host.chars().all(|char| char.is_alphanumeric() || "-._".contains(char))
 }
 
 fn is_taken(error: &io::Error) -> bool {

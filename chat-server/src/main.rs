@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_server::{ServerBuilder, ServerConfig};
+use chat_server::{Server, ServerBuilder, ServerConfig};
 use engine::Engine;
 use log::{Log, SetFilter};
 use reload::Reload;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    log_warnings(sources, &settings.doubts(&server)?);
+    log_warnings(sources, &settings.warnings(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
@@ -57,8 +57,9 @@ fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
 }
 
 /// Logs what the operator should know of the settings, beside errors.
-pub(crate) fn log_warnings(sources: &Sources, doubts: &[&str]) {
-    for warning in sources.warnings().iter().map(String::as_str).chain(doubts.iter().copied()) {
+pub(crate) fn log_warnings(sources: &Sources, of_settings: &[&str]) {
+    for warning in sources.warnings().iter().map(String::as_str).chain(of_settings.iter().copied())
+    {
         warn!("{warning}");
     }
 }
@@ -89,14 +90,16 @@ async fn run(
         _ = signals.recv() => return Ok(()),
     };
     let server = builder.config(config).start();
-    log_start(&settings, &server.settings_digest(), &listeners, operators.as_ref());
+    log_start(&settings, &server, &listeners, operators.as_ref());
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
     }
     let reload =
         Reload { server: server.clone(), engine, tokens, set_log_filter, started: settings };
-    tokio::spawn(reload.on_each(hangup));
+    reload
+        .start(hangup)
+        .map_err(|error| Exit::System(format!("cannot start the thread of reloads: {error}")))?;
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
@@ -118,7 +121,7 @@ async fn run(
 /// What an operator compares first: which program runs where, with which settings, on which Redis.
 fn log_start(
     settings: &Settings,
-    digest: &str,
+    server: &Server,
     clients: &[TcpListener],
     operators: Option<&TcpListener>,
 ) {
@@ -128,9 +131,10 @@ fn log_start(
     let metrics = metrics.map_or(String::new(), |url| format!(", metrics on {url}/metrics"));
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = option_env!("CHAT_COMMIT"),
+        commit = option_env!("ROOMCAST_COMMIT"),
+        node = server.node(),
         engine = settings.redis.engine(),
-        settings = digest,
+        settings = server.settings_digest(),
         "listening on {}{metrics}",
         clients.join(" and ")
     );

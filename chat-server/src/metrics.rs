@@ -242,7 +242,7 @@ impl Metrics {
         registry.register("published", "Messages handed to the broker", self.published.clone());
         registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
         let (limited, refused) = (self.limited.clone(), self.refused.clone());
-        registry.register("limited", "Times that a client met a limit, by limit", limited);
+        registry.register("limited", "Times that a limit applied to a client, by limit", limited);
         registry.register(
             "refused_handshakes",
             "Handshakes refused, by status and reason",

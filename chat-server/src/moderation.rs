@@ -187,7 +187,8 @@ impl Moderation {
             let expires_in = sanction.until.saturating_duration_since(now);
             let reason = sanction.reason.as_deref().map(str::to_owned);
             let is_active = !expires_in.is_zero() && is_wanted(&user, room.as_ref());
-            is_active.then_some(Ban { user, room, reason, expires_in })
+            let is_permanent = sanction.is_permanent;
+            is_active.then_some(Ban { user, room, reason, expires_in, is_permanent })
         });
         let mut bans: Vec<_> = bans.collect();
         bans.sort_unstable_by(|one, other| (&one.user, &one.room).cmp(&(&other.user, &other.room)));

@@ -1,5 +1,6 @@
 //! Health checks and metrics, with `/api` and the page for operators beside them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Router;
@@ -43,20 +44,25 @@ pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
 }
 
 /// `GET /readyz`: whether a balancer should send clients here.
-async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) {
+async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, Cow<'static, str>) {
     if state.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
     } else if state.is_ready() && state.hub.broker().stats().full {
         // All servers share the broker: clients gain nothing by another server.
-        (StatusCode::OK, "ready, but the broker is full: rooms with history refuse messages\n")
+        (
+            StatusCode::OK,
+            "ready, but the broker is full: rooms with history refuse messages\n".into(),
+        )
     } else if state.is_ready() {
-        (StatusCode::OK, "ready\n")
+        (StatusCode::OK, "ready\n".into())
     } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n".into())
     } else if !state.can_authenticate() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the keys of tokens are not known yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the keys of tokens are not known yet\n".into())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the broker takes no messages\n")
+        let why = state.hub.broker().stats().outage;
+        let why = why.unwrap_or_else(|| "the broker takes no messages".to_owned());
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n").into())
     }
 }
 

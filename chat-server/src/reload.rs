@@ -1,7 +1,13 @@
 //! SIGHUP: reads the settings again, and replaces what can be replaced while the server runs.
 
+use std::io;
+use std::thread;
+use std::time::Duration;
+
 use chat_server::{InvalidConfig, Server, ServerConfig};
+use tokio::runtime::Handle;
 use tokio::signal::unix::Signal;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::engine::Engine;
@@ -36,6 +42,9 @@ const REPLACED: [&str; 22] = [
     "trusted-proxies",
 ];
 
+/// How long a reload may take before the log says so: a file may be on a disk that does not answer.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// What a running server can be given new settings with.
 pub(crate) struct Reload {
     pub(crate) server: Server,
@@ -48,15 +57,34 @@ pub(crate) struct Reload {
 
 impl Reload {
     /// Reads the settings again at each signal. Signals that arrive during a reload cause one more.
-    pub(crate) async fn on_each(mut self, mut hangup: Signal) {
+    ///
+    /// On a thread of its own, since reads of files block: on a thread of the runtime, all clients of it
+    /// would wait for the disk. Nor does the runtime wait for that thread when it ends.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn start(self, hangup: Signal) -> io::Result<()> {
+        let runtime = Handle::current();
+        let reloads = move || runtime.block_on(self.on_each(hangup));
+        thread::Builder::new().name("reload".to_owned()).spawn(reloads).map(drop)
+    }
+
+    async fn on_each(mut self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
+            let slow = tokio::spawn(async {
+                sleep(SLOW).await;
+                error!("SIGHUP: settings not reloaded after {SLOW:?}: a file is still being read");
+            });
             let mut sources = Sources::of_process();
-            match self.reload(&mut sources).await {
+            let outcome = self.reload(&mut sources).await;
+            slow.abort();
+            match outcome {
                 Ok(()) => {
                     let digest = self.server.settings_digest();
                     info!(settings = digest, "SIGHUP: settings reloaded");
                 }
                 Err(exit) => {
+                    self.server.reload_failed();
                     let why = exit.message(&sources);
                     error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
                 }
@@ -70,7 +98,7 @@ impl Reload {
         config.shared_settings = settings.shared_settings(&self.started.redis)?;
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        log_warnings(sources, &settings.doubts(&config)?);
+        log_warnings(sources, &settings.warnings(&config)?);
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
@@ -80,14 +108,18 @@ impl Reload {
         Ok(())
     }
 
-    /// What can fail is first, and then nothing is replaced: certificates are read, and keys of tokens
-    /// replaced. What is in `config` has been checked.
+    /// Everything that can fail is read and checked first, and replaced then.
     async fn apply(&mut self, settings: &Settings, config: &ServerConfig) -> Result<(), Exit> {
-        let certificates = self.engine.read_certificates(&settings.redis)?;
-        TokenAuth::reload(self.tokens.as_mut(), &settings.tokens, &self.server).await?;
         let invalid = |error: InvalidConfig| Exit::System(error.to_string());
-        self.server.reload(config).map_err(invalid)?;
+        config.check().map_err(invalid)?;
+        let certificates = self.engine.read_certificates(&settings.redis)?;
+        let tokens = TokenAuth::read_again(self.tokens.as_ref(), &settings.tokens).await?;
+        // Read certificates are valid, and the settings are checked: neither of the two fails.
         self.engine.replace_certificates(&certificates)?;
+        self.server.reload(config).map_err(invalid)?;
+        if let (Some(running), Some(read)) = (&mut self.tokens, tokens) {
+            running.replace(read, &self.server);
+        }
         (self.set_log_filter)(&settings.log);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use chat_broker::{Latencies, Status};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::samples::{Rates, Sample};
+use crate::samples::{Rates, Sample, rounded};
 use crate::state::{State, Task};
 
 /// The time between two samples.
@@ -91,10 +91,8 @@ impl Counted {
 }
 
 fn rates(before: &Counted, now: &Counted, time: Duration) -> Rates {
-    let rate = |before: u64, now: u64| {
-        let rate = now.saturating_sub(before) as f64 / time.as_secs_f64();
-        (rate * 100.0).round() / 100.0
-    };
+    let rate =
+        |before: u64, now: u64| rounded(now.saturating_sub(before) as f64 / time.as_secs_f64());
     Rates {
         messages: rate(before.messages, now.messages),
         deliveries: rate(before.deliveries, now.deliveries),

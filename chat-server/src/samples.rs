@@ -82,3 +82,8 @@ impl Samples {
         self.0.lock().iter().filter(|sample| sample.at > at).cloned().collect()
     }
 }
+
+/// A rate to a hundredth, as the API shows it.
+pub(crate) fn rounded(rate: f64) -> f64 {
+    (rate * 100.0).round() / 100.0
+}

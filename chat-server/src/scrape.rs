@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chat_broker::{BrokerStats, CommandRefusals, Hub, Latencies, Status};
 use prometheus_client::collector::Collector;
@@ -27,7 +27,7 @@ pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
     let ours = registry.sub_registry_with_prefix("chat");
     state.metrics.register(ours);
     ours.register_collector(Box::new(Live(Arc::clone(state))));
-    registry.register_collector(Box::new(OfProcess));
+    registry.register_collector(Box::new(OfProcess { server_started: since_1970(state.started) }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -53,25 +53,35 @@ pub(crate) fn to_plain(page: &str) -> String {
     plain
 }
 
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Metrics of the process, read at each scrape.
 #[derive(Debug)]
-struct OfProcess;
+struct OfProcess {
+    /// Since 1970.
+    server_started: Duration,
+}
 
 impl Collector for OfProcess {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut page, Some(process)) = (Page(encoder), Process::read()) else { return Ok(()) };
-        let help = "Resident memory";
-        page.bytes("process_resident_memory_bytes", help, process.resident_bytes)?;
-        let help = "Virtual memory";
-        page.bytes("process_virtual_memory_bytes", help, process.virtual_bytes)?;
-        page.bytes("process_open_fds", "Open files", process.open_files)?;
-        if let Some(files) = process.max_files {
-            page.bytes("process_max_fds", "The most open files", files)?;
+        let (mut page, process) = (Page(encoder), Process::read());
+        for (name, help, value) in [
+            ("process_resident_memory_bytes", "Resident memory", process.resident_bytes),
+            ("process_virtual_memory_bytes", "Virtual memory", process.virtual_bytes),
+            ("process_open_fds", "Open files", process.open_files),
+            ("process_max_fds", "The most open files", process.max_files),
+        ] {
+            value.map_or(Ok(()), |value| page.bytes(name, help, value))?;
         }
-        let cpu = ConstCounter::new(process.cpu.as_secs_f64());
-        page.metric("process_cpu_seconds", "CPU time of all threads", &cpu)?;
+        if let Some(cpu) = process.cpu {
+            let cpu = ConstCounter::new(cpu.as_secs_f64());
+            page.metric("process_cpu_seconds", "CPU time of all threads", &cpu)?;
+        }
         let help = "When the process started, since 1970";
-        page.seconds("process_start_time_seconds", help, process.started)
+        let started = process.started.unwrap_or(self.server_started);
+        page.seconds("process_start_time_seconds", help, started)
     }
 }
 
@@ -108,10 +118,16 @@ impl Collector for Live {
 
 fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
-    let commit = ("commit", option_env!("CHAT_COMMIT").unwrap_or("unknown"));
-    page.info("build_info", "What the program was built from", &[version, commit])?;
+    let commit = ("commit", option_env!("ROOMCAST_COMMIT").unwrap_or("unknown"));
+    let node = ("node", &*state.node);
+    page.info("build_info", "What the program was built from", &[version, commit, node])?;
     let digest = ("digest", &**state.settings_digest.read());
-    page.info("settings_info", "The digest of the settings in effect", &[digest])
+    page.info("settings_info", "The digest of the settings in effect", &[digest])?;
+    let reload = *state.latest_reload.read();
+    let help = "Whether the latest reload of the settings succeeded; 1 before the first";
+    page.gauge("settings_reload_successful", help, reload.is_successful.into())?;
+    let help = "When the settings in effect were read, since 1970";
+    page.seconds("settings_reload_timestamp_seconds", help, since_1970(reload.in_effect_since))
 }
 
 fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
@@ -131,8 +147,10 @@ fn key_fetches(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let outcomes = [("ok", fetches.succeeded), ("failed", fetches.failed)];
     let counters = outcomes.map(|(name, count)| ([("outcome", name)], ConstCounter::new(count)));
     page.family("key_fetches", "Fetches of the keys of tokens", counters.into_iter())?;
-    let help = "Time since the keys of tokens were last fetched";
-    fetches.age.map_or(Ok(()), |age| page.seconds("key_age_seconds", help, age))
+    let help = "Time since the keys of tokens were last fetched, or since the start";
+    // Without a value until the first fetch, no alarm would see a server that never had keys.
+    let age = fetches.age.unwrap_or_else(|| state.started.elapsed().unwrap_or_default());
+    page.seconds("key_age_seconds", help, age)
 }
 
 fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
@@ -170,7 +188,8 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     let help = "Messages that wait for the broker's answer";
     page.gauge("broker_queued", help, stats.publish_queued)?;
     refusals(page, &stats.refusals)?;
-    let help = "Whether the broker refuses what rooms keep, for want of memory";
+    let help =
+        "Whether the broker has no memory for the messages that rooms keep, and refuses them";
     page.gauge("broker_full", help, stats.full.into())?;
     if let Some(run_id) = &stats.run_id {
         let help = "The process of Redis (run_id) that this server is connected to";

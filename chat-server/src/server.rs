@@ -1,6 +1,7 @@
 //! A server: a broker, a hub and the connections of its clients.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker, OccupiedRooms};
@@ -21,7 +22,7 @@ use crate::listener::{ListenerContext, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::service::members;
-use crate::state::{State, Task};
+use crate::state::{Reload, State, Task};
 use crate::{api, fleet, http, operator, sampler};
 
 /// The most connections to the operator routes.
@@ -354,7 +355,23 @@ impl Server {
         in_effect.api_keys.clone_from(&config.api_keys);
         in_effect.shared_settings.clone_from(&config.shared_settings);
         *state.settings_digest.write() = in_effect.digest();
+        *state.latest_reload.write() =
+            Reload { is_successful: true, in_effect_since: SystemTime::now() };
         Ok(())
+    }
+
+    /// Sets `chat_settings_reload_successful` on the metrics page to 0 until the next
+    /// [`reload`](Self::reload) that succeeds: for an application that could not read its settings
+    /// again, or not apply them.
+    pub fn reload_failed(&self) {
+        self.state.latest_reload.write().is_successful = false;
+    }
+
+    /// The random id of this server, which clients receive in `welcome`, and by which `GET /api/nodes`
+    /// lists it.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.state.node
     }
 
     /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.

@@ -15,7 +15,6 @@ mod api;
 mod changes;
 mod config_file;
 mod connections;
-mod doubts;
 mod exit;
 mod file;
 mod key_command;
@@ -34,6 +33,7 @@ mod token_command;
 mod tokens;
 mod value;
 mod variables;
+mod warnings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -59,7 +59,11 @@ pub(crate) use operator_command::{
 pub(crate) use redis::Redis;
 pub(crate) use source::Sources;
 pub(crate) use tokens::Tokens;
+#[cfg(feature = "jwks")]
+pub(crate) use tokens::invalid_jwks_url;
 pub(crate) use value::Invalid;
+#[cfg(feature = "jwks")]
+pub(crate) use value::url_without_secrets;
 
 /// What the program runs with.
 #[derive(Debug, Args)]

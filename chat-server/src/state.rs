@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use chat_broker::{HeavyHitters, Hub, Status};
-use chat_core::{ConnectionId, User, UserId, UserName};
+use chat_broker::{Hub, Status};
+use chat_core::{ConnectionId, HeavyHitters, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
@@ -42,6 +42,7 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// [`ServerConfig::digest`] of the settings in effect.
     pub(crate) settings_digest: RwLock<String>,
+    pub(crate) latest_reload: RwLock<Reload>,
     /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     /// The URL of this server in links.
@@ -66,6 +67,7 @@ pub(crate) struct State {
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
+    pub(crate) started: SystemTime,
     /// The random id of this server process.
     pub(crate) node: String,
     /// The sender of messages of the application that names no other.
@@ -77,6 +79,8 @@ pub(crate) struct State {
     pub(crate) client_lines: Arc<ClientLines>,
     /// The clients with the most traffic: frames and bytes received.
     pub(crate) clients: HeavyHitters<Client, 2>,
+    /// Random: which frames are sampled for [`clients`](Self::clients).
+    pub(crate) sample_seed: u64,
     pub(crate) draining: AtomicBool,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
@@ -88,6 +92,14 @@ pub(crate) struct State {
     _moderator: Task,
     _reporter: Task,
     _line_counter: Task,
+}
+
+/// How the latest reload of the settings ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reload {
+    pub(crate) is_successful: bool,
+    /// When the settings in effect were read: at the latest reload that succeeded, or at the start.
+    pub(crate) in_effect_since: SystemTime,
 }
 
 /// A task that is aborted when this is dropped.
@@ -117,6 +129,7 @@ impl State {
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
         }
+        let started = SystemTime::now();
         let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
         if hub.broker().table().is_none() {
             tracing::warn!(
@@ -145,6 +158,8 @@ impl State {
             hooks,
             moderation,
             resume: Resume::default(),
+            started,
+            latest_reload: RwLock::new(Reload { is_successful: true, in_effect_since: started }),
             node: random_id(10),
             backend: backend(),
             sessions,
@@ -153,6 +168,8 @@ impl State {
             _line_counter: Task(tokio::spawn(Arc::clone(&client_lines).report())),
             client_lines,
             clients: HeavyHitters::new(Instant::now()),
+            // Without random numbers clients can be served, and one can hide from that list.
+            sample_seed: getrandom::u64().unwrap_or_default(),
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),

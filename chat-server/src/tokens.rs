@@ -24,23 +24,18 @@ impl TokenAuth {
         Self::read(tokens, None).await.map(Some)
     }
 
-    /// Replaces the keys of `running`, what tokens must claim, and what signs tokens for backends.
+    /// What the settings have for a server that is `running`, to [replace](Self::replace) it.
     ///
     /// # Errors
     /// A key cannot be used or fetched, or clients would need tokens and did not before, or the
-    /// other way round. Nothing is replaced then.
-    pub(crate) async fn reload(
-        running: Option<&mut Self>,
+    /// other way round.
+    pub(crate) async fn read_again(
+        running: Option<&Self>,
         tokens: &Tokens,
-        server: &Server,
-    ) -> Result<(), Exit> {
+    ) -> Result<Option<Self>, Exit> {
         match (running, tokens.are_needed()?) {
-            (None, false) => Ok(()),
-            (Some(running), true) => {
-                let read = Self::read(tokens, Some(running)).await?;
-                running.replace(read, server);
-                Ok(())
-            }
+            (None, false) => Ok(None),
+            (Some(running), true) => Self::read(tokens, Some(running)).await.map(Some),
             // Open connections were admitted by the other rule.
             (None, true) => Err(needs_restart("keys of tokens are set, and were not at the start")),
             (Some(_), false) => Err(needs_restart("no key of tokens is set any longer")),
@@ -65,7 +60,7 @@ mod without_jwt {
             Err(Exit::without("jwt"))
         }
 
-        pub(super) fn replace(&mut self, read: Self, _: &Server) {
+        pub(crate) fn replace(&mut self, read: Self, _: &Server) {
             *self = read;
         }
 
@@ -78,6 +73,7 @@ mod without_jwt {
 #[cfg(feature = "jwt")]
 mod with_jwt {
     use chat_server::{JwtAuthenticator, JwtSigner, TokenIssuer};
+    use tracing::error;
 
     use super::remote::Remote;
     use super::{Exit, Server, ServerBuilder, Tokens};
@@ -94,6 +90,11 @@ mod with_jwt {
         /// The authenticator by the settings. Keys at a URL that `running` has as well are its own.
         pub(super) async fn read(tokens: &Tokens, running: Option<&Self>) -> Result<Self, Exit> {
             let mut keys = tokens.keys()?;
+            if tokens.all_keys_have_ended() {
+                error!(
+                    "every key of tokens has ended: no client can connect until there is a new one"
+                );
+            }
             let is_start = running.is_none();
             let kept = running.and_then(|running| running.remote.as_ref());
             let remote = Remote::read(tokens, kept, is_start).await?;
@@ -107,7 +108,8 @@ mod with_jwt {
             Ok(Self { authenticator, issuer: issuer(tokens)?, remote })
         }
 
-        pub(super) fn replace(&mut self, read: Self, server: &Server) {
+        /// Replaces the keys, what tokens must claim, and what signs tokens for backends.
+        pub(crate) fn replace(&mut self, read: Self, server: &Server) {
             self.authenticator.replace(&read.authenticator);
             server.set_token_issuer(read.issuer.clone());
             (self.issuer, self.remote) = (read.issuer, read.remote);
@@ -140,7 +142,7 @@ mod remote {
     use tracing::warn;
 
     use super::{Exit, Tokens};
-    use crate::settings::Invalid;
+    use crate::settings::invalid_jwks_url;
 
     /// Keys that are fetched, and the settings by which they are.
     #[derive(Clone)]
@@ -164,8 +166,7 @@ mod remote {
                 }
                 return Ok(Some(kept.clone()));
             }
-            let wrong =
-                |error: FetchError| Invalid::new("jwt-jwks-url", &config.url, error.to_string());
+            let wrong = |error: FetchError| invalid_jwks_url(&config.url, error.to_string());
             let keys = RemoteKeys::start(config.clone()).map_err(wrong)?;
             match keys.fetch().await {
                 Err(FetchError::Unavailable(_)) if is_start => {}

@@ -149,9 +149,14 @@ pub(crate) async fn access(
 
 /// Rejects a client that is banned, or that may not join the room in the URL, before the handshake
 /// completes. That room is joined in a dialect without `hello`, so a token must be in the request.
+///
+/// Where clients need tokens, `?userId=` is a claim of anyone: an answer to it would show strangers the
+/// bans of that user, and what moderators wrote.
 async fn check_admission(state: &State, params: &ConnectParams) -> Result<(), Refusal> {
-    let known = params.access.identity().map(|identity| &identity.user);
-    let user = known.or(params.user_id.as_ref());
+    let user = match &params.access {
+        Access::Open => params.user_id.as_ref(),
+        access => access.identity().map(|identity| &identity.user),
+    };
     let not_banned = |scope| match user.and_then(|user| state.moderation.ban(scope, user)) {
         Some(notice) => Err(Refusal::banned(notice)),
         None => Ok(()),
@@ -202,4 +207,44 @@ fn session_below(
     };
     let parts = auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)?;
     Ok(Session::on_tcp(parts.io.into_inner(), parts.read_buf, transport))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use chat_core::UserId;
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::auth::{Authenticator, Identity};
+    use crate::{BanOptions, Server};
+
+    #[derive(Debug)]
+    struct NoOne;
+
+    #[async_trait]
+    impl Authenticator for NoOne {
+        async fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, AuthError> {
+            Err(AuthError::Missing)
+        }
+    }
+
+    /// The code that a client without a token gets that claims to be a banned user.
+    async fn refusal_of_claim(server: Server, access: Access) -> Option<&'static str> {
+        let bob = UserId::new("bob").unwrap();
+        server.user(&bob).ban(BanOptions::default()).await.unwrap();
+        while server.bans().is_empty() {
+            yield_now().await;
+        }
+        let params = ConnectParams { user_id: Some(bob), access, ..ConnectParams::default() };
+        check_admission(&server.state, &params).await.err().map(|refusal| refusal.reason)
+    }
+
+    #[tokio::test]
+    async fn claimed_id_counts_for_bans_in_open_mode_alone() {
+        let open = Server::builder().start();
+        assert_eq!(refusal_of_claim(open, Access::Open).await, Some("banned"));
+        let closed = Server::builder().authenticator(NoOne).start();
+        assert_eq!(refusal_of_claim(closed, Access::Pending).await, None);
+    }
 }

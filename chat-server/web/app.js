@@ -157,7 +157,8 @@ function takeName() {
 
 /** The server has rejected the name, or the page. */
 function showRefusal(error) {
-  if (error.code === "closed" || error.code === "timeout") return;
+  // The banner says these.
+  if (["closed", "kicked", "banned", "timeout"].includes(error.code)) return;
   const room = current?.id ?? "";
   for (const { handle } of rooms.values()) handle.release();
   rooms.clear();
@@ -231,7 +232,8 @@ const handlers = {
     const { state, error } = room.handle.snapshot;
     // On the next connection older messages may be loaded.
     room.hasFailed = false;
-    if (state === "left") drop(room, evictionInWords(error, token));
+    // The page says by itself that the client was closed, and the next connection joins the room.
+    if (state === "left" && client.state !== "closed") drop(room, evictionInWords(error, token));
     else if (state === "joined" && !rejoined) room.notice("You joined the room.");
   },
 

@@ -15,14 +15,14 @@ const PASSING = {
 
 /** The texts of the client's own errors. */
 const TEXTS = {
-  banned: "The user is banned from the room.",
+  banned: "The user is banned.",
   closed: "The connection was closed.",
   disconnected: "The connection was lost before the answer.",
-  kicked: "The user was removed from the room.",
+  kicked: "The user was removed.",
   not_in_room: "The client is not in the room.",
   offline: "There is no connection.",
-  other_user: "The message is of the user of an earlier token.",
-  outcome_unknown: "No answer arrived: the server may have accepted the message.",
+  other_user: "The message is of another user.",
+  outcome_unknown: "The server may have accepted the message.",
   queue_full: "Too many requests wait.",
   timeout: "The server did not answer in time.",
   too_large: "The frame is larger than the server allows.",
@@ -31,9 +31,12 @@ const TEXTS = {
 
 /** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
-  constructor(code, message = TEXTS[code], { retryAfterMs, until, reason, key } = {}) {
+  constructor(code, message = TEXTS[code], more = {}) {
     super(message);
-    Object.assign(this, { name: "ChatError", code, retryAfterMs, until, reason, key });
+    // Only what there is: an error that a test or a log prints has no empty members.
+    for (const [name, value] of Object.entries({ ...more, name: "ChatError", code })) {
+      if (value !== undefined) this[name] = value;
+    }
   }
 
   static fromFrame({ code, message, retry_after_ms: retryAfterMs, until, reason }) {

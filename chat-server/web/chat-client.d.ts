@@ -116,7 +116,8 @@ export type State = StateChange["state"];
  * - `kick`, `ban`: a moderator
  * - `token_expired`: the token ran out, and there is no function that gives another
  * - `token_refused`: the server does not accept the token
- * - `no_token`: the token function threw `Unauthorized`, or gave nothing
+ * - `no_token`: the token function threw `Unauthorized`, or gave nothing; or the client has no
+ *   `token`, and the server wants one
  * - `server`: a close code, a `goodbye` or an error that is final
  */
 export type EndedBy =
@@ -137,7 +138,8 @@ export type StateChange =
   /** The connection was lost, with this WebSocket close code; the next attempt is in `retryInMs`. */
   | { state: "waiting"; retryInMs: number; code: number; reason: string }
   /** Over, until `connect()` is called again. `message`: the moderator's words. `until`: when the
-   *  ban ends, in milliseconds since 1970, if the server says so. */
+   *  ban ends, in milliseconds since 1970, if the server says so. `error` has the code `kicked` or
+   *  `banned`, with the same as `reason` and `until`; another one, or `closed`. */
   | {
       state: "closed";
       by: EndedBy;
@@ -167,9 +169,9 @@ export interface ChatEvents<Data = unknown> {
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
   /** The server removed the client from a room, which it does not join again by itself. `reason` is
-   *  `kicked`, `banned`, or `forbidden` by a new token; `message` is the moderator's; `until` the
-   *  end of a ban, in milliseconds since 1970. */
-  left: { room: string; reason: string; message?: string; until?: number };
+   *  `kicked`, `banned`, or `forbidden` by a new token; absent if the application's server made the
+   *  user leave. `message` is the moderator's; `until` the end of a ban, in milliseconds since 1970. */
+  left: { room: string; reason?: string; message?: string; until?: number };
   /** A send was refused for a reason that passes, and is tried again by itself. */
   delayed: { room: string; key: string; error: ChatError };
   /** A room could not be joined again; the client is no longer in it. */
@@ -211,7 +213,7 @@ export type ServerErrorCode =
  * - `queue_full`: too many sends or requests wait; not sent
  * - `too_large`: the frame is above the limit
  * - `other_user`: of a send: the next token is another user's; not sent
- * - `kicked`: of a room that a moderator removed the user from
+ * - `kicked`: a moderator removed the user from the room, or from the server
  * - `closed`: the client is closed
  */
 export type ClientErrorCode =
@@ -238,7 +240,12 @@ export class ChatError extends Error {
   constructor(
     code: ErrorCode,
     message?: string,
-    more?: { retryAfterMs?: number; until?: number; reason?: string; key?: string },
+    more?: {
+      retryAfterMs?: number | undefined;
+      until?: number | undefined;
+      reason?: string | undefined;
+      key?: string | undefined;
+    },
   );
   readonly code: ErrorCode;
   /** When to try again. */
@@ -256,6 +263,10 @@ export class Unauthorized extends ChatError {
   constructor(message?: string);
 }
 
+/** What `addEventListener` of any runtime takes, whether its types have a DOM or not. */
+type Listener = Parameters<EventTarget["addEventListener"]>[1];
+type ListenerOptions = Parameters<EventTarget["addEventListener"]>[2];
+
 /** Handlers of events, by their details. */
 export interface Emitter<Events> extends EventTarget {
   /** Calls `handler` with the detail of each event; returns a function that removes the handler.
@@ -263,24 +274,24 @@ export interface Emitter<Events> extends EventTarget {
   on<K extends keyof Events>(
     type: K,
     handler: (detail: Events[K]) => void,
-    options?: { signal?: AbortSignal; once?: boolean },
+    options?: { signal?: AbortSignal | undefined; once?: boolean | undefined },
   ): () => void;
   /** Calls `handler` with the next event only. */
   once<K extends keyof Events>(
     type: K,
     handler: (detail: Events[K]) => void,
-    options?: { signal?: AbortSignal },
+    options?: { signal?: AbortSignal | undefined },
   ): () => void;
   off<K extends keyof Events>(type: K, handler: (detail: Events[K]) => void): void;
   addEventListener<K extends keyof Events & string>(
     type: K,
     listener: (event: CustomEvent<Events[K]>) => void,
-    options?: boolean | AddEventListenerOptions,
+    options?: ListenerOptions,
   ): void;
   addEventListener(
     type: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | AddEventListenerOptions,
+    listener: Listener,
+    options?: ListenerOptions,
   ): void;
 }
 
@@ -360,7 +371,9 @@ export class ChatClient<Data = unknown> {
    *  rooms that the client was in. */
   connect(): Promise<Welcome>;
   /** Ends the connection for good. What is called afterwards is rejected with `closed` at once, but
-   *  for `connect()`, and for `leave()`, which has nothing left to do. */
+   *  for `connect()`, and for `leave()`, which has nothing left to do. Others see the user in the
+   *  rooms for some more seconds, in which a page that loads again is no departure: by default 5.
+   *  `leave()` the rooms before if the user is to be gone at once. */
   close(): void;
   /** Pings the server at once, and abandons the connection without an answer; in
    *  state `waiting`, connects. Browsers do this by themselves when the network changes and when
@@ -374,12 +387,13 @@ export class ChatClient<Data = unknown> {
    *  messages after it are `message` events, after a `gap` if some are lost; if the room cannot
    *  continue there, only the latest 256 follow, and `history` has those before. Joins are not counted:
    *  one `leave` ends them all. */
-  join(room: string, options?: { history?: number } | { since: Position }): Promise<Joined<Data>>;
+  join(room: string, options?: { history?: number | undefined } | { since: Position | undefined }): Promise<Joined<Data>>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
 
-  /** A room as it is to be shown. All callers get the same one, which joins with the first and
-   *  leaves with the last `release()`. `history`: how many of the latest messages to bring (50).
+  /** A room as it is to be shown. Each caller gets a handle of its own on the same room, which joins
+   *  with the first and leaves once the last is released and its messages are sent. Throws a
+   *  `TypeError` if `name` is no string. `history`: how many of the latest messages to bring (50).
    *  `keep`: how many to hold (20,000). The first caller's options count. Do not `join` or
    *  `leave` the same room beside it. */
   room(name: string, options?: { history?: number | undefined; keep?: number | undefined }): RoomHandle<Data>;
@@ -394,31 +408,33 @@ export class ChatClient<Data = unknown> {
     options?: { data?: Data | undefined; key?: string | undefined },
   ): Promise<Sent> & { readonly key: string };
   /** `delivered`: how many servers hold the user; 0: offline. See the event `undelivered`. */
-  direct(to: string, message: string, options?: { data?: Data }): Promise<{ delivered: number }>;
+  direct(to: string, message: string, options?: { data?: Data | undefined }): Promise<{ delivered: number }>;
   /** Throttled, and not sent while anything else waits to be; call it at each key stroke. */
   typing(room: string, typing: boolean): void;
   members(room: string): Promise<Members>;
   /** Messages before or after an offset, or the newest; at most `limit`, or 256. */
   history(
     room: string,
-    options?: { before?: number; after?: number; limit?: number },
+    options?: { before?: number | undefined; after?: number | undefined; limit?: number | undefined },
   ): Promise<History<Data>>;
   /** With the capability `moderate`: removes a user, by id, who may join again. */
   kick(room: string, user: string, reason?: string): Promise<unknown>;
   /** Keeps a user out of the room, for `seconds` or until `unban`. */
-  ban(room: string, user: string, options?: { seconds?: number; reason?: string }): Promise<unknown>;
+  ban(room: string, user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
   unban(room: string, user: string): Promise<unknown>;
 }
 
 /**
- * A message as it is to be shown. `state`:
+ * A message as it is to be shown. `id` names it in this list, the same from `sending` to `received`.
+ * `state`:
  * - `received`: the room has it
  * - `sending`: it waits for the connection, its turn or the answer
  * - `delayed`: it was refused for a reason that passes, `error`, and is tried again by itself
  * - `sent`: the server has accepted it, and the room's own copy follows
- * - `failed`: `error` says why; `resend` or `discard` it
+ * - `failed`: `error` says why; `resend` or `discard` it. With another user it is dropped
  */
 export type ShownMessage<Data = unknown> = {
+  id: number;
   user: User;
   message: string;
   data?: Data;
@@ -449,9 +465,11 @@ interface Unplaced {
 }
 
 export interface RoomSnapshot<Data = unknown> {
-  /** `left`: removed, or refused; `error` says why. */
+  /** `left`: removed, refused, the client is closed, or this handle was released; `error` says why.
+   *  A join that is refused for a reason that passes stays `joining`, and is repeated. */
   readonly state: "joining" | "joined" | "left";
-  /** Of `left`: `kicked`, `banned`, `forbidden` or another code; its `reason` has the moderator's words. */
+  /** Of `left`: `kicked`, `banned`, `forbidden` or another code; its `reason` has the moderator's
+   *  words, and its `until` the end of a ban. Of a client that was closed, its error. */
   readonly error: ChatError | null;
   /** What the user may do in the room, if the server says so. */
   readonly can: readonly Capability[] | null;
@@ -468,7 +486,7 @@ export interface RoomSnapshot<Data = unknown> {
   readonly typists: readonly User[];
 }
 
-/** What has changed in a room. */
+/** What has changed in a room. A `state` may change all lists. */
 export type RoomChange<Data = unknown> =
   /** It was joined, joined again (`rejoined`), or left. */
   | { what: "state"; rejoined?: boolean }
@@ -496,6 +514,9 @@ export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange
     message: string,
     options?: { data?: Data | undefined; key?: string | undefined },
   ): Promise<Sent> & { readonly key: string };
+  /** Joins a room that was left, by all its handles; `history` begins again. It rejects for the
+   *  reason that `snapshot.error` has then. A room that is not left is joined already. */
+  join(): Promise<unknown>;
   /** Sends a message that has failed once more, under its key. */
   resend(key: string): Promise<Sent> & { readonly key: string };
   /** Removes a message that has failed. */
@@ -505,8 +526,8 @@ export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange
   /** As `ChatClient.typing`. */
   typing(typing: boolean): void;
   kick(user: string, reason?: string): Promise<unknown>;
-  ban(user: string, options?: { seconds?: number; reason?: string }): Promise<unknown>;
+  ban(user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
   unban(user: string): Promise<unknown>;
-  /** Ends the use of the room by this caller. */
+  /** Ends the use of the room by this caller; once, and the handle shows `left` from then on. */
   release(): void;
 }

@@ -7,7 +7,7 @@ import { Connection } from "./chat-connection.js";
 import { Emitter } from "./chat-events.js";
 import { nameRefusal, refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
-import { RoomHandle } from "./chat-room-handle.js";
+import { SharedRoom } from "./chat-room-handle.js";
 import { Sends } from "./chat-sends.js";
 import { now } from "./chat-time.js";
 import { Unauthorized } from "./chat-token.js";
@@ -32,7 +32,7 @@ export class ChatClient extends Emitter {
   /** The rooms that the application has joined, by id; a reconnect joins them again. */
   #rooms = new Map();
   /** The rooms that the application has by `room`, by name. */
-  #handles = new Map();
+  #shared = new Map();
   /** Events that wait until the handlers of earlier ones return. */
   #events = [];
   #isDispatching = false;
@@ -124,9 +124,11 @@ export class ChatClient extends Emitter {
   }
 
   room(name, options = {}) {
-    const handle = this.#handles.get(name) ?? new RoomHandle(this, name, options, () => this.#handles.delete(name));
-    this.#handles.set(name, handle);
-    return handle.hold();
+    if (typeof name !== "string") throw new TypeError("The name of a room is text.");
+    const released = () => this.#shared.delete(name);
+    const room = this.#shared.get(name) ?? new SharedRoom(this, this.#connection, name, options, released);
+    this.#shared.set(name, room);
+    return room.hold();
   }
 
   leave(room) {

@@ -13,8 +13,9 @@ import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
 const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
 
-/** What ended the client, by close code; any other code is the server's. */
-const ENDED_BY = { 4002: "kick", 4003: "ban", [TOKEN_EXPIRED]: "token_expired" };
+/** What ended the client, by close code, and the code of its error if that is not `closed`; any
+ *  other close code is the server's. */
+const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired"] };
 
 /** The shortest pause before another attempt to renew a token. */
 const RENEW_AGAIN_MS = 5_000;
@@ -279,9 +280,10 @@ export class Connection {
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
     this.#forget()?.close(1000);
-    const refusedBy = error.code === "unauthorized" ? "token_refused" : "server";
-    const by = error instanceof Unauthorized ? "no_token" : refusedBy;
-    this.#end({ code: LOST, reason: error.message, by }, error.code);
+    const isMissing = error instanceof Unauthorized || !this.hasToken;
+    const refusedBy = isMissing ? "no_token" : "token_refused";
+    const by = error.code === "unauthorized" ? refusedBy : "server";
+    this.#end({ code: LOST, reason: error.message, by }, error);
   }
 
   #receive(data) {
@@ -375,7 +377,7 @@ export class Connection {
     if (code === TOO_BIG && !this.isOnline) {
       // It was the `hello`, and would be again.
       this.#forget();
-      this.#end({ code, by: "server" }, "too_large");
+      this.#end({ code, by: "server" }, new ChatError("too_large"));
       return;
     }
     if (code === TOO_BIG) this.requests.failLargest();
@@ -388,7 +390,9 @@ export class Connection {
     const comeBack = mayRenew || (goodbye ? goodbye.reconnect : !FINAL_CODES.has(code));
     if (!comeBack) {
       const { message, until } = goodbye ?? {};
-      this.#end({ code, reason: goodbye?.reason ?? reason, by: ENDED_BY[code] ?? "server", message, until });
+      const [by, why] = ENDED_BY[code] ?? ["server"];
+      const error = why && new ChatError(why, message, { until, reason: message });
+      this.#end({ code, reason: goodbye?.reason ?? reason, by, message, until }, error);
       return;
     }
     this.#suspend();
@@ -440,14 +444,13 @@ export class Connection {
   }
 
   /** The end of the client. `by` says who ended it. */
-  #end({ code, reason, ...detail }, errorCode = "closed") {
+  #end({ code, reason, ...detail }, error = new ChatError("closed", reason || undefined)) {
     this.#suspend();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
-    const error = new ChatError(errorCode, reason || undefined);
     this.#settle()?.reject(error);
     this.#hooks.ended(error);
-    this.#change({ state: "closed", code, reason: error.message, ...detail, error });
+    this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }
 
   #change(detail) {

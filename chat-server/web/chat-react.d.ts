@@ -4,7 +4,7 @@ import type { ReactElement, ReactNode } from "react";
 import type { ChatClient, RoomHandle, RoomSnapshot, StateChange, User } from "./chat-client.js";
 
 /** Provides a client, and connects it. The application that has made the client closes it. */
-export function ChatProvider(props: { client: ChatClient<any>; children?: ReactNode }): ReactElement;
+export function ChatProvider(props: { client: ChatClient<any>; children?: ReactNode | undefined }): ReactElement;
 
 /** The client of the nearest `ChatProvider`; throws without one. */
 export function useChat<Data = unknown>(): ChatClient<Data>;
@@ -14,14 +14,15 @@ export function useConnection(): StateChange;
 
 export type RoomActions<Data = unknown> = Pick<
   RoomHandle<Data>,
-  "send" | "resend" | "discard" | "history" | "typing" | "kick" | "ban" | "unban"
+  "send" | "resend" | "discard" | "history" | "typing" | "kick" | "ban" | "unban" | "join"
 >;
 
 /** A room, joined while the component is mounted: its snapshot, and what one does there.
- *  `history`: how many of the latest messages to bring (50); the first component decides. */
+ *  `history`: how many of the latest messages to bring (50), `keep`: how many to
+ *  hold (20,000); the first component decides. */
 export function useRoom<Data = unknown>(
   name: string,
-  options?: { history?: number | undefined },
+  options?: { history?: number | undefined; keep?: number | undefined },
 ): RoomSnapshot<Data> & RoomActions<Data>;
 
 /** The members of a room, and how many there are. Renders again only when they change. */

@@ -31,8 +31,8 @@ export function useConnection() {
 }
 
 /** A room: its snapshot, and what one does there. */
-export function useRoom(name, { history } = {}) {
-  const store = useRoomStore(name, history);
+export function useRoom(name, { history, keep } = {}) {
+  const store = useRoomStore(name, history, keep);
   const snapshot = useSyncExternalStore(store.subscribe, store.snapshot, () => EMPTY);
   return useMemo(() => ({ ...snapshot, ...store.actions }), [snapshot, store]);
 }
@@ -66,15 +66,15 @@ const EMPTY = Object.freeze({
   typists: [],
 });
 
-const ACTIONS = ["send", "resend", "discard", "history", "typing", "kick", "ban", "unban"];
+const ACTIONS = ["send", "resend", "discard", "history", "typing", "kick", "ban", "unban", "join"];
 
 /** A room for `useSyncExternalStore`: held while something is subscribed. */
-function useRoomStore(name, history) {
+function useRoomStore(name, history, keep) {
   const client = useChat();
-  return useMemo(() => roomStore(client, name, history), [client, name, history]);
+  return useMemo(() => roomStore(client, name, { history, keep }), [client, name, history, keep]);
 }
 
-function roomStore(client, name, history) {
+function roomStore(client, name, options) {
   let room = null;
   const act = (action) => (...args) => {
     if (!room) throw new Error(`The room ${name} is not joined before the component is mounted.`);
@@ -82,7 +82,7 @@ function roomStore(client, name, history) {
   };
   return {
     subscribe(onChange) {
-      const held = client.room(name, { history });
+      const held = client.room(name, options);
       room = held;
       const end = held.on("change", () => onChange());
       return () => {

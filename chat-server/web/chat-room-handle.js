@@ -1,7 +1,7 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError, rejected } from "./chat-answer.js";
+import { ChatError, droppable, rejected } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
 
 /** How long a user counts as typing after the last `typing` event. */
@@ -18,21 +18,53 @@ const CHANGES = {
   typists: ["typists"],
 };
 
-/** The user of a client that was never connected. */
-const UNKNOWN_USER = { id: "", name: "", color: "" };
-
 /** Messages in a page of the history. */
 const PAGE = 100;
 
+/** One caller's use of a room. All callers share the room itself. */
 export class RoomHandle extends Emitter {
+  #room;
+  /** The snapshot of a handle that was released. */
+  #last = null;
+
+  constructor(room, client) {
+    super();
+    const { name } = room;
+    this.#room = room;
+    this.name = name;
+    for (const action of ["send", "resend", "discard", "history", "typing", "kick", "ban", "unban"]) {
+      this[action] = (...args) => (action in room ? room[action](...args) : client[action](name, ...args));
+    }
+  }
+
+  get snapshot() {
+    return this.#last ?? this.#room.snapshot;
+  }
+
+  join() {
+    return this.#last ? rejected(this.#last.error) : this.#room.join();
+  }
+
+  release() {
+    if (this.#last) return;
+    this.#last = Object.freeze({ ...this.snapshot, state: "left", error: new ChatError("not_in_room") });
+    this.#room.release(this);
+  }
+}
+
+/** A room that one client shows, whatever the number of its handles. */
+export class SharedRoom {
   #client;
+  #connection;
   #options;
   #onRelease;
-  #holders = 0;
+  #handles = new Set();
   /** Ends the subscriptions to the client's events. */
   #ending = new AbortController();
-  /** Whether a join failed because the client was closed: the next connection repeats it. */
-  #isJoinDue = false;
+  /** Whether the room was left because the client was closed: the next connection joins it again. */
+  #isDue = false;
+  /** The id of the user who sees the room. */
+  #userId;
   #state = "joining";
   #error = null;
   #can = null;
@@ -55,23 +87,29 @@ export class RoomHandle extends Emitter {
   #isCrowd = false;
   /** By id: who is typing, and the timer that ends it. */
   #typists = new Map();
+  #lastId = 0;
   #snapshot = null;
   /** The lists of the snapshot that have not changed since it was made. */
   #lists = {};
 
-  /** `onRelease()` is called when the last holder has released the room. */
-  constructor(client, name, { history = 50, keep = 20_000 }, onRelease) {
-    super();
+  /** `onRelease()` is called when no handle is left. */
+  constructor(client, connection, name, { history = 50, keep = 20_000 }, onRelease) {
     this.name = name;
     this.#client = client;
     this.#options = { history, keep };
+    this.#connection = connection;
     this.#onRelease = onRelease;
+    this.#userId = client.user?.id;
     const handlers = {
-      joined: (joined) => this.#onJoined(joined),
+      joined: (joined) => {
+        // What a first join delivers follows. After a kick it would be there twice.
+        if (!joined.rejoined) this.#received = [];
+        this.#onJoined(joined);
+      },
       message: (message) => this.#onMessage(message),
       gap: (gap) => this.#onGap(gap),
       presence: (presence) => this.#onPresence(presence),
-      typing: ({ user, typing }) => this.#onTyping(user, typing),
+      typing: ({ user, typing }) => user.id !== client.user.id && this.#typed(user, typing),
       delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
       // A leave that the application requested has no reason.
       left: ({ reason: code = "not_in_room", message: reason, until }) =>
@@ -82,7 +120,7 @@ export class RoomHandle extends Emitter {
     for (const [type, handler] of Object.entries(handlers)) {
       client.on(type, (detail) => detail.room === name && handler(detail), { signal });
     }
-    client.on("state", ({ state }) => state === "online" && this.#onOnline(), { signal });
+    client.on("state", (status) => this.#onState(status), { signal });
     this.#join();
   }
 
@@ -105,37 +143,49 @@ export class RoomHandle extends Emitter {
 
   /** One more part of the application uses the room. */
   hold() {
-    this.#holders += 1;
-    if (this.#state === "left") {
-      this.#state = "joining";
-      this.#error = null;
-      this.#changed("state");
-      this.#join();
-    }
-    return this;
+    const handle = new RoomHandle(this, this.#client);
+    this.#handles.add(handle);
+    return handle;
   }
 
-  /** The room is left when its last holder has released it, and no other follows at once. */
-  release() {
-    this.#holders -= 1;
-    setTimeout(() => {
-      if (this.#holders > 0 || this.#ending.signal.aborted) return;
-      this.#ending.abort();
-      this.#clearTypists();
-      this.#onRelease();
-      this.#client.leave(this.name);
-    });
+  /** The room is left when its last handle is released, and no other follows at once. */
+  release(handle) {
+    this.#handles.delete(handle);
+    setTimeout(() => this.#leaveIfUnused());
+  }
+
+  /** Not before its messages are sent: the leave would overtake one that waits. */
+  #leaveIfUnused() {
+    const isSending = [...this.#pending.values()].some(({ state }) => state === "sending" || state === "delayed");
+    if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
+    this.#ending.abort();
+    this.#clearTypists();
+    this.#onRelease();
+    this.#client.leave(this.name);
+  }
+
+  /** Joins a room that was left. */
+  join() {
+    const isLeft = this.#state === "left";
+    if (isLeft) this.#setState("joining");
+    return isLeft ? this.#join() : this.#client.join(this.name);
   }
 
   /** Sends a message, which is in `messages` at once. */
   send(message, { data, key } = {}) {
     const sent = this.#client.send(this.name, message, { data, key });
-    const user = this.#client.user ?? UNKNOWN_USER;
-    const pending = { user, message, data, at: Date.now(), isOwn: true, state: "sending" };
+    const { id = this.#newId() } = this.#pending.get(sent.key) ?? {};
+    // Before the first `welcome` the user has no id.
+    const user = this.#client.user ?? { id: "", name: this.#connection.name ?? "", color: "" };
+    const pending = { id, user, message, data, at: Date.now(), isOwn: true, state: "sending" };
     this.#pending.set(sent.key, { key: sent.key, ...pending });
+    const settle = (change) => {
+      this.#update(sent.key, change);
+      this.#leaveIfUnused();
+    };
     sent.then(
-      () => this.#update(sent.key, { state: "sent", error: undefined }),
-      (error) => this.#update(sent.key, { state: "failed", error }),
+      () => settle({ state: "sent", error: undefined }),
+      (error) => settle({ state: "failed", error }),
     );
     this.#changed("pending", { key: sent.key });
     return sent;
@@ -145,7 +195,7 @@ export class RoomHandle extends Emitter {
   resend(key) {
     const { message, data, state } = this.#pending.get(key) ?? {};
     if (state === "failed") return this.send(message, { data, key });
-    const refusal = new ChatError("bad_field", "No message with this key has failed.", { key });
+    const refusal = new ChatError("bad_field", "No such message has failed.", { key });
     return Object.assign(rejected(refusal), { key });
   }
 
@@ -156,33 +206,16 @@ export class RoomHandle extends Emitter {
     this.#changed("pending", { key });
   }
 
-  typing(typing) {
-    this.#client.typing(this.name, typing);
-  }
-
-  kick(user, reason) {
-    return this.#client.kick(this.name, user, reason);
-  }
-
-  ban(user, options) {
-    return this.#client.ban(this.name, user, options);
-  }
-
-  unban(user) {
-    return this.#client.unban(this.name, user);
-  }
-
   /** Loads the page before the oldest message; one at a time. */
   history(limit = PAGE) {
     const isFull = this.#received.length >= this.#options.keep;
     if (!this.#hasMore || isFull) return Promise.resolve();
     if (!this.#loading) {
-      this.#loading = this.#load(limit).finally(() => {
+      const loading = this.#load(limit).finally(() => {
         this.#loading = null;
         this.#changed("history");
       });
-      // The caller need not handle it.
-      this.#loading.catch(() => {});
+      this.#loading = droppable(loading);
       this.#changed("history");
     }
     return this.#loading;
@@ -202,27 +235,52 @@ export class RoomHandle extends Emitter {
     }
   }
 
+  #onState({ state, error }) {
+    const isLeft = this.#state === "left";
+    if (state === "closed" && !isLeft) this.#onLeft(error);
+    else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
+    if (state === "online") this.#onOnline();
+  }
+
   #onOnline() {
-    if (this.#isJoinDue) this.#join();
-    for (const [key, { user }] of this.#pending) {
-      if (user === UNKNOWN_USER) this.#update(key, { user: this.#client.user });
+    const { user } = this.#client;
+    const isOther = this.#userId && this.#userId !== user.id;
+    // Without a token it is the same person, whom a server did not recognize.
+    if (isOther && this.#connection.hasToken) this.#empty();
+    this.#userId = user.id;
+    for (const [key, pending] of this.#pending) {
+      if (pending.user.id !== user.id) this.#update(key, { user });
     }
+    // The client itself joins what it was in.
+    if (this.#isDue && !this.#client.rooms.includes(this.name)) this.#join();
+    this.#isDue = false;
+  }
+
+  /** Forgets what another user has seen. The client joins again, which brings what was missed; what
+   *  this user may read of the rest is a page of the history. */
+  #empty() {
+    // What still waited has failed: it is not sent as another person.
+    this.#pending.clear();
+    this.#received = [];
+    this.#before = undefined;
+    this.#hasMore = true;
+    this.#forgetPeople();
+    this.#setState(this.#state === "left" ? "left" : "joining", this.#error);
+    this.history(this.#options.history);
   }
 
   #join() {
-    this.#isJoinDue = false;
-    this.#client.join(this.name, { history: this.#options.history }).then(
+    const joining = this.#client.join(this.name, { history: this.#options.history });
+    joining.then(
       (joined) => {
         // Without an event: the client was in the room already.
         if (this.#state === "joining") this.#onJoined({ ...joined, rejoined: false });
         this.#prepend(joined.messages);
         this.#changed("state", { rejoined: false });
       },
-      (error) => {
-        this.#isJoinDue = this.#client.state === "closed";
-        if (!this.#isJoinDue) this.#onLeft(error);
-      },
+      (error) => this.#isDue || this.#onLeft(error),
     );
+    return joining;
   }
 
   #onJoined({ rejoined, epoch, offset, members, count, messages, more, can }) {
@@ -247,9 +305,22 @@ export class RoomHandle extends Emitter {
   }
 
   #onLeft(error) {
-    this.#state = "left";
+    const { error: end } = this.#client.status;
+    this.#isDue = Boolean(end);
+    this.#forgetPeople();
+    this.#setState("left", end ?? error);
+  }
+
+  #setState(state, error = null) {
+    this.#state = state;
     this.#error = error;
     this.#changed("state");
+  }
+
+  #forgetPeople() {
+    this.#can = null;
+    this.#clearTypists();
+    this.#list({ members: [], count: 0 });
   }
 
   #onMessage(message) {
@@ -258,7 +329,6 @@ export class RoomHandle extends Emitter {
     if (this.#isGap) entry.isAfterGap = true;
     this.#isGap = false;
     this.#received.push(entry);
-    if (entry.isOwn) this.#pending.delete(entry.key);
     this.#typed(entry.user, false);
     const isNew = !(entry.offset <= this.#past);
     this.#changed("message", { message: entry, isNew, dropped: this.#trim() });
@@ -266,7 +336,15 @@ export class RoomHandle extends Emitter {
 
   #entry(message) {
     const isOwn = message.user.id === this.#client.user?.id;
-    return { ...message, epoch: message.epoch ?? this.#epoch, isOwn, state: "received" };
+    const { id = this.#newId() } = (isOwn && this.#pending.get(message.key)) || {};
+    if (isOwn) this.#pending.delete(message.key);
+    return { ...message, id, epoch: message.epoch ?? this.#epoch, isOwn, state: "received" };
+  }
+
+  /** What names an entry of the list as long as it is there: an offset begins again with each
+   *  sequence, and two users may choose the same key. */
+  #newId() {
+    return (this.#lastId += 1);
   }
 
   /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded
@@ -334,21 +412,16 @@ export class RoomHandle extends Emitter {
     );
   }
 
-  #onTyping(user, typing) {
-    if (user.id === this.#client.user?.id) return;
-    this.#typed(user, typing);
-    this.#changed("typists");
-  }
-
   #typed(user, typing) {
-    clearTimeout(this.#typists.get(user.id)?.timer);
-    if (this.#typists.delete(user.id)) delete this.#lists.typists;
-    if (!typing) return;
-    const timer = setTimeout(() => {
-      this.#typists.delete(user.id);
-      this.#changed("typists");
-    }, TYPING_MS);
-    this.#typists.set(user.id, { user, timer });
+    const before = this.#typists.get(user.id);
+    if (!before && !typing) return;
+    clearTimeout(before?.timer);
+    this.#typists.delete(user.id);
+    if (typing) {
+      const timer = setTimeout(() => this.#typed(user, false), TYPING_MS);
+      this.#typists.set(user.id, { user, timer });
+    }
+    this.#changed("typists");
   }
 
   #clearTypists() {
@@ -367,6 +440,8 @@ export class RoomHandle extends Emitter {
   #changed(what, detail) {
     this.#snapshot = null;
     for (const list of CHANGES[what]) delete this.#lists[list];
-    this.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
+    for (const handle of this.#handles) {
+      handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
+    }
   }
 }

@@ -3,7 +3,7 @@
 import type { Capability, ErrorCode, Limits, Position, User } from "./chat-client.js";
 
 /** A user by name, which is the id, too; or in full. */
-export type Person = string | { id: string; name?: string; color?: string };
+export type Person = string | { id: string; name?: string | undefined; color?: string | undefined };
 
 /** A chat server in memory. It has no timers: what it sends arrives when the promises of a test
  *  have settled, under fake timers as well. */
@@ -12,10 +12,10 @@ export class TestServer {
    *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; by default
    *  the token is the id and the name. `can`: the capabilities of a user in a room; by default all. */
   constructor(options?: {
-    limits?: Partial<Limits>;
-    expiresInMs?: number;
-    userOf?: (token: string) => User | null | undefined;
-    can?: (user: User, room: string) => readonly Capability[];
+    limits?: Partial<Limits> | undefined;
+    expiresInMs?: number | undefined;
+    userOf?: ((token: string) => User | null | undefined) | undefined;
+    can?: ((user: User, room: string) => readonly Capability[]) | undefined;
   });
 
   /** The class that a client takes as the option `WebSocket`; or stub the global one with it. */
@@ -36,7 +36,7 @@ export class TestServer {
     room: string,
     user: Person,
     message: string,
-    options?: { data?: unknown; key?: string },
+    options?: { data?: unknown; key?: string | undefined },
   ): { epoch: string; offset: number };
   /** A user joins a room; one who is there under another name is renamed. */
   join(room: string, user: Person): void;
@@ -48,14 +48,20 @@ export class TestServer {
   /** Removes a client's user, by id, from a room. */
   kick(room: string, user: string, message?: string, reason?: "kicked" | "banned" | "forbidden"): void;
   /** Removes a client's user, by id, who cannot join for some seconds, or until `unban`. */
-  ban(room: string, user: string, options?: { seconds?: number; message?: string }): void;
+  ban(room: string, user: string, options?: { seconds?: number | undefined; message?: string | undefined }): void;
   unban(room: string, user: string): void;
   /** Ends all connections, or those of one user, with a close code; 1006 by default: lost. */
-  drop(code?: number, options?: { user?: string; reason?: string }): void;
+  drop(code?: number, options?: { user?: string | undefined; reason?: string | undefined }): void;
   /** Sends a `goodbye` first. */
   goodbye(
     code: number,
-    goodbye: { reason: string; reconnect?: boolean; after_ms?: number; message?: string; until?: number },
+    goodbye: {
+      reason: string;
+      reconnect?: boolean | undefined;
+      after_ms?: number | undefined;
+      message?: string | undefined;
+      until?: number | undefined;
+    },
     user?: string,
   ): void;
   /** Carries out the next request of a type (`send` by default), and does not answer it. */
@@ -64,8 +70,17 @@ export class TestServer {
   refuse(
     type: string,
     code: ErrorCode,
-    options?: { retryAfterMs?: number; message?: string; until?: number; reason?: string },
+    options?: {
+      retryAfterMs?: number | undefined;
+      message?: string | undefined;
+      until?: number | undefined;
+      reason?: string | undefined;
+    },
   ): void;
+  /** The tokens of all clients, or that of one user, have expired: a client with a token function
+   *  asks it for another one, and any other is `closed`. A client renews a token that expires in
+   *  `expiresInMs` before that, but not within the first second. */
+  expireToken(user?: string): void;
   /** Refuses the next token. */
   refuseToken(): void;
   /** Loses what a room has kept: its members receive a `gap`. */

@@ -24,6 +24,9 @@ const NEEDS = {
   unban: "moderate",
 };
 
+/** A character that one sees. */
+const VISIBLE = /[^\s\p{Default_Ignorable_Code_Point}\u2800]/u;
+
 const LIMITS = { message_bytes: 32_768, frame_bytes: 233_472, rooms: 128, in_flight: 64 };
 
 export class TestServer {
@@ -160,6 +163,11 @@ export class TestServer {
     this.#faults.push({ type, error: { code, message, retry_after_ms: retryAfterMs, ...more } });
   }
 
+  /** The tokens of all clients, or that of one user, have expired. */
+  expireToken(user) {
+    this.goodbye(4004, { reason: "token_expired" }, user);
+  }
+
   /** Refuses the next token. */
   refuseToken() {
     this.refuse("hello", "unauthorized", { message: "The token is not valid." });
@@ -219,6 +227,10 @@ export class TestServer {
   #carryOut(connection, frame) {
     if (!connection.user && !["hello", "ping"].includes(frame.type)) {
       return refusal("unauthorized", "The first request is hello.");
+    }
+    const isMessage = frame.type === "send" || frame.type === "direct";
+    if (isMessage && frame.data === undefined && !VISIBLE.test(frame.message)) {
+      return refusal("bad_field", 'The "message" holds no visible character, and there is no "data".');
     }
     const needed = NEEDS[frame.type];
     if (needed && !this.#can(connection.user, frame.room).includes(needed)) {

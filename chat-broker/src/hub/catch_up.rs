@@ -265,6 +265,13 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                 }
             }
             self.wait_for_progress(membership, room).await?;
+            // The client has drained all, so it is no slow consumer: it joins again from its last
+            // message, and receives the roster.
+            if !presence.is_complete() {
+                return Err(BrokerError::unavailable(
+                    "the server was behind the broker for more presence changes than it keeps",
+                ));
+            }
         }
     }
 

@@ -1,12 +1,13 @@
 //! The entry of a member in a topic.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::{fmt, mem};
 
-use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
+use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome, Item};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::presence_log::is_presence;
+use super::presence_log::{is_presence, presence_changes};
 
 /// The entry of a member in a topic, which snapshots of the members share. Once the member has
 /// left, or was closed as a slow consumer, nothing is delivered through it, even if a batch took
@@ -127,17 +128,13 @@ impl<M: Deliver> State<M> {
     #[inline(never)]
     fn deliver_news(&mut self, batch: &Batch) -> DeliveryOutcome {
         let Self::Ahead(ahead) = self else { return DeliveryOutcome::Closed };
-        let mut is_news = |item: &_| {
-            let is_known = ahead.changes > 0 && is_presence(item);
-            ahead.changes -= usize::from(is_known);
-            !is_known
-        };
-        let news: Vec<_> = batch.items().iter().filter(|item| is_news(item)).cloned().collect();
-        let outcome = match news.len() {
-            0 => DeliveryOutcome::Skipped,
+        let known = ahead.changes.min(presence_changes(batch.items()));
+        ahead.changes -= known;
+        let outcome = match known {
             // With the frames that it shares with the other members.
-            all if all == batch.items().len() => ahead.member.deliver(batch),
-            _ => ahead.member.deliver(&Batch::new(batch.topic().clone(), news)),
+            0 => ahead.member.deliver(batch),
+            all if all == batch.items().len() => DeliveryOutcome::Skipped,
+            _ => ahead.member.deliver(&without_first_changes(batch, known)),
         };
         if ahead.changes == 0
             && let Some(member) = self.take()
@@ -146,6 +143,28 @@ impl<M: Deliver> State<M> {
         }
         outcome
     }
+}
+
+/// Batches without their first presence changes, by how many these are.
+#[derive(Default)]
+struct WithoutChanges(Mutex<HashMap<usize, Arc<Batch>>>);
+
+/// The batch without its first presence changes, one for all members that skip as many: of 400 users who
+/// joined a room at once, 263 skipped one of 7 numbers, and a batch for each would have encoded 47,259
+/// items.
+fn without_first_changes(batch: &Batch, changes: usize) -> Arc<Batch> {
+    let news = || {
+        let mut left = changes;
+        let is_news = |item: &&Item| {
+            let is_known = left > 0 && is_presence(item);
+            left -= usize::from(is_known);
+            !is_known
+        };
+        let items = batch.items().iter().filter(is_news).cloned().collect();
+        Arc::new(Batch::new(batch.topic().clone(), items))
+    };
+    let batches = batch.shared(|_| WithoutChanges::default());
+    Arc::clone(batches.0.lock().entry(changes).or_insert_with(news))
 }
 
 impl<M> Clone for MemberSlot<M> {
@@ -157,5 +176,42 @@ impl<M> Clone for MemberSlot<M> {
 impl<M> fmt::Debug for MemberSlot<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemberSlot").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::{RoomId, Topic};
+
+    use super::*;
+
+    /// Keeps the address and the items of each batch.
+    #[derive(Clone, Default)]
+    struct Received(Arc<Mutex<Vec<(usize, usize)>>>);
+
+    impl Deliver for Received {
+        fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+            self.0.lock().push((std::ptr::from_ref(batch).addr(), batch.items().len()));
+            DeliveryOutcome::Queued
+        }
+
+        fn close(&self, _: CloseReason) {}
+    }
+
+    #[test]
+    fn members_that_skip_as_many_changes_share_a_batch() {
+        let topic = Topic::Room(RoomId::new("r").unwrap());
+        let batch = Batch::new(topic, (0..5).map(Item::Count).collect());
+        let received = Received::default();
+        for changes in [2, 2, 3, 5, 6, 0] {
+            let slot = MemberSlot::new(received.clone());
+            slot.skip_presence(changes);
+            slot.deliver(&batch);
+        }
+        let received = received.0.lock();
+        let items: Vec<_> = received.iter().map(|(_, items)| *items).collect();
+        assert_eq!(items, [3, 3, 2, 5]);
+        assert_eq!(received[0].0, received[1].0);
+        assert_eq!(received[3].0, std::ptr::from_ref(&batch).addr());
     }
 }

@@ -19,7 +19,7 @@ use chat_core::Item;
 use parking_lot::Mutex;
 
 /// Maximum changes that wait for a member that reads pages. It takes them with each page: a member
-/// that lacks more is as slow as one whose outbox is full.
+/// that lacks more is as slow as one whose outbox is full, unless it waited for its server.
 const MAX_CHANGES: usize = 1024;
 
 /// Changes that batches of a room took, while members read pages.
@@ -48,6 +48,15 @@ impl PresenceLog {
     }
 }
 
+impl Taken {
+    /// The index of the first of the latest changes that a member lacks who has this many. `None` if
+    /// not all of them are there.
+    fn first_after(&self, known: u64) -> Option<usize> {
+        let missed = usize::try_from(self.count.saturating_sub(known)).ok()?;
+        self.latest.len().checked_sub(missed)
+    }
+}
+
 /// The changes that a member with a roster has yet to receive. The log lasts as long as one of these.
 #[derive(Debug)]
 pub(super) struct MissedPresence {
@@ -63,11 +72,15 @@ impl MissedPresence {
         Self { log, known }
     }
 
+    /// Whether the log has all changes that batches took since.
+    pub(super) fn is_complete(&self) -> bool {
+        self.log.0.lock().first_after(self.known).is_some()
+    }
+
     /// Takes the changes that batches took since. `None` if the log does not have all of them.
     pub(super) fn take(&mut self) -> Option<Vec<Item>> {
         let taken = self.log.0.lock();
-        let missed = usize::try_from(taken.count.saturating_sub(self.known)).ok()?;
-        let first = taken.latest.len().checked_sub(missed)?;
+        let first = taken.first_after(self.known)?;
         self.known = self.known.max(taken.count);
         Some(taken.latest.range(first..).cloned().collect())
     }
@@ -127,7 +140,9 @@ mod tests {
         let max = MAX_CHANGES as u32;
         log.append(&counts(1..=max));
         assert_eq!(taken(&mut missed).map(|all| all.len()), Some(MAX_CHANGES));
+        assert!(missed.is_complete());
         log.append(&counts(1..=max + 1));
+        assert!(!missed.is_complete());
         assert_eq!(taken(&mut missed), None);
     }
 }

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chat_core::{Batch, Deliver, RoomId, Topic};
+use chat_core::{Batch, Deliver, HeavyHitters, RoomId, Sample, Topic};
 use tokio::time::Instant;
 
 use super::Hub;
-use crate::heavy_hitters::HeavyHitters;
 
 /// What one delivery weighs beside its bytes, in bytes: a write, or a wakeup.
 const DELIVERY: u64 = 256;
@@ -28,7 +27,7 @@ pub struct RoomTraffic {
 }
 
 pub(super) struct Traffic {
-    /// Counts batches.
+    /// Counts batches of rooms.
     batches: AtomicU64,
     /// Messages, deliveries and bytes.
     rooms: HeavyHitters<RoomId, 3>,
@@ -41,15 +40,15 @@ impl Traffic {
 
     /// Counts a batch of `payload` bytes for so many members.
     pub(super) fn count(&self, batch: &Batch, payload: usize, members: usize) {
+        let Topic::Room(room) = batch.topic() else { return };
         let number = self.batches.fetch_add(1, Ordering::Relaxed);
-        if HeavyHitters::<RoomId, 3>::is_sampled(number)
-            && let Topic::Room(room) = batch.topic()
-        {
+        self.rooms.sample(number, || {
             let (messages, members) = (batch.payloads().count() as u64, members as u64);
             let (deliveries, bytes) = (messages * members, payload as u64 * members);
             let weight = bytes + deliveries * DELIVERY;
-            self.rooms.add(room.clone(), weight, [messages, deliveries, bytes], now());
-        }
+            let amounts = [messages, deliveries, bytes];
+            Sample { key: room.clone(), weight, amounts, at: now() }
+        });
     }
 }
 

@@ -22,8 +22,8 @@ use crate::error::BrokerError;
 /// Round trips of which the median is the latency.
 const PINGS: usize = 5;
 
-/// What [`RedisConfig::inspect`] found out. Fields that Redis does not reveal, for lack of the right
-/// to `INFO`, are `None`.
+/// What [`RedisConfig::inspect`] found out. Fields that Redis does not reveal are `None`: mostly for
+/// lack of the right to `INFO`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RedisInspection {
@@ -39,6 +39,8 @@ pub struct RedisInspection {
     pub memory_max: Option<u64>,
     /// Whether `appendonly` is on.
     pub append_only: Option<bool>,
+    /// Snapshots that this process of Redis has written; `None` also before Redis 7.
+    pub snapshots: Option<u64>,
     /// Whether the latest save to the disk failed.
     pub save_failed: Option<bool>,
     /// Whether Redis refuses to keep messages for lack of memory.
@@ -52,8 +54,8 @@ pub struct RedisInspection {
     /// The median of five round trips.
     pub latency: Duration,
     /// How far the clock of Redis is ahead of this machine's, in milliseconds; negative if it is
-    /// behind.
-    pub clock_ahead_ms: i64,
+    /// behind. `None` without the right to `TIME`.
+    pub clock_ahead_ms: Option<i64>,
     /// How long a message took from one connection to another through Pub/Sub; or why it did not
     /// arrive within 2 s.
     pub delivery: Result<Duration, BrokerError>,
@@ -61,7 +63,8 @@ pub struct RedisInspection {
 
 impl RedisConfig {
     /// Connects to Redis, and finds out whether a broker can use it and how it is set up. It leaves
-    /// nothing behind but a key that Redis deletes within 11 s.
+    /// a key that Redis deletes within 11 s, and the broker's scripts in the script cache of Redis,
+    /// where each server of the same version loads them too.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), chat_broker::BrokerError> {
@@ -107,6 +110,7 @@ async fn inspect(shared: &Arc<Shared>) -> RedisResult<RedisInspection> {
         memory_used: memory.map(|memory| memory.used),
         memory_max: memory.map(|memory| memory.max),
         append_only: field("aof_enabled:").map(|enabled| enabled == "1"),
+        snapshots: info_field(&info, "rdb_saves:").and_then(|saves| saves.parse().ok()),
         save_failed: save_failed(&info),
         is_full: shared.capacity.is_full(),
         refusal: refusal.map(broker_error),
@@ -145,7 +149,7 @@ async fn latency(link: &mut Link) -> RedisResult<Duration> {
 }
 
 /// Redis read its clock in the middle of the round trip, as far as this server can know.
-async fn clock_ahead_ms(link: &mut Link) -> RedisResult<i64> {
+async fn clock_ahead_ms(link: &mut Link) -> RedisResult<Option<i64>> {
     let mut ask = Pipeline::new();
     ask.cmd("TIME").ignore_errors();
     let before = SystemTime::now();
@@ -153,11 +157,12 @@ async fn clock_ahead_ms(link: &mut Link) -> RedisResult<i64> {
     let round_trip = before.elapsed().unwrap_or_default();
     // A missing right to `TIME` is reported with the others.
     let Some(Ok((seconds, micros))) = reply.map(from_redis_value::<(i64, i64)>) else {
-        return Ok(0);
+        return Ok(None);
     };
     let here = before + round_trip / 2;
     let here_ms = here.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    Ok(seconds * 1000 + micros / 1000 - i64::try_from(here_ms).unwrap_or(i64::MAX))
+    let here_ms = i64::try_from(here_ms).unwrap_or(i64::MAX);
+    Ok(Some(seconds * 1000 + micros / 1000 - here_ms))
 }
 
 /// Why Redis does not keep a message, other than that it is full.

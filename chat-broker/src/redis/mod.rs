@@ -272,7 +272,8 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
-            run_id: self.presence.run_id(),
+            outage: self.shared.health.outage(),
+            run_id: self.shared.health.run_id(),
             refusals: self.shared.refusals.snapshot(),
         }
     }

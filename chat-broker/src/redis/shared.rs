@@ -35,8 +35,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: RedisConfig) -> Result<Self, BrokerError> {
-        let client = config.client()?;
-        config.check_authorities(&client)?;
+        let client = config.verifying_client()?;
         let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
@@ -62,7 +61,7 @@ impl Shared {
 
     /// Opens connections with the certificates of `config` from now on.
     pub(super) fn replace_certificates(&self, config: &RedisConfig) -> Result<(), BrokerError> {
-        let client = self.config.clone().certificates_of(config).client()?;
+        let client = self.config.clone().certificates_of(config).verifying_client()?;
         *self.client.write() = client;
         Ok(())
     }

@@ -69,7 +69,8 @@ async fn missing(server: &RedisServer, rights: &[String], command: &str) {
     let config = config_of(server, &name, rights, 5).await.deadline(DEADLINE);
     let node = Node::with(config).await;
     node.wait_for(Status::Ready).await;
-    assert_eq!(node.broker.stats().refusals, [], "all is permitted");
+    let refused: u64 = node.broker.stats().refusals.iter().map(|each| each.count).sum();
+    assert_eq!(refused, 0, "all is permitted");
 
     let removed = Instant::now();
     let without: Vec<_> = rights.iter().filter(|word| **word != format!("+{command}")).collect();
@@ -145,7 +146,10 @@ async fn rights_to_other_keys_are_no_rights() {
         let node = Node::with(config).await;
         assert_eq!(node.broker.status(), Status::Unavailable, "{keys} {channels}");
         let refusals = node.broker.stats().refusals;
-        assert!(refusals.iter().any(|each| each.cause == "NOPERM"), "{refusals:?}");
+        assert!(
+            refusals.iter().any(|each| each.cause == "NOPERM" && each.count > 0),
+            "{refusals:?}"
+        );
         server.command(&["ACL", "DELUSER", "chat"]).await;
     }
 }

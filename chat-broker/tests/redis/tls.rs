@@ -170,6 +170,26 @@ async fn replaced_certificates_are_those_of_the_next_connection() {
     node.wait_for(Status::Ready).await;
 }
 
+/// In a process of its own, since the place of the authorities is a variable of the environment.
+#[tokio::test]
+async fn replaced_certificates_need_an_authority() {
+    const NAME: &str = "redis::tls::replaced_certificates_need_an_authority";
+    const VARIABLE: &str = "SSL_CERT_FILE";
+    if env::var(VARIABLE).as_deref() != Ok("/dev/null") {
+        let mut itself = Command::new(env::current_exe().unwrap());
+        itself.args(["--exact", NAME]).env(VARIABLE, "/dev/null").env_remove("SSL_CERT_DIR");
+        let output = itself.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+    let authority = Authority::new();
+    let config = RedisConfig::new("rediss://localhost:1").deadline(DEADLINE);
+    let trusting = config.clone().ca_certificate(authority.read("ca.pem"));
+    let (broker, _events) = RedisBroker::connect(trusting).await.unwrap();
+    let error = broker.replace_certificates(&config).unwrap_err();
+    assert!(error.to_string().contains("no certificates of authorities"), "{error}");
+}
+
 /// `tls-auth-clients yes` is Redis' default.
 #[tokio::test]
 async fn tls_with_a_client_certificate() {

@@ -270,6 +270,35 @@ async fn closing_hands_users_over() {
     assert_eq!(leases(&redis).len(), 1);
 }
 
+/// The lease of a node that has closed is 0.5 once it has expired. The node enters nobody under that
+/// name, and does not renew it.
+#[tokio::test(start_paused = true)]
+async fn expired_lease_of_a_closed_node_is_no_lease() {
+    let redis = Redis::start();
+    let (node, _) = node(&redis).await;
+    let topic = room("r");
+    eventually("a lease", async || leases(&redis).len() == 1).await;
+    let name = leases(&redis).pop_first().unwrap();
+    redis.command(&["ZADD", "chat:nodes", "0.5", &name]);
+    node.enter(&topic, "anna");
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(redis.command(&["EXISTS", &format!("chat:{{r.r}}:on:{name}")]), "0");
+    sleep(LEASE).await;
+    assert_eq!(node.occupants(&topic).await, ["anna"]);
+    assert_eq!(leases(&redis).into_iter().filter(|one| *one != name).count(), 1);
+}
+
+/// A lease that ends too late is cut, and still says that its node has closed.
+#[tokio::test(start_paused = true)]
+async fn cut_lease_keeps_its_half_millisecond() {
+    let redis = Redis::start();
+    let (_node, _) = node(&redis).await;
+    redis.command(&["ZADD", "chat:nodes", "100000000000000.5", "closed"]);
+    sleep(Duration::from_secs(3)).await;
+    let ends = redis.command(&["ZSCORE", "chat:nodes", "closed"]);
+    assert!(ends.len() < "100000000000000".len() && ends.ends_with(".5"), "{ends}");
+}
+
 /// Nothing is published for long: that alone is no reason to open another.
 #[tokio::test(start_paused = true)]
 async fn connection_on_which_nothing_happens_is_kept() {

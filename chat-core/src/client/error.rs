@@ -129,8 +129,8 @@ pub struct Rejection {
     pub message: String,
     /// How long to wait before trying again; `None`: the server does not say.
     pub retry_after: Option<Duration>,
-    /// Of [`ErrorCode::Banned`]: when the ban ends, in milliseconds since 1970; `None`: when a
-    /// moderator ends it.
+    /// Of [`ErrorCode::Banned`]: the end of the ban in milliseconds since 1970; `None` if it lasts
+    /// until an unban.
     pub until: Option<u64>,
     /// Of [`ErrorCode::Banned`]: the message of the moderator.
     pub reason: Option<String>,
@@ -185,7 +185,7 @@ pub struct Disconnect {
     pub reason: String,
     /// The message of the moderator, or of the application that disconnected the user.
     pub message: Option<String>,
-    /// When a ban ends, in milliseconds since 1970; `None`: when it is ended.
+    /// The end of the ban in milliseconds since 1970; `None` if it lasts until an unban.
     pub until: Option<u64>,
 }
 

@@ -97,7 +97,7 @@ pub enum Event {
         after: Duration,
         /// The message of the moderator.
         message: Option<String>,
-        /// When the ban ends, in milliseconds since 1970; `None`: when it is ended.
+        /// The end of the ban in milliseconds since 1970; `None` if it lasts until an unban.
         until: Option<u64>,
     },
     /// The server removed the client from a room. The client does not join it again by itself.
@@ -108,7 +108,7 @@ pub enum Event {
         reason: String,
         /// The message of the moderator.
         message: Option<String>,
-        /// When the ban ends, in milliseconds since 1970; `None`: when a moderator ends it.
+        /// The end of the ban in milliseconds since 1970; `None` if it lasts until an unban.
         until: Option<u64>,
     },
     /// A room could not be joined again: the client is no longer in it.

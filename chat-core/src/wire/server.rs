@@ -425,7 +425,7 @@ pub struct Left<'a> {
     /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
-    /// When the ban ends, in milliseconds since 1970; absent: when a moderator ends it.
+    /// The end of the ban in milliseconds since 1970; absent if it lasts until an unban.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
 }
@@ -489,8 +489,8 @@ pub struct Rejected<'a> {
     /// When to try again, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// Of [`ErrorCode::Banned`]: when the ban ends, in milliseconds since 1970; absent: when a
-    /// moderator ends it.
+    /// Of [`ErrorCode::Banned`]: the end of the ban in milliseconds since 1970; absent if it lasts
+    /// until an unban.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
     /// Of [`ErrorCode::Banned`]: the message of the moderator.
@@ -614,7 +614,7 @@ pub struct Goodbye<'a> {
     /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
-    /// When the ban ends, in milliseconds since 1970; absent: when it is ended.
+    /// The end of the ban in milliseconds since 1970; absent if it lasts until an unban.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
 }

@@ -8,8 +8,9 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::keys::ActiveKey;
-use super::query::{Params, limit, rounded};
+use super::query::{Params, limit};
 use crate::refusal::Refusal;
+use crate::samples::rounded;
 use crate::state::State;
 
 /// The most that is listed by traffic: further ones are too light to be found.

@@ -126,8 +126,10 @@ struct BanEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
     reason: Option<String>,
-    /// The end of the ban, in milliseconds since 1970.
-    until: u64,
+    /// The end of the ban, in milliseconds since 1970; absent: by an unban.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    until: Option<u64>,
 }
 
 type Answer = Result<Json<Done>, Refusal>;
@@ -259,7 +261,7 @@ pub(super) async fn bans(
         user: ban.user.to_string(),
         room: ban.room.map(|room| room.to_string()),
         reason: ban.reason,
-        until: ends_at(ban.expires_in),
+        until: (!ban.is_permanent).then(|| ends_at(ban.expires_in)),
     });
     Ok(Json(BansAnswer { bans: bans.collect(), next }))
 }

@@ -21,11 +21,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// An estimated rate, to a hundredth.
-pub(super) fn rounded(rate: f64) -> f64 {
-    (rate * 100.0).round() / 100.0
-}
-
 /// The number of entries that a page has at most: `given`, from 1 to `max`.
 pub(super) fn limit(given: Option<u32>, default: u32, max: u32) -> Result<u32, Refusal> {
     let limit = given.unwrap_or(default);

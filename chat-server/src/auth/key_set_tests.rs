@@ -92,7 +92,10 @@ fn key_verifies_until_its_end() {
     assert!(refusal(&ended, &token(&hs256(old))).unwrap().contains("signature is wrong"));
     assert_eq!(refusal(&ended, &token(&hs256(new))), None, "a later key has no end");
     let first_end = keys(now - hour).until(now + hour);
-    assert!(refusal(&first_end, &token(&hs256(old))).is_some(), "an end is not put off");
+    assert!(
+        refusal(&first_end, &token(&hs256(old))).is_some(),
+        "a later end does not replace the first"
+    );
 
     let (named, key) = generated("a");
     let named = named.key_id("a");

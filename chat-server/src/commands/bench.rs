@@ -26,8 +26,11 @@ use load::{Load, NotJoined};
 /// How long all clients may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long messages may still arrive after the load; then they are lost.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pairs of a sender and a member that receives from it: the command keeps some 40 bytes of each.
+const MAX_PAIRS: usize = 10_000_000;
+
+/// Messages of a run: the command keeps some 30 bytes of each that does not arrive.
+const MAX_MESSAGES: u64 = 100_000_000;
 
 /// The exit code of a command that SIGINT ended, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -36,12 +39,10 @@ const INTERRUPTED: u8 = 130;
 const CLEAR_LINE: &str = "\r\x1b[K";
 
 pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCode, Exit> {
-    if args.rooms > args.clients {
-        return Err(Invalid::new("rooms", args.rooms, "at most as many as --clients").into());
-    }
+    check_size(args)?;
     let access = Access::new(&args.client, settings).await?;
-    if !args.remote {
-        check_is_here(&access.url).await?;
+    if let (Some(url), false) = (&args.client.url, args.remote) {
+        check_is_here(url).await?;
     }
     let mut signals = Signals::new()
         .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
@@ -64,7 +65,7 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
         _ = signals.recv() => {}
     }
     tokio::select! {
-        _ = timeout(DRAIN_TIMEOUT, load.drain()) => {}
+        () = load.drain() => {}
         _ = signals.recv() => {}
     }
     let report = figures.lock().report(load.sending_time());
@@ -84,7 +85,27 @@ fn too_slow() -> NotJoined {
 }
 
 /// # Errors
-/// The server is on another machine, which a slip in an address must not load.
+/// There are fewer clients than rooms, or the command would need too much memory.
+fn check_size(args: &BenchArgs) -> Result<(), Invalid> {
+    let BenchArgs { clients, rooms, rate, time, .. } = args;
+    if rooms > clients {
+        let why = format!("at least as many as --rooms, {rooms}");
+        return Err(Invalid::new("clients", clients, why));
+    }
+    if clients * clients.div_ceil(*rooms) > MAX_PAIRS {
+        let why = format!("a room has so many of them that it needs more --rooms than {rooms}");
+        return Err(Invalid::new("clients", clients, why));
+    }
+    if u64::from(*rate) * time.as_secs() > MAX_MESSAGES {
+        let why = format!("together with --for at most {MAX_MESSAGES} messages");
+        return Err(Invalid::new("rate", rate, why));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The server is on another machine, which a mistake in an address must not load. The address of a
+/// server with these settings is one of this machine.
 async fn check_is_here(url: &str) -> Result<(), Invalid> {
     let wrong = |why: String| Invalid::new("url", url, why);
     let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL".to_owned()))?;

@@ -4,13 +4,15 @@
 mod redis;
 mod report;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use chat_server::ServerConfig;
 use tokio::net::lookup_host;
 
 use super::print;
-use crate::settings::{CheckArgs, Exit, Settings, Sources};
+use crate::settings::{CheckArgs, Exit, SettingInEffect, Settings, Sources};
 use report::Report;
 
 /// A server that may open fewer files admits fewer clients than most expect.
@@ -22,15 +24,31 @@ pub(super) async fn run(
     sources: &Sources,
 ) -> Result<ExitCode, Exit> {
     let server = settings.server()?;
+    #[cfg(feature = "redis")]
+    settings.redis.check_url()?;
     let mut report = Report::default();
     check_settings(&mut report, &server, settings, sources);
+    if let Some(file) = sources.file() {
+        check_file(&mut report, file, &args.settings);
+    }
     check_host(&mut report, settings).await;
     check_tokens(&mut report, settings, sources).await;
     check_files(&mut report);
     check_redis(&mut report, &server, settings, sources).await;
-    let text = if args.json { report.json(&args.settings) } else { report.text(&args.settings) };
+    let file = sources.file();
+    let listed = in_effect(&args.settings, settings);
+    let text = if args.json { report.json(file, &listed) } else { report.text(file, &listed) };
     print(&text);
     Ok(if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The settings, with the number of threads where it depends on the machine.
+fn in_effect(listed: &[SettingInEffect], settings: &Settings) -> Vec<SettingInEffect> {
+    let mut listed = listed.to_vec();
+    for setting in listed.iter_mut().filter(|setting| setting.name == "threads") {
+        setting.value = settings.listen.threads().to_string();
+    }
+    listed
 }
 
 fn check_settings(
@@ -44,15 +62,32 @@ fn check_settings(
         report.warn("settings", warning);
     }
     // If they are not known, the keys of tokens fail below.
-    for doubt in settings.doubts(server).unwrap_or_default() {
-        report.warn("settings", doubt);
+    for warning in settings.warnings(server).unwrap_or_default() {
+        report.warn("settings", warning);
     }
     if server.api_key.is_none() && server.api_keys.is_empty() {
         report.ok("api", "off: no key is set");
     } else {
         let tables = server.api_keys.len();
         let all = tables + usize::from(server.api_key.is_some());
-        report.ok("api", format!("{all} keys, {tables} of them in [[api_keys]]"));
+        let keys = if all == 1 { "key" } else { "keys" };
+        report.ok("api", format!("{all} {keys}, {tables} of them in [[api_keys]]"));
+    }
+}
+
+/// A file with secrets is for the server's user alone, and its group.
+fn check_file(report: &mut Report, file: &Path, listed: &[SettingInEffect]) {
+    const CHECK: &str = "file";
+    let mode = match file.metadata() {
+        Ok(metadata) => metadata.permissions().mode(),
+        Err(error) => return report.warn(CHECK, format!("{}: {error}", file.display())),
+    };
+    let has_secrets = listed.iter().any(|setting| setting.is_secret && setting.is_of_file());
+    if has_secrets && mode & 0o004 != 0 {
+        let file = file.display();
+        report.warn(CHECK, format!("{file} has secrets, and every user can read it: chmod o-r"));
+    } else {
+        report.ok(CHECK, format!("{}: mode {:03o}", file.display(), mode & 0o777));
     }
 }
 
@@ -76,6 +111,9 @@ async fn check_tokens(report: &mut Report, settings: &Settings, sources: &Source
 #[cfg(feature = "jwt")]
 async fn check_keys(report: &mut Report, settings: &Settings, sources: &Sources) {
     match settings.tokens.keys() {
+        Ok(_) if settings.tokens.all_keys_have_ended() => {
+            report.fail("tokens", "every key has ended: no client can connect");
+        }
         Ok(_) => report.ok("tokens", "clients need one; all keys and files can be read"),
         Err(invalid) => report.fail("tokens", Exit::from(invalid).message(sources)),
     }
@@ -96,7 +134,7 @@ async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &S
         Ok(Some(config)) => config,
         Err(invalid) => return report.fail(CHECK, Exit::from(invalid).message(sources)),
     };
-    let url = config.url.clone();
+    let url = crate::settings::url_without_secrets(&config.url);
     let start = std::time::Instant::now();
     let fetched = match chat_server::RemoteKeys::start(config) {
         Ok(keys) => keys.fetch().await,

@@ -4,32 +4,36 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::http::header::{CONNECTION, HOST};
-use axum::http::{Request, StatusCode};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use axum::http::StatusCode;
+use chat_core::printable;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{address_for_clients, print, reachable};
 use crate::settings::{Exit, HealthArgs, Invalid, Listen, Settings};
 
-/// The most that is read of an answer, which is one line.
-const MAX_BODY: usize = 4096;
+/// The most that is read of an answer, whose body is one line.
+const MAX_ANSWER: u64 = 8192;
 
 pub(super) async fn run(args: &HealthArgs, settings: &Settings) -> Result<ExitCode, Exit> {
-    let address = address(&settings.listen).await?;
+    let deadline = Instant::now() + args.timeout;
+    // It may look up the name of a host.
+    let Ok(address) = timeout_at(deadline, address(&settings.listen)).await else {
+        print(&format!("the host has no address: {}", no_answer_within(args.timeout)));
+        return Ok(ExitCode::FAILURE);
+    };
+    let address = address?;
     let path = if args.live { "/healthz" } else { "/readyz" };
-    let outcome = timeout(args.timeout, ask(address, path)).await;
+    let outcome = timeout_at(deadline, ask(address, path)).await;
     let outcome = outcome.unwrap_or_else(|_| Err(no_answer_within(args.timeout)));
     Ok(match outcome {
         Ok((status, body)) if status.is_success() => {
-            print(body.trim_end());
+            print(&body);
             ExitCode::SUCCESS
         }
         Ok((status, body)) => {
-            print(&format!("http://{address}{path}: {} {}", status.as_u16(), body.trim_end()));
+            print(&format!("http://{address}{path}: {} {body}", status.as_u16()));
             ExitCode::FAILURE
         }
         Err(why) => {
@@ -51,19 +55,25 @@ async fn address(listen: &Listen) -> Result<SocketAddr, Invalid> {
     }
 }
 
+/// Without a client of HTTP: a server without a free connection writes its 503 before it has read a
+/// request, and hyper takes that for a broken connection.
 async fn ask(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
     let stream = TcpStream::connect(address);
-    let stream = stream.await.map_err(|error| format!("cannot connect: {error}"))?;
-    let no_answer = |error: hyper::Error| format!("no answer: {error}");
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
-    tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, address.to_string()).header(CONNECTION, "close");
-    let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
-    let (head, body) = sender.send_request(request).await.map_err(no_answer)?.into_parts();
-    let body = to_bytes(Body::new(body), MAX_BODY).await;
-    let body = body.map_err(|error| format!("no answer: {error}"))?;
-    Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+    let mut stream = stream.await.map_err(|error| format!("cannot connect: {error}"))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let sent = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let read = stream.take(MAX_ANSWER).read_to_end(&mut answer).await;
+    let failure = sent.err().or(read.err()).map(|error| format!(": {error}"));
+    parse(&answer).ok_or_else(|| format!("no answer{}", failure.unwrap_or_default()))
+}
+
+/// The status and the body; `None` if there is no head of a response.
+fn parse(answer: &[u8]) -> Option<(StatusCode, String)> {
+    let answer = String::from_utf8_lossy(answer);
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    Some((status, printable(body.trim_end()).into_owned()))
 }
 
 fn no_answer_within(time: Duration) -> String {

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use chat_core::printable;
 use chat_transport::client::{Client, ClientConfig, ClientError, Sent};
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::access::Access;
-use super::print;
+use super::{json_text, print};
 use crate::settings::{Exit, SendArgs, Settings, say};
 
 pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode, Exit> {
@@ -27,7 +28,8 @@ pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode
         }
         Err(_) => {
             say(&format!("{}: {}", access.url, why_late(&client)));
-            ExitCode::FAILURE
+            // Without a close of the connection: the server would have to answer that, too.
+            return Ok(ExitCode::FAILURE);
         }
     };
     client.close().await;
@@ -56,10 +58,10 @@ fn why_late(client: &Client) -> String {
 fn line(args: &SendArgs, sent: &Sent) -> String {
     let position = sent.position.map(|position| position.to_string());
     if args.json {
-        return json!({ "room": args.room, "position": position, "key": sent.key }).to_string();
+        return json_text(&json!({ "room": args.room, "position": position, "key": sent.key }));
     }
     match position {
-        Some(position) => format!("sent to {} at {position}", args.room),
-        None => format!("sent to {}", args.room),
+        Some(position) => format!("sent to {} at {position}", printable(&args.room)),
+        None => format!("sent to {}", printable(&args.room)),
     }
 }

@@ -10,9 +10,9 @@ use chat_core::{Retention, RoomId};
 use serde::Serialize;
 use serde_json::json;
 
-use super::print;
+use super::{mib, print};
 use crate::open_files;
-use crate::settings::{Exit, Settings, SizeArgs};
+use crate::settings::{Exit, Invalid, Settings, SizeArgs};
 
 /// Bytes of Redis, by its `used_memory`.
 mod redis_bytes {
@@ -82,6 +82,10 @@ const PORTS: u64 = 28_232;
 const RESERVE: f64 = 1.5;
 
 pub(super) fn run(args: &SizeArgs, settings: &Settings) -> Result<ExitCode, Exit> {
+    if args.members > args.users {
+        let why = format!("at most as many as --users, {}", args.users);
+        return Err(Invalid::new("members", args.members, why).into());
+    }
     let server = settings.server()?;
     // Rooms of a class that differs are sized by a run of their own.
     let retention = RoomId::new("room").ok().and_then(|room| server.hub.history.of(&room));
@@ -136,9 +140,10 @@ impl Size {
         line("  maxmemory at least", mib(redis.maxmemory_bytes));
         line("Redis: CPU", cores(redis.cores));
         line("", String::new());
+        let away = if args.servers > 1 { ", while one is away" } else { "" };
         line(
             "each server of",
-            format!("{}, with {} connections", args.servers, server.connections),
+            format!("{}{away}, with {} connections", args.servers, server.connections),
         );
         line("  memory", mib(server.memory_bytes));
         line("  memory of the kernel", mib(server.kernel_bytes));
@@ -148,10 +153,6 @@ impl Size {
         line("  balancer addresses", server.balancer_addresses.to_string());
         text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn cores(cores: f64) -> String {
@@ -165,6 +166,7 @@ struct Load {
     members: f64,
     messages: f64,
     text: f64,
+    /// Those that serve while one restarts or is dead.
     servers: f64,
     /// Messages in a history, at most.
     kept: f64,
@@ -180,7 +182,8 @@ impl Load {
             let by_time = messages * retention.ttl.as_secs_f64() / rooms.max(1.0);
             by_number.min(by_bytes).min(by_time)
         });
-        Self { users, rooms, members, messages, text, servers: args.servers as f64, kept }
+        let servers = args.servers.saturating_sub(1).max(1) as f64;
+        Self { users, rooms, members, messages, text, servers, kept }
     }
 
     fn redis(&self) -> RedisSize {
@@ -260,6 +263,7 @@ fn files_for(connections: usize, http_connections: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// While one more server is away.
     fn load(servers: usize, members: usize) -> Load {
         let args = SizeArgs {
             users: 1000,
@@ -267,7 +271,7 @@ mod tests {
             members,
             messages: 100,
             text: 200,
-            servers,
+            servers: servers + 1,
             json: false,
         };
         Load::new(&args, Some(Retention::default()))

@@ -5,10 +5,12 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
+use chat_core::printable;
 use chat_transport::client::{ClientConfig, ClientError, Event, Events, Joined, Message, State};
 use serde_json::{Value, json};
 
 use super::access::Access;
+use super::json_text;
 use crate::settings::{Exit, Settings, TailArgs, say};
 use crate::signals::Signals;
 
@@ -95,7 +97,7 @@ fn text_line(event: Event) -> Option<Line> {
         }
         Event::State(State::Closed { loss }) => Line::Notice(format!("closed: {loss}")),
         Event::Left { reason, message, .. } => {
-            let message = message.map(|message| format!(": {}", printable(&message)));
+            let message = message.map(|message| format!(": {message}"));
             Line::Notice(format!("removed from the room: {reason}{}", message.unwrap_or_default()))
         }
         Event::Refused { error, .. } => {
@@ -128,7 +130,7 @@ fn json_line(event: Event) -> Option<Line> {
         Event::Refused { error, .. } => json!({ "type": "left", "reason": error.to_string() }),
         _ => return None,
     };
-    Some(Line::Printed(line.to_string()))
+    Some(Line::Printed(json_text(&line)))
 }
 
 fn message_json(message: Message) -> Value {
@@ -141,23 +143,4 @@ fn message_json(message: Message) -> Value {
         "data": message.data,
         "key": message.key,
     })
-}
-
-/// A text of a client without control characters, with which it could operate the terminal.
-fn printable(text: &str) -> String {
-    let escape = |char: char| match char {
-        control if control.is_control() => control.escape_default().to_string(),
-        char => char.to_string(),
-    };
-    text.chars().map(escape).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::printable;
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(printable("a \u{1b}[2J\n\u{9b}é"), "a \\u{1b}[2J\\n\\u{9b}é");
-    }
 }

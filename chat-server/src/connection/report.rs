@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use chat_broker::HeavyHitters;
+use chat_core::{Sample, printable};
 use chat_transport::{End, Session};
 
 use super::Connection;
@@ -15,6 +15,12 @@ const FRAME_WEIGHT: u64 = 256;
 
 /// The numbers of frames of connections are so far apart: no connection has as many.
 const FRAMES_APART: u64 = 1 << 40;
+
+/// `seed` is secret: a client knows its id, and if it knew which of its frames are sampled, it could send
+/// all its bytes in the others.
+fn frame_number(seed: u64, connection: u64, nth: u64) -> u64 {
+    seed.wrapping_add(connection.wrapping_mul(FRAMES_APART)).wrapping_add(nth)
+}
 
 impl Connection {
     /// The id of the connection, which the client receives in `welcome`.
@@ -29,18 +35,16 @@ impl Connection {
         self.received_bytes += bytes;
         // The number of the frame on this connection, from one on that differs by connection: a counter of
         // the server would be one more that all threads write.
-        let number = self.id.get().wrapping_mul(FRAMES_APART).wrapping_add(self.received_frames);
-        if HeavyHitters::<Client, 2>::is_sampled(number) {
-            self.count_sampled(bytes);
-        }
+        let number = frame_number(self.state.sample_seed, self.id.get(), self.received_frames);
+        self.state.clients.sample(number, || self.sampled_frame(bytes));
     }
 
     /// Not inlined: one frame of 16 gets here.
     #[inline(never)]
-    fn count_sampled(&self, bytes: u64) {
+    fn sampled_frame(&self, bytes: u64) -> Sample<Client, 2> {
         let (user, address) = (self.member.user.id.clone(), self.address);
-        let client = Client { id: self.id, user, address };
-        self.state.clients.add(client, bytes + FRAME_WEIGHT, [1, bytes], Instant::now());
+        let key = Client { id: self.id, user, address };
+        Sample { key, weight: bytes + FRAME_WEIGHT, amounts: [1, bytes], at: Instant::now() }
     }
 
     pub(super) fn log_open(&self) {
@@ -88,12 +92,42 @@ impl Connection {
     }
 }
 
-/// What the close code does not say. Escaped: the peer may have chosen the words.
+/// What the close code does not say. The peer may have chosen the words, and formats of the log escape
+/// neither directions of text nor, in JSON, all control characters.
 fn detail<S>(session: &Session<S>, end: &End) -> Option<String> {
     let detail = match end {
         End::ByPeer { phrase, .. } | End::Custom { phrase, .. } => phrase.to_string(),
         End::Lost(Some(error)) => error.to_string(),
         _ => session.violation_detail()?.to_owned(),
     };
-    (!detail.is_empty()).then(|| detail.escape_debug().to_string())
+    (!detail.is_empty()).then(|| printable(&detail).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::HeavyHitters;
+
+    use super::*;
+
+    #[test]
+    fn client_cannot_know_which_frames_are_sampled() {
+        let sketch = HeavyHitters::<u64, 1>::new(Instant::now());
+        let is_sampled = |number| {
+            let mut is_sampled = false;
+            sketch.sample(number, || {
+                is_sampled = true;
+                Sample { key: number, weight: 1, amounts: [1], at: Instant::now() }
+            });
+            is_sampled
+        };
+        let by_id = |nth: &u64| is_sampled(frame_number(0, 7, *nth));
+        let quiet: Vec<_> = (0..1000).filter(|nth| !by_id(nth)).collect();
+        let seeds = (0..100_u64).map(|seed| seed.wrapping_mul(0x0123_4567_89AB_CDEF));
+        let seen =
+            seeds.filter(|seed| quiet.iter().any(|nth| is_sampled(frame_number(*seed, 7, *nth))));
+        assert!(
+            seen.count() > 90,
+            "the frames that its id makes quiet are sampled with other seeds"
+        );
+    }
 }

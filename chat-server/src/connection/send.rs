@@ -27,7 +27,8 @@ impl Connection {
         frame: &str,
         command: Command<'a>,
     ) -> Result<Permitted<'a>, Rejection> {
-        let user = self.member.user.as_sender();
+        // Not before the match: it checks the colour of the user, and most commands need no sender.
+        let user = || self.member.user.as_sender();
         let outgoing = match command {
             Command::Send { room, content, members_only } => {
                 let room = room.or_else(|| self.current().cloned()).ok_or_else(not_in_a_room)?;
@@ -38,14 +39,14 @@ impl Connection {
                     let to = Recipient::Room { room, members_only };
                     return Ok(Permitted::Held(self.ask(id, to, content)?));
                 }
-                Outgoing::to_room(&self.state, room, user, &content)?
+                Outgoing::to_room(&self.state, room, user(), &content)?
             }
             Command::Direct { to, content } => {
                 if self.must_hold(Action::direct(&to)) {
                     let to = Recipient::User { to, frame: frame.to_owned() };
                     return Ok(Permitted::Held(self.ask(id, to, content)?));
                 }
-                self.direct(id, to, user, &content, frame)?
+                self.direct(id, to, user(), &content, frame)?
             }
             command => return Ok(Permitted::Other(command)),
         };

@@ -270,6 +270,13 @@ impl Buckets {
             Duration::ZERO
         });
     }
+
+    /// Keeps the tokens when the rates are replaced.
+    pub(crate) fn convert(&mut self, old: &Rates, new: &Rates, now: Duration) {
+        for (resource, bucket) in Resource::ALL.into_iter().zip(&mut self.0) {
+            bucket.convert(old.of(resource), new.of(resource), now);
+        }
+    }
 }
 
 impl SharedBuckets {
@@ -293,6 +300,13 @@ impl SharedBuckets {
             self.0[nth].refund(rate, amount);
             Duration::ZERO
         });
+    }
+
+    /// As [`Buckets::convert`].
+    pub(crate) fn convert(&self, old: &Rates, new: &Rates, now: Duration) {
+        for (resource, bucket) in Resource::ALL.into_iter().zip(&self.0) {
+            bucket.convert(old.of(resource), new.of(resource), now);
+        }
     }
 
     /// Whether all are full, as new ones are.

@@ -1,5 +1,6 @@
 //! The rate limits of one connection.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -78,9 +79,24 @@ impl RateLimiter {
     fn refresh(&mut self, limits: &Limits) {
         let replaced = limits.replaced.load(Ordering::Acquire);
         if replaced != self.replaced {
-            (self.config, self.replaced) = (limits.config(), replaced);
-            self.has_no_rates = self.config.has_no_rates();
+            self.replaced = replaced;
+            self.replace_config(limits.config(), limits.now());
         }
+    }
+
+    /// The buckets keep their tokens. What reservations have paid is given back: their times are of the old
+    /// rates, and a client would wait for them until then.
+    #[cold]
+    fn replace_config(&mut self, config: Arc<LimitsConfig>, now: Duration) {
+        let old = mem::replace(&mut self.config, config);
+        if *old == *self.config {
+            return;
+        }
+        self.own.convert(&old.connection, &self.config.connection, now);
+        for kept in *self.reserved.take().unwrap_or_default() {
+            self.give_back(kept.cost);
+        }
+        self.has_no_rates = self.config.has_no_rates();
     }
 
     /// Shares the buckets of the user; `None` if users have no limits.
@@ -407,6 +423,33 @@ mod tests {
         config.connection = Rates { frames: Some(Rate::new(1, 10)), ..Rates::default() };
         limits.replace(config);
         assert!(limiter.take(&limits, frames(100)).wait.is_some());
+    }
+
+    #[test]
+    fn higher_rates_free_a_client_at_once() {
+        let with = |rate: Rate| {
+            let mut config = LimitsConfig::off();
+            config.connection = Rates { frames: Some(rate), joins: Some(rate), ..Rates::default() };
+            config.user = config.connection.clone();
+            config.address = config.connection.clone();
+            config
+        };
+        let limits = Limits::new(with(Rate::new(1, 300)));
+        let address = Some("10.0.0.1".parse().unwrap());
+        let mut limiter = RateLimiter::new(limits.admit(address).unwrap(), &limits);
+        limiter.share_with(limits.user(&UserId::new("ann").unwrap()));
+        let join = Cost::frame(1).and(Resource::Joins, 1);
+        for _ in 0..280 {
+            assert_eq!(limiter.take(&limits, join), Charge::default());
+        }
+        limits.replace(with(Rate::new(100, 300)));
+        assert_eq!(limiter.take(&limits, join), Charge::default(), "20 were left");
+
+        limits.replace(with(Rate::new(1, 1)));
+        while limiter.take(&limits, join).refused.is_none() {}
+        limits.replace(with(Rate::new(1000, 1000)));
+        let charge = limiter.take(&limits, join);
+        assert_eq!(charge.refused, None, "the reservation of the old rate");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) use cost::{Cost, Resource, Wait};
 pub(crate) use limiter::{Charge, RateLimited, RateLimiter};
 pub(crate) use rate::SharedBucket;
 pub use rate::{InvalidRate, Rate};
+pub(crate) use requests::RequestBucket;
 pub(crate) use usage_by_key::RoomSlot;
 use usage_by_key::{KeyPermit, UsageByKey};
 
@@ -89,9 +90,17 @@ impl Limits {
     }
 
     /// Replaces the limits. Each connection has the new ones from its next frame or request on. What is
-    /// above a lower count stays.
+    /// above a lower count stays. Buckets keep their tokens: shared ones are converted here, and those of
+    /// a connection when it has the new limits.
     pub(crate) fn replace(&self, config: LimitsConfig) {
-        *self.config.write() = Arc::new(config);
+        let (mut current, now) = (self.config.write(), self.now());
+        // Before anyone has the new rates: at these, what was taken at the old ones may be minutes of waiting.
+        self.users.convert_buckets(&current.user, &config.user, now);
+        self.addresses.convert_buckets(&current.address, &config.address, now);
+        let (old, new) = (current.http_requests_per_address, config.http_requests_per_address);
+        self.http_requests.convert_requests(old, new, now);
+        *current = Arc::new(config);
+        drop(current);
         // A connection that sees the new number finds the new limits.
         self.replaced.fetch_add(1, Ordering::Release);
     }
@@ -112,17 +121,24 @@ impl Limits {
         Ok(permit)
     }
 
-    /// Counts a connection that speaks HTTP; `None` if a limit is reached. `address` is that of the
-    /// socket, or `None` for a trusted proxy. It may have as many of them as it may have
-    /// connections, so that one address cannot use up all HTTP connections.
-    pub(crate) fn admit_http(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+    /// Counts a connection that speaks HTTP. `address` is that of the socket, or `None` for a trusted
+    /// proxy. It may have as many of them as it may have connections, so that one address cannot use up
+    /// all HTTP connections.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(crate) fn admit_http(
+        &self,
+        address: Option<IpAddr>,
+    ) -> Result<ConnectionPermit, LimitReached> {
         let config = self.config();
-        let mut permit = ConnectionPermit::take(&self.http_connections, config.http_connections)?;
+        let mut permit = ConnectionPermit::take(&self.http_connections, config.http_connections)
+            .ok_or(LimitReached::Full)?;
         if let (Some(address), Some(max)) = (address, config.connections_per_address) {
-            permit.address =
-                Some(self.http_addresses.acquire(network(address), max, self.now())?);
+            let of_address = self.http_addresses.acquire(network(address), max, self.now());
+            permit.address = Some(of_address.ok_or(LimitReached::Address)?);
         }
-        Some(permit)
+        Ok(permit)
     }
 
     /// Whether an idle connection that speaks HTTP may stay open: while half of them are free.
@@ -193,6 +209,19 @@ mod tests {
             3,
             "rejected connections do not count"
         );
+    }
+
+    #[test]
+    fn http_connections_have_the_limit_that_is_reached() {
+        let mut config = LimitsConfig::off();
+        config.http_connections = Some(2);
+        config.connections_per_address = Some(1);
+        let limits = Limits::new(config);
+        let admit = |text: &str| limits.admit_http(Some(text.parse().unwrap()));
+        let _a = admit("10.0.0.1").unwrap();
+        assert_eq!(admit("10.0.0.1").unwrap_err(), LimitReached::Address);
+        let _b = admit("10.0.0.2").unwrap();
+        assert_eq!(admit("10.0.0.3").unwrap_err(), LimitReached::Full);
     }
 
     #[test]

@@ -69,9 +69,27 @@ impl Rate {
         Duration::from_nanos(covered_at.saturating_sub(now))
     }
 
+    /// When a bucket is full at this rate that is full at `full_at` at the rate `old`. It lacks as many
+    /// tokens as before, and at most the burst: a debt under the old rate may be hours under the new one.
+    fn convert(self, old: Self, full_at: u64, now: u64) -> u64 {
+        let lacking = u128::from(full_at.saturating_sub(now)) * u128::from(old.per_second);
+        let lacking = u64::try_from(lacking / u128::from(self.per_second)).unwrap_or(u64::MAX);
+        now.saturating_add(lacking.min(self.nanos(self.burst.into())))
+    }
+
     /// The time in which the bucket gains `tokens`, in nanoseconds.
     fn nanos(self, tokens: u64) -> u64 {
         tokens.saturating_mul(SECOND) / u64::from(self.per_second)
+    }
+}
+
+/// `full_at` of a bucket whose rate `old` is replaced by `new`. Without a rate, nothing is taken: a bucket
+/// that gets one, or loses it, is full.
+fn converted(full_at: u64, old: Option<Rate>, new: Option<Rate>, now: u64) -> u64 {
+    match (old, new) {
+        (Some(old), Some(new)) if old == new => full_at,
+        (Some(old), Some(new)) => new.convert(old, full_at, now),
+        _ => 0,
     }
 }
 
@@ -92,6 +110,11 @@ impl Bucket {
     /// Gives `cost` back.
     pub(crate) fn refund(&mut self, rate: Rate, cost: u64) {
         self.full_at = self.full_at.saturating_sub(rate.nanos(cost));
+    }
+
+    /// Keeps the tokens when the rate is replaced, and at least 0: `full_at` is a time at the old one.
+    pub(crate) fn convert(&mut self, old: Option<Rate>, new: Option<Rate>, now: Duration) {
+        self.full_at = converted(self.full_at, old, new, nanos(now));
     }
 }
 
@@ -115,6 +138,12 @@ impl SharedBucket {
     pub(crate) fn refund(&self, rate: Rate, cost: u64) {
         let refund = |full_at: u64| Some(full_at.saturating_sub(rate.nanos(cost)));
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, refund);
+    }
+
+    /// As [`Bucket::convert`].
+    pub(crate) fn convert(&self, old: Option<Rate>, new: Option<Rate>, now: Duration) {
+        let convert = |full_at| Some(converted(full_at, old, new, nanos(now)));
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, convert);
     }
 
     /// Takes one, and returns how long to wait.
@@ -208,6 +237,23 @@ mod tests {
         assert_eq!(bucket.take(rate, 0, START + 199 * MS), MS);
         assert!(!bucket.is_full(START + 499 * MS));
         assert!(bucket.is_full(START + 500 * MS));
+    }
+
+    #[test]
+    fn replaced_rate_keeps_tokens() {
+        let (slow, fast) = (Rate::new(1, 300), Rate::new(100, 300));
+        let mut bucket = Bucket::default();
+        bucket.take(slow, 280, START);
+        bucket.convert(Some(slow), Some(fast), START);
+        assert_eq!(bucket.take(fast, 20, START), Duration::ZERO, "20 were left");
+        assert_eq!(bucket.take(fast, 1, START), 10 * MS);
+        bucket.convert(Some(fast), Some(slow), START);
+        assert_eq!(bucket.take(slow, 1, START), 1000 * MS, "a debt is forgiven");
+        let smaller = Rate::new(1, 10);
+        bucket.convert(Some(slow), Some(smaller), START);
+        assert_eq!(bucket.take(smaller, 1, START), 1000 * MS, "a smaller burst is used up");
+        bucket.convert(Some(smaller), None, START);
+        assert_eq!(bucket.take(smaller, 10, START), Duration::ZERO, "a new rate has its burst");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::cost::SharedBuckets;
-use super::rate::SharedBucket;
+use super::cost::{Rates, SharedBuckets};
+use super::rate::{Rate, SharedBucket};
 
 const SHARDS: usize = 16;
 
@@ -54,6 +54,22 @@ impl<K: Eq + Hash> UsageByKey<K> {
         }
         usage.connections.fetch_add(1, Ordering::Relaxed);
         Some(KeyPermit(Arc::clone(usage)))
+    }
+
+    /// Keeps the tokens of all keys when the rates are replaced.
+    pub(crate) fn convert_buckets(&self, old: &Rates, new: &Rates, now: Duration) {
+        self.for_each(|usage| usage.buckets.convert(old, new, now));
+    }
+
+    /// As [`convert_buckets`](Self::convert_buckets), of HTTP requests.
+    pub(crate) fn convert_requests(&self, old: Option<Rate>, new: Option<Rate>, now: Duration) {
+        self.for_each(|usage| usage.requests.convert(old, new, now));
+    }
+
+    fn for_each(&self, each: impl Fn(&Usage)) {
+        for shard in &self.shards {
+            shard.lock().usage.values().for_each(|usage| each(usage));
+        }
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K>> {
@@ -125,8 +141,7 @@ impl Drop for KeyPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Rate;
-    use crate::limits::cost::{Cost, Owner, Rates};
+    use crate::limits::cost::{Cost, Owner};
 
     #[test]
     fn connections_of_a_key_are_limited() {

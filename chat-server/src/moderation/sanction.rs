@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chat_broker::{Broker, BrokerError, Record, SetOptions, SharedTable};
-use chat_core::{RoomId, UserId};
+use chat_core::{RoomId, UserId, printable};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::random_id;
@@ -74,6 +74,8 @@ pub struct Ban {
     pub reason: Option<String>,
     /// The time until the ban ends.
     pub expires_in: Duration,
+    /// Whether the ban has no end but an unban; then `expires_in` is the rest of ten years.
+    pub is_permanent: bool,
 }
 
 /// The value of a record.
@@ -119,7 +121,8 @@ pub(crate) async fn impose(
     };
     let done = done.await;
     let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
-    let reason = stored.reason.map(|reason| reason.escape_debug().to_string());
+    let reason = stored.reason.as_deref().map(printable);
+    let reason = reason.as_deref();
     let (user, ok) = (user.as_str(), done.is_ok());
     tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use chat_core::printable;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -22,6 +23,8 @@ pub(crate) enum Exit {
     Unknown(String),
     /// A value that cannot be used.
     Value(Invalid),
+    /// A value that cannot be used now: a later start may succeed.
+    Unavailable(Invalid),
     /// What no setting is to blame for.
     System(String),
 }
@@ -48,7 +51,20 @@ impl Exit {
                 let _ = error.print();
                 ExitCode::SUCCESS
             }
-            error => complain(&error.message(sources)),
+            error => {
+                let code = error.code();
+                say(&error.message(sources));
+                code
+            }
+        }
+    }
+
+    /// A service manager starts the program again after 1, and not after 2: what is wrong with a
+    /// setting does not pass.
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Unavailable(_) => ExitCode::FAILURE,
+            _ => ExitCode::from(2),
         }
     }
 
@@ -56,7 +72,9 @@ impl Exit {
     pub(crate) fn message(self, sources: &Sources) -> String {
         match self {
             Self::Usage(error) => usage(&error, sources),
-            Self::Value(invalid) => invalid.message(|setting| sources.name(setting)),
+            Self::Value(invalid) | Self::Unavailable(invalid) => {
+                invalid.message(|setting| sources.name(setting))
+            }
             Self::File(error) | Self::Unknown(error) | Self::System(error) => error,
         }
     }
@@ -122,13 +140,8 @@ pub(crate) fn print_key(key: &NewKey, sources: &Sources) -> ExitCode {
     }
 }
 
-/// One line on stderr, and the exit code for bad settings.
-fn complain(error: &str) -> ExitCode {
-    say(error);
-    ExitCode::from(2)
-}
-
-/// One line on stderr. `eprintln!` would panic if it is closed.
+/// One line on stderr. Escaped: a server, or one of its clients, may have chosen the words.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "chat-server: {line}");
+    // `eprintln!` would panic if stderr is closed.
+    let _ = writeln!(io::stderr(), "chat-server: {}", printable(line));
 }

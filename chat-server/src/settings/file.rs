@@ -88,8 +88,7 @@ impl File {
                 .find(|arg| arg.get_long() == Some(&entry.key) && *arg.get_id() != "config")
                 .ok_or_else(|| self.wrong(entry, &unknown("setting", entry, &command)))?;
             let id = setting.get_id().clone();
-            let has_no_value = entry.is_empty() && setting.get_default_values().is_empty();
-            if has_no_value || is_given(given, id.as_str()) {
+            if entry.is_empty() || is_given(given, id.as_str()) {
                 continue;
             }
             if entry.is_list {
@@ -147,6 +146,10 @@ impl File {
     fn wrong(&self, entry: &Entry, why: &str) -> String {
         let Entry { key, line, .. } = entry;
         format!("{}, line {line}, {key}: {why}", self.path.display())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where the file has a setting: `port (chat.toml, line 3)`.

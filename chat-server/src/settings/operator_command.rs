@@ -13,7 +13,8 @@ use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, time
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
 
-/// As many clients as one address has ports for one server, and some more.
+/// All port numbers of an address, of which each client needs one. By default the system assigns 28,232
+/// of them.
 const MAX_CLIENTS: usize = 65_535;
 
 /// The longest text of a message that a server accepts by default.
@@ -73,8 +74,8 @@ The limits of the server count: start it with --limits off to find out what it c
 new ones, and the server keeps their history as that of others. Ctrl-C ends it with the figures so
 far.
 
-Exit code: 0; 1 if a message was lost, doubled or reordered, or if clients cannot join; 2 if a
-setting is not valid.
+Exit code: 0; 1 if a message failed, did not arrive, or arrived twice or out of order, if there was
+a gap, or if clients cannot join; 2 if a setting is not valid.
 
 Example:
   chat-server bench --clients 1000 --rooms 20 --rate 500 --for 30s";
@@ -200,7 +201,7 @@ pub(crate) struct SizeArgs {
     #[arg(long, value_name = "BYTES", default_value = "100", value_parser = number(0..=MAX_BYTES))]
     pub(crate) text: usize,
 
-    /// Servers, over which users are spread evenly
+    /// Servers, over which users are spread evenly: the figures of a server are those while one is away
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = number(1..=MAX_COUNT))]
     pub(crate) servers: usize,
 
@@ -228,12 +229,20 @@ pub(crate) struct ClientArgs {
 }
 
 /// A setting with its value, for people.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct SettingInEffect {
     pub(crate) name: String,
     pub(crate) value: String,
     /// As [`Sources::name`] has it, or `default`.
     pub(crate) source: String,
+    #[serde(skip)]
+    pub(crate) is_secret: bool,
+}
+
+impl SettingInEffect {
+    pub(crate) fn is_of_file(&self) -> bool {
+        self.source.strip_prefix(&*self.name).is_some_and(|place| place.starts_with(" ("))
+    }
 }
 
 /// All settings but the tables of the file, in the order of the help.
@@ -249,7 +258,13 @@ pub(super) fn in_effect(
             None | Some(ValueSource::DefaultValue) => "default".to_owned(),
             Some(_) => sources.name(name),
         };
-        Some(SettingInEffect { name: name.to_owned(), value: value(arg, matches), source })
+        let is_secret = arg.is_hide_env_values_set();
+        Some(SettingInEffect {
+            name: name.to_owned(),
+            value: value(arg, matches),
+            source,
+            is_secret,
+        })
     };
     command.get_arguments().filter_map(setting).collect()
 }

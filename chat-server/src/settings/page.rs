@@ -26,7 +26,7 @@ file over the default. `chat-server --help` prints the same list.
 * Rates are `A SECOND/AT ONCE`, such as `50/300`; for bytes `K` and `M` stand for 1024 and 1024². \
 `off` switches one off.
 * Lists are separated by commas, or arrays in the file.
-* An empty text is no setting, and still wins over the sources below.
+* An empty variable, and an empty text in the file, are no setting, whatever its kind.
 * White space around values of variables, and around secrets, is removed.
 ";
 

@@ -48,14 +48,13 @@ impl Redis {
         self.redis_url.as_ref().map(|url| trim(url.reveal())).filter(|url| !url.is_empty())
     }
 
-    /// What the rooms live in: the address of Redis without its password, or memory.
+    /// What the rooms live in: the address of Redis, or memory.
     pub(crate) fn engine(&self) -> String {
-        let Some(url) = self.url() else { return "memory".to_owned() };
-        // A password is before the last `@`, or after `?` for a socket.
-        let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
-        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
-        let address = address.split_once('?').map_or(address, |(address, _)| address);
-        format!("{scheme}://{address}")
+        #[cfg(feature = "redis")]
+        if let Some(url) = self.url() {
+            return chat_broker::RedisConfig::new(url).address();
+        }
+        "memory".to_owned()
     }
 
     /// What should be equal on all servers. Their URLs may differ, as names of one Redis.
@@ -86,13 +85,23 @@ mod config {
         /// # Errors
         /// One cannot be used, or its file cannot be read.
         pub(crate) fn config(&self, url: &str, grace: Duration) -> Result<RedisConfig, Invalid> {
-            let config =
-                RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease).grace(grace);
+            let config = self.without_certificates(url)?;
+            self.with_certificates(config.grace(grace))
+        }
+
+        /// # Errors
+        /// The URL cannot be used, whatever is in files and on the network.
+        pub(crate) fn check_url(&self) -> Result<(), Invalid> {
+            self.url().map_or(Ok(()), |url| self.without_certificates(url).map(drop))
+        }
+
+        fn without_certificates(&self, url: &str) -> Result<RedisConfig, Invalid> {
+            let config = RedisConfig::new(url).prefix(self.prefix()).lease(self.presence_lease);
             config.check().map_err(|error| {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)
             })?;
-            self.with_certificates(config)
+            Ok(config)
         }
 
         fn with_certificates(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
+use chat_core::printable;
 use clap::{Arg, ArgMatches, Command};
 
 use super::file::{File, TABLES, insert};
@@ -14,8 +16,9 @@ use super::variables::{PREFIX, UNPREFIXED, is_service_link, near_alias, unknown}
 pub(crate) struct Sources {
     arguments: Vec<OsString>,
     variables: BTreeMap<OsString, OsString>,
-    /// Variables of the process that are none of [`variables`](Self::variables).
-    service_links: Vec<String>,
+    /// Variables of the process that are none of [`variables`](Self::variables): those of service
+    /// links, and empty ones.
+    dropped: Vec<String>,
     file: Option<File>,
     warnings: Vec<String>,
 }
@@ -38,23 +41,47 @@ impl Sources {
             let (name, value) = (name.to_str()?, value.to_str()?);
             (name.starts_with(PREFIX) && is_service_link(name, value)).then(|| name.to_owned())
         };
-        self.service_links = self.variables.iter().filter_map(is_link).collect();
-        for name in &self.service_links {
-            self.variables.remove(OsStr::new(name));
-        }
-        if !self.service_links.is_empty() {
+        let links: Vec<_> = self.variables.iter().filter_map(is_link).collect();
+        if !links.is_empty() {
             self.warnings.push(format!(
                 "not read, since Kubernetes or Docker has set them for a service: {}; \
-                 enableServiceLinks: false in the pod keeps them away",
-                self.service_links.join(", ")
+                 enableServiceLinks: false in the pod prevents that",
+                links.join(", ")
             ));
         }
+        self.remove(links);
+    }
+
+    /// An empty variable is no setting: `${CHAT_RATE:-}` in a file of Compose gives one where nothing
+    /// was set. A secret of white space alone stays, and is refused: it was meant to be one.
+    fn drop_empty(&mut self, command: &Command) {
+        let is_empty = |name: &str, is_secret: bool| {
+            let value = self.variables.get(OsStr::new(name)).and_then(|value| value.to_str());
+            value.is_some_and(|value| value.is_empty() || (!is_secret && trim(value).is_empty()))
+        };
+        let empty = command.get_arguments().flat_map(|arg| {
+            let bare = bare(arg.get_id().as_str());
+            let prefixed = format!("{PREFIX}{bare}");
+            let alias = UNPREFIXED.contains(&&*bare).then_some(bare);
+            let names = [Some(prefixed), alias].into_iter().flatten();
+            names.filter(|name| is_empty(name, arg.is_hide_env_values_set())).collect::<Vec<_>>()
+        });
+        let empty = empty.collect();
+        self.remove(empty);
+    }
+
+    fn remove(&mut self, names: Vec<String>) {
+        for name in &names {
+            self.variables.remove(OsStr::new(name));
+        }
+        self.dropped.extend(names);
     }
 
     /// The command with the variable of each setting. One that had a name without the prefix in
-    /// earlier releases, and has it still, is warned about, as is a slip in an alias.
+    /// earlier releases, and has it still, is warned about, as is a misspelled alias.
     pub(super) fn with_variables(&mut self, command: Command) -> Command {
-        self.warn_of_slips();
+        self.drop_empty(&command);
+        self.warn_of_misspelled_aliases();
         for arg in command.get_arguments() {
             let (variable, bare) =
                 (self.variable(arg.get_id().as_str()), bare(arg.get_id().as_str()));
@@ -65,7 +92,7 @@ impl Sources {
         command.mut_args(|arg| {
             let variable = self.variable(arg.get_id().as_str());
             // clap would read it from the process.
-            if self.service_links.contains(&variable) { arg } else { arg.env(variable) }
+            if self.dropped.contains(&variable) { arg } else { arg.env(variable) }
         })
     }
 
@@ -74,15 +101,15 @@ impl Sources {
         &self.arguments
     }
 
-    fn warn_of_slips(&mut self) {
+    fn warn_of_misspelled_aliases(&mut self) {
         let is_set = |alias: &str| self.has(alias) || self.has(&format!("{PREFIX}{alias}"));
-        let slip = |name: &OsString| {
-            let name = name.to_str()?;
-            let alias = near_alias(name).filter(|alias| !is_set(alias))?;
-            Some(format!("{name} is not read; did you mean {alias}?"))
+        let warning = |name: &OsString| {
+            let name = name.to_string_lossy();
+            let alias = near_alias(&name).filter(|alias| !is_set(alias))?;
+            Some(format!("{} is not read; did you mean {alias}?", printable(&name)))
         };
-        let slips: Vec<_> = self.variables.keys().filter_map(slip).collect();
-        self.warnings.extend(slips);
+        let warnings: Vec<_> = self.variables.keys().filter_map(warning).collect();
+        self.warnings.extend(warnings);
     }
 
     /// Refuses variables that begin as settings do, and are none: one that was meant to keep clients
@@ -91,8 +118,8 @@ impl Sources {
     /// # Errors
     /// Their names, each with that of the setting that is meant.
     pub(super) fn check_names(&self, command: &Command) -> Result<(), String> {
-        let names = self.variables.keys().filter_map(|name| name.to_str());
-        unknown(names, command).map_or(Ok(()), Err)
+        let names: Vec<_> = self.variables.keys().map(|name| name.to_string_lossy()).collect();
+        unknown(names.iter().map(AsRef::as_ref), command).map_or(Ok(()), Err)
     }
 
     /// The arguments for clap: those of the process and, as flags, the variables that have white
@@ -128,6 +155,11 @@ impl Sources {
                 self.warnings.push(warning);
             }
         }
+    }
+
+    /// The configuration file, if one was read.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(File::path)
     }
 
     /// What the user should know, beside errors.
@@ -184,8 +216,6 @@ fn bare(setting: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn sources(arguments: &[&str], variables: &[(&str, &str)], file: &str) -> Sources {
@@ -258,6 +288,16 @@ mod tests {
     }
 
     #[test]
+    fn empty_variable_is_no_setting() {
+        let variables =
+            [("CHAT_PORT", " "), ("PORT", "1"), ("CHAT_LOG", ""), ("CHAT_API_KEY", " ")];
+        let mut sources = sources(&[], &variables, "log = \"warn\"");
+        sources.with_variables(command());
+        let names = ["port", "log", "api-key"].map(|setting| sources.name(setting));
+        assert_eq!(names, ["PORT", "log (chat.toml, line 1)", "CHAT_API_KEY"]);
+    }
+
+    #[test]
     fn variable_without_prefix_is_warned_about_unless_it_is_read() {
         let warnings = |variables: &[(&str, &str)]| {
             let mut sources = sources(&[], variables, "");
@@ -270,5 +310,17 @@ mod tests {
         assert_eq!(warnings(&[("PORT", "1"), ("CHAT_PORT", "2")]), [""; 0]);
         assert_eq!(warnings(&[("PROT", "1")]), ["PROT is not read; did you mean PORT?"]);
         assert_eq!(warnings(&[("PROT", "1"), ("PORT", "1")]), [""; 0], "of another program");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn name_that_is_not_utf8_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let name = OsString::from_vec(b"CHAT_LO\xc9".to_vec());
+        let mut sources = Sources::new(Vec::new(), [(name, "x".into())].into());
+        let command = sources.with_variables(command());
+        let error = sources.check_names(&command).unwrap_err();
+        assert!(error.starts_with("CHAT_LO\u{fffd}: no such setting"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What settings come to, from the command line and the file to what the server runs with.
+//! Settings from the command line and the file, and the configuration that the server runs with.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn defaults_that_depend_on_trusted_proxies_are_as_the_help_says() {
 
 /// Behind a proxy that does not tell them apart, all clients have one address.
 #[test]
-fn addresses_are_limited_where_they_are_told_apart() {
+fn addresses_are_limited_only_if_clients_have_their_own() {
     let limits = |file: &str| {
         let limits = Settings::of_file(file, &[]).unwrap().server().unwrap().limits;
         (limits.connections_per_address, limits.address.frames)
@@ -211,14 +211,15 @@ fn secrets_are_not_shown() {
     assert!(!format!("{settings:?}").contains(key), "{settings:?}");
 }
 
+#[cfg(feature = "redis")]
 #[test]
 fn engine_is_shown_without_its_password() {
     let engine = |url: &str| settings(&["--redis-url", url]).redis.engine();
     assert_eq!(engine(""), "memory");
     for (url, shown) in [
         ("redis://host:6379/1", "redis://host:6379/1"),
-        ("rediss://user:p@ss@host", "rediss://host"),
-        ("unix:///run/redis.sock?pass=hunter2", "unix:///run/redis.sock"),
+        ("rediss://user:p@ss@host", "rediss://host:6379/0"),
+        ("unix:///run/redis.sock?pass=hunter2", "unix:///run/redis.sock?db=0"),
     ] {
         assert_eq!(engine(url), shown);
     }
@@ -242,4 +243,18 @@ fn table_of_tokens_has_one_key() {
     let settings = Settings::of_file(&two, &[]).unwrap();
     let signs = settings.tokens.secret().unwrap().unwrap();
     assert_eq!(signs.reveal(), "b".repeat(32), "the one that lasts longest");
+}
+
+#[cfg(feature = "jwt")]
+#[test]
+fn ended_secret_signs_no_tokens() {
+    let tokens = |file: &str| Settings::of_file(file, &[]).unwrap().tokens;
+    let ended = format!("[[jwt_keys]]\nsecret = \"{}\"\nuntil = \"2020-01-01\"\n", "a".repeat(32));
+    let all = tokens(&ended);
+    assert!(all.are_needed().unwrap() && all.all_keys_have_ended());
+    assert!(all.secret().unwrap().is_none());
+    let lasting = format!("{ended}[[jwt_keys]]\nsecret = \"{}\"\n", "b".repeat(32));
+    assert!(!tokens(&lasting).all_keys_have_ended());
+    let other = format!("jwt-jwks-url = \"https://a.example/jwks\"\n{ended}");
+    assert!(!tokens(&other).all_keys_have_ended());
 }

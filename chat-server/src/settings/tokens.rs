@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use chat_server::{Secret, ServerConfig};
 use clap::{Args, Parser};
 
+#[cfg(feature = "jwks")]
+use super::value::url_without_secrets;
 use super::value::{Invalid, MILLISECOND, YEAR, date, filled, secret, text, time};
 
 /// A server would accept tokens for so long after their end.
@@ -38,7 +40,7 @@ pub(crate) struct Tokens {
     /// URL of a JWKS with public keys of tokens, such as
     /// https://accounts.example/.well-known/jwks.json: fetched at the start, again each hour or as
     /// often as its Cache-Control says, and for a token of an unknown key [default: none]
-    #[arg(long, value_name = "URL", value_parser = text)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = text)]
     jwt_jwks_url: Option<String>,
 
     /// File with the certificates of the authorities that sign the certificate of that host, in PEM
@@ -129,11 +131,7 @@ impl Tokens {
     /// There is no key where there should be one: a server that was meant to ask for tokens does
     /// not start without.
     pub(crate) fn are_needed(&self) -> Result<bool, Invalid> {
-        let files = [&self.jwt_secret_file, &self.jwt_public_key, &self.jwt_jwks_file];
-        let has_key = self.secrets().next().is_some()
-            || files.iter().any(|files| !files.is_empty())
-            || !self.tables.is_empty()
-            || self.jwks_url().is_some();
+        let has_key = self.has_key_without_end() || !self.tables.is_empty();
         let names = [("jwt-audience", self.audience()), ("jwt-issuer", self.issuer())];
         for (setting, names) in names {
             if let (false, Some(name)) = (has_key, names.first()) {
@@ -148,12 +146,44 @@ impl Tokens {
         Ok(has_key)
     }
 
+    fn has_key_without_end(&self) -> bool {
+        let files = [&self.jwt_secret_file, &self.jwt_public_key, &self.jwt_jwks_file];
+        self.secrets().next().is_some()
+            || files.iter().any(|files| !files.is_empty())
+            || self.jwks_url().is_some()
+    }
+
+    /// Whether a key has ended.
+    pub(super) fn has_ended_key(&self) -> bool {
+        self.tables.iter().any(JwtKeyTable::has_ended)
+    }
+
+    /// Whether there were keys and each has ended, so that no token is valid.
+    #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
+    pub(crate) fn all_keys_have_ended(&self) -> bool {
+        !self.has_key_without_end()
+            && self.has_ended_key()
+            && self.tables.iter().all(JwtKeyTable::has_ended)
+    }
+
     fn secrets(&self) -> impl Iterator<Item = &Secret> {
         self.jwt_secret.iter().filter(|secret| !secret.reveal().is_empty())
     }
 
     pub(crate) fn jwks_url(&self) -> Option<&str> {
         self.jwt_jwks_url.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
+/// An error about `jwt-jwks-url` without what may be secret in it.
+#[cfg(feature = "jwks")]
+pub(crate) fn invalid_jwks_url(url: &str, why: String) -> Invalid {
+    Invalid::new("jwt-jwks-url", url_without_secrets(url), why)
+}
+
+impl JwtKeyTable {
+    fn has_ended(&self) -> bool {
+        self.until.is_some_and(|until| until <= SystemTime::now())
     }
 }
 
@@ -165,6 +195,8 @@ mod keys {
 
     use super::super::value::Invalid;
     use super::super::value::secret;
+    #[cfg(feature = "jwks")]
+    use super::invalid_jwks_url;
     use super::{JwtKeyTable, Tokens};
 
     impl Tokens {
@@ -198,14 +230,16 @@ mod keys {
             Ok(keys)
         }
 
-        /// The secret that tokens for trying out and for backends are signed with.
+        /// The secret that tokens for trying out and for backends are signed with; `None` if there is
+        /// none, or none that has not ended: the server would refuse what it has signed.
         pub(crate) fn secret(&self) -> Result<Option<Secret>, Invalid> {
             match (self.secrets().next(), self.jwt_secret_file.first()) {
                 (Some(secret), _) => Ok(Some(secret.clone())),
                 (None, Some(file)) => secret_in("jwt-secret-file", file).map(Some),
                 (None, None) => {
                     // The one that lasts longest.
-                    let secrets = self.tables.iter().filter(|table| table.has_secret());
+                    let secrets = self.tables.iter();
+                    let secrets = secrets.filter(|table| table.has_secret() && !table.has_ended());
                     let table = secrets.max_by_key(|table| (table.until.is_none(), table.until));
                     table.map_or(Ok(None), JwtKeyTable::secret)
                 }
@@ -290,7 +324,7 @@ mod keys {
         pub(crate) fn remote_keys(&self) -> Result<Option<chat_server::RemoteKeysConfig>, Invalid> {
             let Some(url) = self.jwks_url() else { return Ok(None) };
             let mut config = chat_server::RemoteKeysConfig::new(url);
-            config.check().map_err(|error| Invalid::new("jwt-jwks-url", url, error.to_string()))?;
+            config.check().map_err(|error| invalid_jwks_url(url, error.to_string()))?;
             if let Some(file) = &self.jwt_jwks_ca {
                 config = config.ca_certificate(read("jwt-jwks-ca", file)?);
                 config.check().map_err(|error| {

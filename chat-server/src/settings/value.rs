@@ -9,11 +9,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+#[cfg(any(test, feature = "jwks"))]
+use axum::http::Uri;
 use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
-/// The most of anything that is counted in bytes: more is a slip of the pen.
+/// The most of anything that is counted in bytes: more is a mistake.
 pub(super) const MAX_BYTES: usize = 1 << 30;
 
 /// The most of anything else that is counted: clients read some of these numbers, and those of
@@ -202,6 +204,22 @@ pub(super) fn trim(value: &str) -> &str {
     value.trim_matches(|char: char| char.is_whitespace() || char == '\u{feff}')
 }
 
+/// A URL with its scheme, host, port and path alone: the rest may hold a password or a token. `…` if
+/// that cannot be told from the rest.
+#[cfg(any(test, feature = "jwks"))]
+pub(crate) fn url_without_secrets(url: &str) -> String {
+    let hidden = || "…".to_owned();
+    // A password with a `/` or `?` in it would be read as a path or a query.
+    if url.contains('@') {
+        return hidden();
+    }
+    let Ok(url) = url.parse::<Uri>() else { return hidden() };
+    match (url.scheme_str(), url.authority()) {
+        (Some(scheme), Some(authority)) => format!("{scheme}://{authority}{}", url.path()),
+        _ => hidden(),
+    }
+}
+
 /// The texts that are not empty: an empty variable says the same as none.
 pub(super) fn filled(texts: &[String]) -> Vec<String> {
     texts.iter().filter(|text| !text.is_empty()).cloned().collect()
@@ -231,6 +249,20 @@ mod tests {
         assert_eq!(at(" 2027-06-30T12:00:00Z\n").unwrap(), "2027-06-30T12:00:00Z");
         for wrong in ["", "2027", "2027-13-01", "30.6.2027", "2027-06-30T12:00:00+02:00"] {
             assert!(at(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shown_url_has_no_password_and_no_token() {
+        for (url, shown) in [
+            ("https://a.example:8443/b/jwks.json", "https://a.example:8443/b/jwks.json"),
+            ("https://a.example/jwks?token=secret#secret", "https://a.example/jwks"),
+            ("https://ann:secret@a.example/jwks", "…"),
+            ("https://ann:12?secret@a.example/jwks", "…"),
+            ("a.example/secret", "…"),
+            ("https://a b/secret", "…"),
+        ] {
+            assert_eq!(url_without_secrets(url), shown);
         }
     }
 

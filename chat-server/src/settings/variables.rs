@@ -1,7 +1,8 @@
 //! The names of variables, and those that are no setting: typing errors, and what platforms set.
 
+use chat_core::printable;
 use clap::Command;
-use strsim::{jaro, osa_distance};
+use strsim::{jaro, levenshtein, osa_distance};
 
 /// What the names of variables begin with.
 pub(super) const PREFIX: &str = "CHAT_";
@@ -31,12 +32,14 @@ pub(super) fn unknown<'a>(
 ) -> Option<String> {
     let known = settings_of(command);
     let is_known = |name: &&str| known.iter().any(|known| known == name);
-    let unknown = variables.filter(|name| name.starts_with(PREFIX) && !is_known(name));
-    let errors = unknown.map(|name| {
+    let errors = variables.filter(|name| !is_known(name)).filter_map(|name| {
+        // In any case: `chat_jwt_secret` must not leave a server open.
+        let upper = name.to_ascii_uppercase();
         // All have the prefix, which would make them alike.
         let bare = known.iter().filter_map(|known| known.strip_prefix(PREFIX));
-        let meant = did_you_mean(&name[PREFIX.len()..], bare);
-        format!("{name}: no such setting{}", meant.replace("mean ", &format!("mean {PREFIX}")))
+        let meant = did_you_mean(upper.strip_prefix(PREFIX)?, bare);
+        let meant = meant.replace("mean ", &format!("mean {PREFIX}"));
+        Some(format!("{}: no such setting{meant}", printable(name)))
     });
     let errors: Vec<_> = errors.collect();
     (!errors.is_empty()).then(|| errors.join("; "))
@@ -50,13 +53,16 @@ fn settings_of(command: &Command) -> Vec<String> {
 }
 
 /// The alias of a setting that `name` was meant to be, such as `JWT_SECRET` for `JWT_SECERT`. Other
-/// programs have variables too, so it differs by one slip, and by two in a long name.
+/// programs have variables too, so it differs by one edit, and by two in a long name.
 pub(super) fn near_alias(name: &str) -> Option<&'static str> {
-    let is_near = |alias: &&str| {
-        let slips = if alias.len() > 8 { 2 } else { 1 };
-        (1..=slips).contains(&osa_distance(name, alias))
+    let upper = name.to_ascii_uppercase();
+    let is_near = |alias: &&str| match alias.len() {
+        // Another letter makes another word (`COST`, `SORT`): two must have changed places.
+        ..=4 => osa_distance(name, alias) == 1 && levenshtein(name, alias) == 2,
+        5..=8 => osa_distance(&upper, alias) <= 1,
+        9.. => osa_distance(&upper, alias) <= 2,
     };
-    UNPREFIXED.into_iter().find(is_near)
+    UNPREFIXED.into_iter().filter(|alias| name != *alias).find(is_near)
 }
 
 /// Whether Kubernetes or Docker has set a variable for a service, as they do in each container beside
@@ -103,6 +109,8 @@ mod tests {
             ("CHAT_TRUSTED_PROXY", "CHAT_TRUSTED_PROXIES"),
             ("CHAT_ALLOWED_ORIGIN", "CHAT_ALLOW_ORIGIN"),
             ("CHAT_LOG_LEVEL", "CHAT_LOG"),
+            ("chat_jwt_secret", "CHAT_JWT_SECRET"),
+            ("CHAT_JWT_SECR\u{fffd}T", "CHAT_JWT_SECRET"),
         ] {
             let error = unknown(&[name]).unwrap();
             assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
@@ -111,13 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn slip_in_an_alias_is_found() {
+    fn misspelled_alias_is_found() {
         for (name, alias) in [
             ("JWT_SECERT", Some("JWT_SECRET")),
             ("JWTSECRET", Some("JWT_SECRET")),
             ("REDIS_URI", Some("REDIS_URL")),
             ("API_KEYS", Some("API_KEY")),
             ("PROT", Some("PORT")),
+            ("jwt_secret", Some("JWT_SECRET")),
+            ("SORT", None),
+            ("POST", None),
+            ("COST", None),
+            ("port", None),
             ("JWT_SECRET", None),
             ("HOSTNAME", None),
             ("HOME", None),

@@ -50,7 +50,7 @@ fn tabs_share_the_client_of_a_worker() {
     let worker = include_str!("../npm/examples/shared-worker.js")
         .replace("localhost:8080", &format!("localhost:{}", server.port()));
     let page = page(
-        "<pre id=log></pre><b id=count></b><button id=hello>Hello</button>
+        "<pre id=log></pre><b id=count></b><i id=state></i><button id=hello>Hello</button>
         <script type=module src=/shared-tab.js></script>",
     );
     let tab_script = include_str!("../npm/examples/shared-tab.js").to_owned();
@@ -60,6 +60,7 @@ fn tabs_share_the_client_of_a_worker() {
     let (one, two) = (browser.open(&address), browser.open(&address));
     for tab in [&one, &two] {
         tab.until("document.querySelector('#count').textContent === '1'", &[]);
+        tab.until("document.querySelector('#state').textContent === 'joined'", &[]);
     }
     one.run("document.querySelector('#hello').click()", &[]);
     for tab in [&one, &two] {

@@ -19,11 +19,13 @@ async fn moving_to_another_redis_loses_nothing() {
     let crowd = Crowd::join(|n| world.urls(n), 40, 8).await;
     pause(1).await;
     let new = RedisServer::start();
-    let port = new.port().to_string();
     new.command(&["REPLICAOF", "127.0.0.1", &world.redis.port().to_string()]).await;
     until_info("master_link_status:up", &new).await;
+    // Until the replica's first acknowledgement, up to a second later, the former Redis refuses.
+    until_info("state=online", &world.redis).await;
+    let (ip, port) = replica_of(&world.redis).await;
     let began = Instant::now();
-    let failover = ["FAILOVER", "TO", "127.0.0.1", &port, "TIMEOUT", "5000"];
+    let failover = ["FAILOVER", "TO", &ip, &port, "TIMEOUT", "5000"];
     assert_eq!(world.redis.command(&failover).await, "OK");
     until_info("role:master", &new).await;
     until_info("role:slave", &world.redis).await;
@@ -60,6 +62,14 @@ async fn servers_on_two_redis_are_told_apart_by_their_metrics() {
 async fn redis_of(server: &Chat) -> String {
     let (_, _, page) = server.http("GET", "/metrics").await;
     page.lines().find(|line| line.starts_with("chat_redis_info{")).expect("the metric").to_owned()
+}
+
+/// The address by which a Redis knows its one replica.
+async fn replica_of(redis: &RedisServer) -> (String, String) {
+    let info = redis.command(&["INFO", "replication"]).await;
+    let replica = info.lines().find_map(|line| line.strip_prefix("slave0:")).unwrap();
+    let field = |name| replica.split(',').find_map(|field| field.strip_prefix(name)).unwrap();
+    (field("ip=").to_owned(), field("port=").to_owned())
 }
 
 /// Waits until Redis says so of its replication.

@@ -1,5 +1,6 @@
 //! The log answers why a client was disconnected.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use chat_broker::testing::RedisServer;
@@ -13,11 +14,16 @@ use crate::support::{Chat, FAST, ask, command, join};
 
 const KEY: &str = "a key for backends";
 
-/// A server whose limits on time are a second each.
-fn server(format: &str) -> Chat {
+fn program(format: &str) -> Command {
     let mut command = command();
     command.env("JWT_SECRET", SECRET).env("API_KEY", KEY).env("CHAT_LOG_FORMAT", format);
     command.args(["--port", "0", "--token-grace", "0s"]).args(FAST);
+    command
+}
+
+/// A server whose limits on time are a second each.
+fn server(format: &str) -> Chat {
+    let mut command = program(format);
     for limit in ["auth-timeout", "message-timeout", "write-timeout", "ping-interval"] {
         command.arg(format!("--{limit}=1s"));
     }
@@ -89,8 +95,10 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     ];
     drop(raw(&server, "lost", b"").await);
     let _expiring = native(&server, &token("token_expired", Duration::from_secs(1))).await;
-    let _unread =
-        [unread(&server, "write_time", 40).await, unread(&server, "slow_consumer", 200).await];
+    let _unread = unread(&server, "write_time", 40).await;
+    // On a busy machine an outbox takes longer to fill than the other server waits for a write.
+    let patient = Chat::start(&mut program("json"));
+    let _unread_too = unread(&patient, "slow_consumer", 200).await;
     let mut closing = client(&server, "client_closed").await;
     ask(&mut closing, "pong", json!({"type": "ping"})).await;
     closing.close().await;
@@ -98,7 +106,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     post(&server, "/api/users/kicked/disconnect", &json!({"reason": "enough"})).await;
     assert_eq!(kicked.recv_until_close().await.1.0, 4002);
     let mut banned = client(&server, "banned").await;
-    let ban = json!({"reason": "spam\n", "seconds": 90});
+    let ban = json!({"reason": "\"spam\"\n", "seconds": 90});
     post(&server, "/api/users/banned/disconnect", &ban).await;
     assert_eq!(banned.recv_until_close().await.1.0, 4003);
     for (user, code) in [
@@ -116,7 +124,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
         ("control_frames", 1008),
         ("protocol_error", 1003),
     ] {
-        let line = ended(&server, user);
+        let line = ended(if user == "slow_consumer" { &patient } else { &server }, user);
         assert_eq!((&line["cause"], &line["code"]), (&json!(user), &json!(code)), "{line}");
         assert_eq!((&line["level"], &line["address"]), (&json!("INFO"), &json!("127.0.0.1")));
         assert!(
@@ -132,7 +140,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
         ("scope", json!("all servers")),
         ("user", json!("banned")),
         ("seconds", json!(90.0)),
-        ("reason", json!("spam\\n")),
+        ("reason", json!("\"spam\"\\n")),
         ("ok", json!(true)),
     ] {
         assert_eq!(ban[field], value, "{ban}");

@@ -46,6 +46,8 @@ async fn clients_stay_connected_while_redis_restarts() {
 
     redis.kill();
     first.until_status("/readyz", 503).await;
+    let (_, _, why) = first.http("GET", "/readyz").await;
+    assert!(why.starts_with("Redis is unavailable: "), "{why}");
     let mut late = first.native().await;
     late.send(r#"{"type":"join","room":"elsewhere","id":7}"#).await;
     let refused = late.recv_json().await;

@@ -20,6 +20,8 @@ const REQUESTS = [
   ["ann", { type: "join", room: "r", history: 10 }],
   ["ann", { type: "send", room: "r", message: "one", key: "k1", data: { n: 1 } }],
   ["ann", { type: "send", room: "r", message: "one", key: "k1", data: { n: 1 } }],
+  ["ann", { type: "send", room: "r", message: " \u200b" }],
+  ["ann", { type: "send", room: "r", message: "", data: 0 }],
   ["bob", { type: "hello", name: "Bob" }],
   ["bob", { type: "join", room: "r", history: 10 }],
   ["bob", { type: "send", room: "r", message: "two" }],

@@ -1,14 +1,15 @@
 // The examples of docs/javascript.md: each is in the page as it is here, and does what the page says.
 
-import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
+import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert";
 import { readFileSync, readdirSync } from "node:fs";
 import { afterEach, beforeEach, test } from "node:test";
 
 import { ChatClient } from "roomcast";
 import { TestServer } from "roomcast/testing";
 import { get } from "svelte/store";
-import { effectScope } from "vue";
+import { effectScope, nextTick, ref } from "vue";
 
+import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
@@ -70,6 +71,34 @@ test("a room", async () => {
   deepStrictEqual(client.rooms, []);
 });
 
+test("a room that was left is joined again", async () => {
+  const room = client.room("r");
+  const button = {};
+  offerToJoin(room, button);
+  await settled();
+  server.ban("r", client.user.id, { seconds: 3_600, message: "Spam." });
+  await settled();
+  match(button.textContent, /^Spam\. Try again after .*\d/);
+  server.unban("r", client.user.id);
+  button.onclick();
+  await settled();
+  strictEqual(button.hidden, true);
+  strictEqual(room.snapshot.state, "joined");
+});
+
+test("a backend that is away does not end the client of the README", async () => {
+  const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 }), new Response("bob")];
+  const globals = { WebSocket: server.WebSocket, fetch: async () => answers.shift() ?? new Response("bob") };
+  await withGlobals(globals, async () => {
+    const { log } = console;
+    console.log = () => {};
+    await import("./examples/readme.js?away").finally(() => (console.log = log));
+  });
+  ok(server.received.some(({ token }) => token === "bob"));
+  ok(!server.received.some(({ token }) => token?.includes("gateway")));
+  server.drop(1000);
+});
+
 test("logging out", async () => {
   const pages = [];
   const globals = {
@@ -86,16 +115,21 @@ test("logging out", async () => {
 
 test("the composable for Vue", async () => {
   const scope = effectScope();
+  const name = ref("r");
   const { room, snapshot, connection } = scope.run(() => ({
-    ...useRoom(client, "r"),
+    ...useRoom(client, name),
     connection: useConnection(client),
   }));
   await settled();
   strictEqual(connection.value.state, "online");
   server.say("r", "Bob", "hi");
-  await room.send("hello");
+  await room.value.send("hello");
   await settled();
   deepStrictEqual(texts(snapshot.value), ["hi", "hello"]);
+  name.value = "s";
+  await nextTick();
+  await settled();
+  deepStrictEqual([texts(snapshot.value), client.rooms], [[], ["s"]]);
   scope.stop();
   await settled();
   deepStrictEqual(client.rooms, []);

@@ -117,7 +117,7 @@ test("the connection is shown", async () => {
   await tick();
   match(shown("room"), /^joined\|(waiting|connecting)/);
   await act(async () => client.close());
-  match(shown("room"), /^joined\|closed/);
+  match(shown("room"), /^left\|closed/);
 });
 
 test("a server renders an empty room, and joins nothing", () => {

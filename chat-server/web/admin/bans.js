@@ -33,7 +33,7 @@ export function listOfBans(bans, end) {
   const rows = bans.map((ban) => [
     linkToUser(ban.user),
     ban.room ? linkToRoom(ban.room) : "all servers",
-    time(ban.until),
+    ban.until ? time(ban.until) : "an unban",
     ban.reason ?? "",
     button("Unban", `unban-${ban.user}`, () => end(ban)),
   ]);

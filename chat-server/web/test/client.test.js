@@ -138,9 +138,26 @@ suite("the end of a client says who ended it", () => {
 
   test("a kick and a ban, with the moderator's words", async () => {
     const kick = () => server.goodbye(4002, { reason: "kicked", message: "Calm down." });
-    deepStrictEqual(await endOf(kick), { state: "closed", by: "kick", message: "Calm down.", code: "closed" });
+    deepStrictEqual(await endOf(kick), { state: "closed", by: "kick", message: "Calm down.", code: "kicked" });
     const ban = () => server.goodbye(4003, { reason: "banned", message: "Spam." });
-    deepStrictEqual(await endOf(ban), { state: "closed", by: "ban", message: "Spam.", code: "closed" });
+    deepStrictEqual(await endOf(ban), { state: "closed", by: "ban", message: "Spam.", code: "banned" });
+  });
+
+  test("a ban, also to who connects", async () => {
+    const chat = newClient();
+    const connected = chat.connect().catch((error) => error);
+    await Promise.resolve();
+    server.goodbye(4003, { reason: "banned", message: "Spam.", until: 1_800_000_000_000 });
+    const error = await connected;
+    deepStrictEqual({ ...error }, { name: "ChatError", code: "banned", until: 1_800_000_000_000, reason: "Spam." });
+    strictEqual(error.message, "Spam.");
+    strictEqual(chat.status.reason, "banned");
+  });
+
+  test("no token where one is needed", async () => {
+    server.refuseToken();
+    const { by, code } = await endOf(() => {});
+    deepStrictEqual([by, code], ["no_token", "unauthorized"]);
   });
 
   test("a token that expired, that is refused, and that the application does not have", async () => {

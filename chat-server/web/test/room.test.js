@@ -1,6 +1,6 @@
 // The room as an application shows it.
 
-import { deepStrictEqual, ok, strictEqual } from "node:assert";
+import { deepStrictEqual, ok, strictEqual, throws } from "node:assert";
 import { afterEach, beforeEach, suite, test } from "node:test";
 
 import { ChatClient } from "../chat-client.js";
@@ -36,8 +36,10 @@ suite("a room", () => {
   test("is joined by the first holder and left after the last", async () => {
     const first = await openRoom();
     const second = chat.room("r");
-    strictEqual(first, second);
     first.release();
+    // It has ended its own use, and once.
+    first.release();
+    strictEqual(first.snapshot.state, "left");
     await time.advance(1);
     deepStrictEqual(chat.rooms, ["r"]);
     // Another holder follows at once, as under the StrictMode of React.
@@ -172,11 +174,13 @@ suite("a message of the client", () => {
     const room = other.room("r");
     room.send("early");
     const shown = () => `${room.snapshot.messages[0].user.name} ${states(room)}`;
-    strictEqual(shown(), " early sending");
+    strictEqual(shown(), "Cid early sending");
+    strictEqual(room.snapshot.messages[0].user.id, "");
     server.loseAnswer("join");
     other.connect();
     await settled();
     strictEqual(shown(), "Cid early sending");
+    strictEqual(room.snapshot.messages[0].user.id, other.user.id);
     other.close();
   });
 
@@ -188,6 +192,39 @@ suite("a message of the client", () => {
     deepStrictEqual(states(room), ["later delayed"]);
     await time.advance(2_000);
     deepStrictEqual(states(room), ["later received"]);
+  });
+
+  test("has one id on its way, and no other message has it", async () => {
+    server.say("r", "Bob", "older");
+    server.say("r", "Bob", "old", { key: "k" });
+    const room = await openRoom({ history: 1 });
+    const ids = new Set();
+    room.on("change", () => {
+      const own = room.snapshot.messages.find(({ isOwn }) => isOwn);
+      if (own) ids.add(own.id);
+    });
+    room.send("mine", { key: "k" });
+    await settled();
+    strictEqual(ids.size, 1);
+    await room.history();
+    server.forget("r");
+    server.say("r", "Bob", "after a restart");
+    await settled();
+    strictEqual(texts(room).length, 4);
+    strictEqual(new Set(room.snapshot.messages.map(({ id }) => id)).size, 4);
+  });
+
+  test("is sent before its room is left", async () => {
+    const other = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket });
+    const room = other.room("r");
+    const sent = room.send("the last one");
+    room.release();
+    await time.advance(1);
+    other.connect();
+    strictEqual((await sent).offset, 1);
+    await settled();
+    deepStrictEqual(other.rooms, []);
+    other.close();
   });
 
   test("is sent once although its answer is lost", async () => {
@@ -228,19 +265,78 @@ suite("the people of a room", () => {
     await time.advance(5_000);
     deepStrictEqual(typists(), []);
   });
+
+  test("who stop typing are a change", async () => {
+    const room = await openRoom();
+    const changes = [];
+    room.on("change", ({ what }) => changes.push(what));
+    server.typing("r", "Bob");
+    server.say("r", "Bob", "hi");
+    await settled();
+    deepStrictEqual(changes, ["typists", "typists", "message"]);
+  });
+
+  test("are not known when the room is left", async () => {
+    const room = await openRoom();
+    server.join("r", "Bob");
+    server.typing("r", "Bob");
+    server.kick("r", chat.user.id);
+    await settled();
+    const { members, count, typists, can } = room.snapshot;
+    deepStrictEqual({ members, count, typists, can }, { members: [], count: 0, typists: [], can: null });
+  });
 });
 
 suite("a room is left", () => {
-  test("by a kick, and joined again by the next holder", async () => {
+  test("by a kick, and joined again when the application says so", async () => {
+    server.say("r", "Bob", "hi");
     const room = await openRoom();
     server.kick("r", chat.user.id, "Calm down.");
     await settled();
     const { state, error } = room.snapshot;
     deepStrictEqual([state, error.code, error.message], ["left", "kicked", "Calm down."]);
-    strictEqual(chat.room("r"), room);
-    deepStrictEqual([room.snapshot.state, room.snapshot.error], ["joining", null]);
+    const second = chat.room("r");
     await settled();
-    strictEqual(room.snapshot.state, "joined");
+    strictEqual(second.snapshot, room.snapshot);
+    strictEqual(room.snapshot.state, "left");
+
+    const joined = room.join();
+    deepStrictEqual([room.snapshot.state, room.snapshot.error], ["joining", null]);
+    strictEqual((await joined).room, "r");
+    deepStrictEqual([room.snapshot.state, second.snapshot.state], ["joined", "joined"]);
+    deepStrictEqual(texts(room), ["hi"]);
+    await room.join();
+    deepStrictEqual(texts(room), ["hi"]);
+  });
+
+  test("and a message that failed for it is sent after the next join", async () => {
+    const room = await openRoom();
+    server.kick("r", chat.user.id);
+    await settled();
+    const { key } = room.send("late");
+    await settled();
+    deepStrictEqual(states(room), ["late failed"]);
+    room.join();
+    await room.resend(key);
+    await settled();
+    deepStrictEqual(states(room), ["late received"]);
+  });
+
+  test("and a released handle does not join it", async () => {
+    const room = await openRoom();
+    room.release();
+    strictEqual(await room.join().catch(({ code }) => code), "not_in_room");
+    await time.advance(1);
+    deepStrictEqual(chat.rooms, []);
+  });
+
+  test("by a ban, which a join says again", async () => {
+    const room = await openRoom();
+    server.ban("r", chat.user.id, { seconds: 60, message: "Spam." });
+    await settled();
+    const { code, until, reason } = await room.join().catch((error) => error);
+    deepStrictEqual({ code, until, reason }, { code: "banned", until: 60_000, reason: "Spam." });
+    strictEqual(room.snapshot.error.code, "banned");
   });
 
   test("by a join that is refused", async () => {
@@ -249,16 +345,107 @@ suite("a room is left", () => {
     deepStrictEqual([room.snapshot.state, room.snapshot.error.code], ["left", "forbidden"]);
   });
 
-  test("but not by the end of the client, which connects again", async () => {
-    const other = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket });
-    const room = other.room("r");
-    other.close();
+  test("by the end of the client, until it connects again", async () => {
+    const room = await openRoom();
+    const early = chat.room("s");
+    chat.close();
+    const late = chat.room("t");
     await settled();
-    other.connect();
+    for (const { snapshot } of [room, early, late]) {
+      deepStrictEqual([snapshot.state, snapshot.error.code], ["left", "closed"]);
+    }
+    chat.connect();
+    deepStrictEqual([room.snapshot.state, early.snapshot.state], ["joining", "joining"]);
     await time.advance(1_000);
-    strictEqual(room.snapshot.state, "joined");
-    other.close();
+    deepStrictEqual([room.snapshot.state, early.snapshot.state], ["joined", "joined"]);
   });
+
+  test("by a ban from the server, which says until when", async () => {
+    const room = await openRoom();
+    server.goodbye(4003, { reason: "banned", message: "Spam.", until: 60_000 });
+    await settled();
+    const { code, reason, until } = room.snapshot.error;
+    deepStrictEqual({ code, reason, until }, { code: "banned", reason: "Spam.", until: 60_000 });
+    strictEqual(chat.status.error, room.snapshot.error);
+  });
+});
+
+suite("the next user of a client", () => {
+  let user;
+  let account;
+
+  beforeEach(() => {
+    user = "ann";
+    account = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, token: () => user });
+    account.connect();
+  });
+  afterEach(() => account.close());
+
+  async function become(name) {
+    user = name;
+    account.close();
+    account.connect();
+    await settled();
+  }
+
+  test("has no drafts of the one before", async () => {
+    const room = account.room("r");
+    await settled();
+    server.refuse("send", "forbidden");
+    const { key } = room.send("private");
+    await settled();
+    await become("bob");
+    deepStrictEqual(states(room), []);
+    strictEqual(await room.resend(key).catch(({ code }) => code), "bad_field");
+    strictEqual(server.position("r").offset, 0);
+  });
+
+  test("sends nothing that waited", async () => {
+    const room = account.room("r");
+    await settled();
+    account.close();
+    user = "bob";
+    account.connect();
+    const refused = room.send("written by Ann").catch(({ code }) => code);
+    await settled();
+    strictEqual(await refused, "other_user");
+    deepStrictEqual(states(room), []);
+  });
+
+  test("has a room of its own", async () => {
+    const room = account.room("r", { history: 2 });
+    await settled();
+    for (const text of ["one", "two", "three"]) room.send(text);
+    server.say("r", "bob", "four");
+    await settled();
+    await become("bob");
+    const shown = room.snapshot.messages.map(({ message, isOwn }) => [message, isOwn]);
+    deepStrictEqual(shown, [["two", false], ["three", false]]);
+    deepStrictEqual(room.snapshot.members.map(({ id }) => id), ["bob"]);
+  });
+});
+
+test("a user without a token who gets another id keeps messages and drafts", async () => {
+  const room = await openRoom();
+  room.send("mine");
+  await settled();
+  server.refuse("send", "forbidden");
+  const { key } = room.send("draft");
+  await settled();
+  const { id } = chat.user;
+  server.refuse("hello", "unauthorized");
+  server.drop();
+  await time.advance(1_000);
+  ok(chat.user.id !== id);
+  deepStrictEqual(states(room), ["mine received", "draft failed"]);
+  ok(room.snapshot.messages.every(({ isOwn }) => isOwn));
+  await room.resend(key);
+  await settled();
+  deepStrictEqual(states(room), ["mine received", "draft received"]);
+});
+
+test("the name of a room is a text", () => {
+  throws(() => chat.room(undefined), TypeError);
 });
 
 test("a snapshot is the same until something changes", async () => {

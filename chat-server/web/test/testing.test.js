@@ -245,3 +245,31 @@ test("a new name reaches the other members", async () => {
   deepStrictEqual(seen, ["joined Ann", "joined Bob", "renamed Bobby"]);
   chat.close();
 });
+
+test("a message without a visible character is refused, unless it has data", async () => {
+  const server = new TestServer();
+  const chat = newClient(server);
+  await chat.join("r");
+  for (const blank of ["", " \n", "\u200b"]) {
+    await rejects(chat.send("r", blank), { code: "bad_field", message: /visible/ });
+    await rejects(chat.direct("bob", blank), { code: "bad_field" });
+  }
+  strictEqual((await chat.send("r", "", { data: 1 })).offset, 1);
+  chat.close();
+});
+
+test("a token that has expired is renewed, or ends the client", async () => {
+  const server = new TestServer();
+  const fixed = newClient(server, { token: "ann" });
+  const renewed = newClient(server, { token: () => "bob", backoffBaseMs: 0 });
+  await Promise.all([fixed.connect(), renewed.connect()]);
+  server.expireToken();
+  await settled();
+  strictEqual(fixed.status.by, "token_expired");
+  await renewed.connect();
+  strictEqual(renewed.state, "online");
+  server.expireToken("bob");
+  await settled();
+  ok(renewed.state !== "closed");
+  renewed.close();
+});

@@ -228,15 +228,22 @@ impl RedisConfig {
         self.client().map(drop)
     }
 
-    /// The URL without a user and a password, for the log and for operators.
+    /// The URL with its port and database and without a user and a password, for the log and for
+    /// operators. Of a URL that [`check`](Self::check) rejects it may be `an invalid URL`.
     ///
     /// ```
-    /// let config = chat_broker::RedisConfig::new("redis://ann:secret@redis.example:6379/0");
-    /// assert_eq!(config.address(), "redis.example:6379/0");
+    /// use chat_broker::RedisConfig;
+    ///
+    /// let config = RedisConfig::new("redis://ann:secret@redis.example/3");
+    /// assert_eq!(config.address(), "redis://redis.example:6379/3");
+    /// let config = RedisConfig::new("redis://127.0.0.1:17961");
+    /// assert_eq!(config.address(), "redis://127.0.0.1:17961/0");
+    /// let config = RedisConfig::new("unix:///run/redis.sock?pass=secret");
+    /// assert_eq!(config.address(), "unix:///run/redis.sock?db=0");
     /// ```
     #[must_use]
-    pub fn address(&self) -> &str {
-        without_password(&self.url)
+    pub fn address(&self) -> String {
+        url::without_credentials(&self.url).unwrap_or_else(|| "an invalid URL".to_owned())
     }
 
     /// The client of these settings.
@@ -247,14 +254,14 @@ impl RedisConfig {
         self.tls.client(info).map_err(BrokerError::config)
     }
 
-    /// Checks that this machine can verify the certificate of a Redis behind TLS.
-    pub(super) fn check_authorities(&self, client: &Client) -> Result<(), BrokerError> {
-        match client.get_connection_info().addr() {
-            ConnectionAddr::TcpTls { .. } => {
-                self.tls.check_authorities().map_err(BrokerError::config)
-            }
-            _ => Ok(()),
+    /// The client of these settings, on a machine that can verify the certificate of a Redis behind
+    /// TLS.
+    pub(super) fn verifying_client(&self) -> Result<Client, BrokerError> {
+        let client = self.client()?;
+        if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) {
+            self.tls.check_authorities().map_err(BrokerError::config)?;
         }
+        Ok(client)
     }
 
     fn check_values(&self) -> Result<(), BrokerError> {
@@ -314,12 +321,6 @@ impl fmt::Debug for RedisConfig {
             .field("grace", &self.grace)
             .finish()
     }
-}
-
-/// The address alone: passwords are before the last `@`, or after `?` for a socket.
-fn without_password(url: &str) -> &str {
-    let address = url.rsplit_once('@').map_or(url, |(_, address)| address);
-    address.split_once('?').map_or(address, |(address, _)| address)
 }
 
 #[cfg(test)]

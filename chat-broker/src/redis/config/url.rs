@@ -1,4 +1,9 @@
-//! The check of a Redis URL.
+//! The check of a Redis URL, and its form for the log.
+
+use redis::IntoConnectionInfo;
+
+/// The port of a URL without one.
+const DEFAULT_PORT: u16 = 6379;
 
 /// Refuses what can never work, and what would be passed over: a database that is asked for in
 /// another library's way, say.
@@ -43,8 +48,21 @@ pub(crate) fn check(url: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A URL with its port and database and without a user and a password; `None` if it is invalid.
+pub(crate) fn without_credentials(url: &str) -> Option<String> {
+    let database = url.into_connection_info().ok()?.redis_settings().db();
+    let url = redis::parse_redis_url(url)?;
+    let scheme = url.scheme();
+    if scheme.ends_with("unix") {
+        return Some(format!("{scheme}://{}?db={database}", url.path()));
+    }
+    let port = url.port().unwrap_or(DEFAULT_PORT);
+    Some(format!("{scheme}://{}:{port}/{database}", url.host_str()?))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::without_credentials;
     use crate::RedisConfig;
 
     #[test]
@@ -64,6 +82,19 @@ mod tests {
             let outcome = RedisConfig::new(url).client();
             assert!(outcome.is_ok(), "{url}: {outcome:?}");
         }
+    }
+
+    #[test]
+    fn address_has_port_and_database_and_no_credentials() {
+        for (url, shown) in [
+            ("redis://host", "redis://host:6379/0"),
+            ("rediss://user:p@ss@host:1", "rediss://host:1/0"),
+            ("redis://:hunter2@[::1]/3?protocol=resp3", "redis://[::1]:6379/3"),
+            ("unix:///run/redis.sock?db=3&pass=hunter2", "unix:///run/redis.sock?db=3"),
+        ] {
+            assert_eq!(without_credentials(url).as_deref(), Some(shown));
+        }
+        assert_eq!(without_credentials("hunter2"), None);
     }
 
     #[test]

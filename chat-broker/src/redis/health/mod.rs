@@ -17,11 +17,16 @@ pub(super) mod rights;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::RedisError;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::error::is_unsuitable;
+
+/// How often the log repeats a state that lasts.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// The connections of one broker.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ pub(super) struct Health {
     state: watch::Sender<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// The state of each connection; `None` before its first attempt.
     connections: Vec<Option<HealthState>>,
@@ -37,6 +42,18 @@ struct State {
     logged: Vec<HealthState>,
     /// The latest answer of a Redis that refuses.
     refusal: String,
+    outage: Option<Outage>,
+    /// The process of Redis of the latest connection; `None` if unknown.
+    run_id: Option<String>,
+}
+
+/// Since when connections do not work, and why.
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    logged: Instant,
+    worst: HealthState,
+    cause: String,
 }
 
 /// The state of one connection, or the worst of all.
@@ -60,8 +77,7 @@ pub(super) struct ConnectionHealth {
 impl Health {
     /// Starts without connections; [`connection`](Self::connection) adds them.
     pub(super) fn new() -> Arc<Self> {
-        let state = State { connections: Vec::new(), logged: Vec::new(), refusal: String::new() };
-        Arc::new(Self { state: watch::Sender::new(state) })
+        Arc::new(Self { state: watch::Sender::new(State::default()) })
     }
 
     /// Adds a connection, which is not up.
@@ -76,6 +92,24 @@ impl Health {
 
     pub(super) fn is_ready(&self) -> bool {
         self.state.borrow().is_ready()
+    }
+
+    /// A connection to this process of Redis was made.
+    pub(super) fn set_run_id(&self, run_id: Option<String>) {
+        self.state.send_if_modified(|state| {
+            state.run_id = run_id;
+            false
+        });
+    }
+
+    /// The process of Redis of the latest connection; `None` if unknown.
+    pub(super) fn run_id(&self) -> Option<String> {
+        self.state.borrow().run_id.clone()
+    }
+
+    /// Why connections do not work; `None` if they do, and before the first report.
+    pub(super) fn outage(&self) -> Option<String> {
+        self.state.borrow().outage.as_ref().map(Outage::to_string)
     }
 
     /// Waits until all connections are up, or one has failed.
@@ -93,28 +127,64 @@ impl State {
             && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
     }
 
-    /// Logs a worse state, each once until all connections are up again: a Redis that is refusing
-    /// and unreachable in turns logs two lines, not two a second. Connections that were not tried
-    /// yet do not count.
-    fn log(&mut self, cause: &dyn fmt::Display) {
+    /// Logs a worse state than before, until all connections are up again: a Redis that is refusing
+    /// and unreachable in turns logs two lines, not two a second. What lasts is logged again each
+    /// minute: the log of the last few has the cause. Connections that were not tried yet do not count.
+    fn log(&mut self, condition: HealthState, cause: &dyn fmt::Display) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
+        let now = Instant::now();
         if worst == HealthState::Up {
-            if !self.logged.is_empty() {
-                self.logged.clear();
-                tracing::info!("redis available again");
+            self.logged.clear();
+            if let Some(outage) = self.outage.take() {
+                let (run_id, seconds) = (&self.run_id, (now - outage.since).as_secs());
+                tracing::info!(run_id, seconds, "redis available again");
             }
-        } else if !self.logged.contains(&worst) {
-            self.logged.push(worst);
-            match worst {
-                HealthState::Unsuitable => tracing::error!(
-                    %cause,
-                    "this redis cannot be used: Redis 6 or later is needed, or Valkey; a single server, \
-                     behind no proxy that lacks commands"
-                ),
-                HealthState::Down => tracing::warn!(%cause, "redis unavailable, reconnecting"),
-                _ => tracing::warn!(cause = self.refusal, "redis refuses writes"),
-            }
+            return;
         }
+        let is_new = !self.logged.contains(&worst);
+        if is_new {
+            self.logged.push(worst);
+        }
+        let unknown = || Outage { since: now, logged: now, worst, cause: String::new() };
+        let outage = self.outage.get_or_insert_with(unknown);
+        if is_new || condition == worst {
+            outage.worst = worst;
+            outage.cause = match worst {
+                HealthState::Refused => self.refusal.clone(),
+                _ => cause.to_string(),
+            };
+        }
+        if is_new || (condition == worst && now - outage.logged >= REMINDER) {
+            outage.logged = now;
+            outage.log((now - outage.since).as_secs());
+        }
+    }
+}
+
+impl Outage {
+    fn log(&self, seconds: u64) {
+        let cause = &self.cause;
+        match self.worst {
+            HealthState::Unsuitable => tracing::error!(
+                %cause,
+                seconds,
+                "this redis cannot be used: Redis 6 or later is needed, or Valkey; a single server, \
+                 behind no proxy that lacks commands"
+            ),
+            HealthState::Down => tracing::warn!(%cause, seconds, "redis unavailable, reconnecting"),
+            _ => tracing::warn!(cause, seconds, "redis refuses writes"),
+        }
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.worst {
+            HealthState::Unsuitable => "this Redis cannot be used",
+            HealthState::Down => "Redis is unavailable",
+            _ => "Redis refuses writes",
+        };
+        write!(f, "{what}: {}", self.cause)
     }
 }
 
@@ -143,11 +213,11 @@ impl ConnectionHealth {
                 .get_mut(self.index)
                 .map(|connection| connection.replace(condition));
             let is_new = before != Some(Some(condition));
-            if is_new {
-                if condition == HealthState::Refused {
-                    state.refusal = cause.to_string();
-                }
-                state.log(cause);
+            if is_new && condition == HealthState::Refused {
+                state.refusal = cause.to_string();
+            }
+            if is_new || condition != HealthState::Up {
+                state.log(condition, cause);
             }
             is_new
         });
@@ -156,6 +226,8 @@ impl ConnectionHealth {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
     use crate::redis::error::timed_out;
 
@@ -184,6 +256,26 @@ mod tests {
         logged(&[HealthState::Down, HealthState::Refused], false);
         first.set_up();
         logged(&[], true);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outage_that_lasts_is_logged_again_each_minute() {
+        let health = Health::new();
+        let connection = health.connection();
+        let logged = || health.state.borrow().outage.as_ref().map(|outage| outage.logged.elapsed());
+        assert_eq!(health.outage(), None);
+        connection.set_down(&timed_out());
+        assert!(health.outage().unwrap().starts_with("Redis is unavailable: "));
+        advance(REMINDER - Duration::from_secs(1)).await;
+        connection.set_down(&timed_out());
+        assert_eq!(logged(), Some(REMINDER - Duration::from_secs(1)));
+        advance(Duration::from_secs(1)).await;
+        connection.set_down(&timed_out());
+        assert_eq!(logged(), Some(Duration::ZERO));
+        connection.set_refused(&"READONLY");
+        assert_eq!(health.outage().unwrap(), "Redis refuses writes: READONLY");
+        connection.set_up();
+        assert_eq!((logged(), health.outage()), (None, None));
     }
 
     #[tokio::test]

@@ -100,9 +100,20 @@ const CAUSES: &[&str] = &[
     "WRONGTYPE",
 ];
 
-#[derive(Debug, Default)]
+/// What is counted from 0: Prometheus takes the first value of a series for no increase. A right that is
+/// missing is refused each second, and so increases whatever its first value was.
+const EXPECTED: [(&str, &str); 3] =
+    [(CONNECT, "MAXCLIENTS"), (OTHER, "NOPERM"), ("publish.lua", "OOM")];
+
+#[derive(Debug)]
 pub(crate) struct Refusals {
     table: Mutex<BTreeMap<(&'static str, &'static str), Entry>>,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self { table: Mutex::new(EXPECTED.map(|labels| (labels, Entry::default())).into()) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -241,7 +252,9 @@ mod tests {
     }
 
     fn counted(refusals: &Refusals) -> Vec<(&'static str, &'static str, u64)> {
-        refusals.snapshot().iter().map(|each| (each.command, each.cause, each.count)).collect()
+        let all = refusals.snapshot();
+        let refused = all.iter().filter(|each| each.count > 0);
+        refused.map(|each| (each.command, each.cause, each.count)).collect()
     }
 
     #[test]
@@ -264,6 +277,13 @@ mod tests {
         refusals.count_replies(&commands, &replies[..1], &scripts);
         let expected = [("PUBLISH", "NOPERM", 2), ("other", "other", 1), ("publish.lua", "OOM", 1)];
         assert_eq!(counted(&refusals), expected);
+    }
+
+    #[test]
+    fn refusals_that_alarms_are_about_begin_at_zero() {
+        let all = Refusals::default().snapshot();
+        let causes: Vec<_> = all.iter().map(|each| (each.cause, each.count)).collect();
+        assert_eq!(causes, [("MAXCLIENTS", 0), ("NOPERM", 0), ("OOM", 0)]);
     }
 
     #[test]

@@ -87,11 +87,6 @@ impl Presence {
         self.check_lease.notify_one();
     }
 
-    /// The Redis process of the latest connection; `None` if unknown.
-    pub(super) fn run_id(&self) -> Option<String> {
-        self.server.lock().run_id.clone().filter(|run_id| !run_id.is_empty())
-    }
-
     /// Whether Redis is another process than at the last call.
     pub(super) fn take_changed(&self) -> bool {
         let mut server = self.server.lock();

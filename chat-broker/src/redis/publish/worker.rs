@@ -106,6 +106,7 @@ impl PublishWorker {
                         self.shared.counters.reconnected();
                     }
                     self.presence.connected(identity.run_id.as_deref());
+                    self.shared.health.set_run_id(identity.run_id.clone());
                     self.identity = Some(identity);
                     self.connected = Instant::now();
                     match self.serve(link).await {

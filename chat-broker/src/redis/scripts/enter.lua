@@ -10,7 +10,8 @@
 local ROOMS = #KEYS / 2 - 1
 
 local lease = redis.call('ZSCORE', leases, node)
-if not lease or lease == '0' then return 0 end
+-- Below 1: expired (renew.lua).
+if tonumber(lease or 0) < 1 then return 0 end
 -- What Redis refuses here, it refuses of all users. A full Redis refuses nothing of a script after its
 -- first write, and never a removal.
 redis.call('SREM', topics, '')

@@ -13,7 +13,8 @@ local members, held, channel, cursor = KEYS[3], KEYS[4], ARGV[2], ARGV[3]
 -- the user.
 local LIFETIME = 24 * 3600
 
-if tonumber(call('ZSCORE', leases, node) or 0) == 0 then return { '', {} } end
+-- Below 1: expired (renew.lua).
+if tonumber(call('ZSCORE', leases, node) or 0) < 1 then return { '', {} } end
 
 local unknown = {}
 local stored = call('HMGET', members, '', unpack(ARGV, 4))

@@ -1,13 +1,16 @@
 //! What was sent and what has arrived.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::time::Duration;
 
+use chat_core::printable;
 use chat_transport::client::ClientError;
 use serde::Serialize;
 use serde_json::json;
 
+use super::super::json_text;
 use super::histogram::Histogram;
 use super::window::{Arrival, Window};
 
@@ -16,8 +19,10 @@ pub(super) struct Figures {
     pub(super) joined_in: Duration,
     clients: usize,
     rooms: usize,
-    /// By their numbers.
-    messages: Vec<Message>,
+    /// Messages whose answer or arrivals are to come, by their numbers.
+    open: HashMap<u32, Message>,
+    /// The number of the next message.
+    next: u32,
     /// How many messages each client has sent.
     sequences: Vec<u32>,
     /// What each client has received of each sender.
@@ -58,7 +63,8 @@ impl Figures {
             joined_in: Duration::ZERO,
             clients,
             rooms,
-            messages: Vec::new(),
+            open: HashMap::new(),
+            next: 0,
             sequences: vec![0; clients],
             windows: vec![HashMap::new(); clients],
             latency_ns: Histogram::new(),
@@ -76,8 +82,9 @@ impl Figures {
 
     /// The next message, which `members` clients are to receive. Returns its mark, but for the time.
     pub(super) fn sending(&mut self, sender: usize, members: usize) -> Mark {
-        let number = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
-        self.messages.push(Message { missing: members as u64, is_accepted: false });
+        let number = self.next;
+        self.next += 1;
+        self.open.insert(number, Message { missing: members as u64, is_accepted: false });
         self.sequences[sender] += 1;
         self.unanswered += 1;
         Mark { number, sender, sequence: self.sequences[sender], sent_ns: 0 }
@@ -87,18 +94,25 @@ impl Figures {
         self.unanswered -= 1;
         match outcome {
             Ok(()) => {
-                let message = &mut self.messages[number as usize];
-                message.is_accepted = true;
                 self.accepted += 1;
-                self.missing += message.missing;
+                if let Entry::Occupied(mut open) = self.open.entry(number) {
+                    let message = open.get_mut();
+                    message.is_accepted = true;
+                    self.missing += message.missing;
+                    if message.missing == 0 {
+                        open.remove();
+                    }
+                }
             }
-            Err(error) => *self.failures.entry(error.to_string()).or_default() += 1,
+            Err(error) => {
+                self.open.remove(&number);
+                *self.failures.entry(error.to_string()).or_default() += 1;
+            }
         }
     }
 
     /// The client with the index `receiver` has received a message of this run.
     pub(super) fn arrived(&mut self, receiver: usize, mark: Mark, now_ns: u64) {
-        let Some(message) = self.messages.get_mut(mark.number as usize) else { return };
         match self.windows[receiver].entry(mark.sender).or_default().note(mark.sequence) {
             Arrival::Doubled => {
                 self.doubled += 1;
@@ -107,11 +121,17 @@ impl Figures {
             Arrival::Reordered => self.reordered += 1,
             Arrival::InOrder => {}
         }
-        message.missing = message.missing.saturating_sub(1);
-        if message.is_accepted {
-            self.missing = self.missing.saturating_sub(1);
-        }
         self.delivered += 1;
+        if let Entry::Occupied(mut open) = self.open.entry(mark.number) {
+            let message = open.get_mut();
+            message.missing = message.missing.saturating_sub(1);
+            if message.is_accepted {
+                self.missing = self.missing.saturating_sub(1);
+                if message.missing == 0 {
+                    open.remove();
+                }
+            }
+        }
         self.latency_ns.record(now_ns.saturating_sub(mark.sent_ns));
     }
 
@@ -126,6 +146,11 @@ impl Figures {
     /// Whether each message is answered, and each accepted one has arrived.
     pub(super) fn is_complete(&self) -> bool {
         self.unanswered == 0 && self.missing == 0
+    }
+
+    /// Deliveries so far.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     pub(super) fn progress(&self, time: Duration) -> String {
@@ -152,7 +177,7 @@ impl Figures {
             failed: failures.values().sum(),
             failures,
             delivered: self.delivered,
-            lost: self.missing,
+            not_arrived: self.missing,
             doubled: self.doubled,
             reordered: self.reordered,
             disconnects: self.disconnects,
@@ -189,7 +214,8 @@ pub(super) struct Report {
     failed: u64,
     failures: BTreeMap<String, u64>,
     delivered: u64,
-    lost: u64,
+    /// Deliveries of accepted messages that were not there when no more arrived.
+    not_arrived: u64,
     doubled: u64,
     reordered: u64,
     disconnects: u64,
@@ -208,31 +234,33 @@ struct Latency {
 }
 
 impl Report {
+    /// Whether each message was accepted, and has arrived once and in order.
     pub(super) fn is_clean(&self) -> bool {
-        self.lost == 0 && self.doubled == 0 && self.reordered == 0
+        [self.failed, self.not_arrived, self.doubled, self.reordered, self.gaps] == [0; 5]
     }
 
     pub(super) fn json(&self) -> String {
-        json!(self).to_string()
+        json_text(&json!(self))
     }
 
     pub(super) fn text(&self) -> String {
         let Self { clients, rooms, joined_ms, seconds, sent, failed, delivered, .. } = self;
-        let Self { lost, doubled, reordered, disconnects, gaps, .. } = self;
+        let Self { not_arrived, doubled, reordered, disconnects, gaps, .. } = self;
         let Latency { p50, p90, p99, p999, max } = self.latency_ms;
         let per_second = |count: u64| count as f64 / seconds.max(0.001);
         let mut text = format!(
             "clients    {clients} in {rooms} rooms, joined in {joined_ms:.0} ms\n\
              sent       {sent} in {seconds:.1} s, {:.0} a second; {failed} failed\n\
              delivered  {delivered}, {:.0} a second\n\
-             lost {lost}, doubled {doubled}, reordered {reordered}; disconnects {disconnects}, gaps {gaps}\n\
+             not arrived {not_arrived}, doubled {doubled}, reordered {reordered}; disconnects \
+             {disconnects}, gaps {gaps}\n\
              latency    p50 {p50:.2} ms, p90 {p90:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, \
              max {max:.2} ms",
             per_second(*sent),
             per_second(*delivered),
         );
         for (error, count) in &self.failures {
-            let _ = write!(text, "\nfailed     {count}: {error}");
+            let _ = write!(text, "\nfailed     {count}: {}", printable(error));
         }
         text
     }
@@ -243,19 +271,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_that_do_not_arrive_are_lost_if_they_were_accepted() {
+    fn accepted_messages_are_to_arrive() {
         let mut figures = Figures::new(2, 1);
         let [first, second] = [figures.sending(0, 2), figures.sending(1, 2)];
         figures.arrived(0, first, 5);
         figures.answered(first.number, Ok(()));
         assert!(!figures.is_complete());
-        figures.answered(second.number, Err(ClientError::Timeout));
         let report = figures.report(Duration::from_secs(1));
-        assert_eq!((report.sent, report.failed, report.delivered, report.lost), (1, 1, 1, 1));
+        assert_eq!((report.sent, report.delivered, report.not_arrived), (1, 1, 1));
         assert!(!report.is_clean());
         figures.arrived(1, first, 5);
+        for client in [0, 1] {
+            figures.arrived(client, second, 5);
+        }
+        figures.answered(second.number, Ok(()));
         assert!(figures.is_complete() && figures.report(Duration::ZERO).is_clean());
+        assert!(figures.open.is_empty(), "complete messages are dropped");
         figures.arrived(1, first, 5);
         assert_eq!(figures.report(Duration::ZERO).doubled, 1);
+    }
+
+    #[test]
+    fn refused_message_is_not_missing_and_not_clean() {
+        let mut figures = Figures::new(1, 1);
+        let mark = figures.sending(0, 1);
+        figures.answered(mark.number, Err(ClientError::Timeout));
+        let report = figures.report(Duration::ZERO);
+        assert_eq!((report.failed, report.not_arrived, report.is_clean()), (1, 0, false));
+        assert!(figures.is_complete() && figures.open.is_empty());
     }
 }

@@ -17,8 +17,11 @@ use crate::settings::{BenchArgs, Exit};
 /// Clients that connect at the same time.
 const CONNECTING: usize = 64;
 
-/// How long a message may wait for its answer: shorter than the drain.
+/// How long a message may wait for its answer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// After so long without an arrival, messages that are missing will not arrive.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How often the drain looks whether all messages have arrived.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -104,10 +107,21 @@ impl<'a> Load<'a> {
         });
     }
 
-    /// Waits until all messages are answered and have arrived.
+    /// Waits until all messages are answered and have arrived, or none has arrived for a while: a slow
+    /// server is waited for as long as it delivers.
     pub(super) async fn drain(&mut self) {
         while self.sending.join_next().await.is_some() {}
-        while !self.run.figures.lock().is_complete() {
+        let (mut delivered, mut latest) = (0, Instant::now());
+        while latest.elapsed() < SILENCE {
+            {
+                let figures = self.run.figures.lock();
+                if figures.is_complete() {
+                    return;
+                }
+                if figures.delivered() > delivered {
+                    (delivered, latest) = (figures.delivered(), Instant::now());
+                }
+            }
             sleep(DRAIN_INTERVAL).await;
         }
     }

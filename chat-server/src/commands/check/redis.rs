@@ -2,6 +2,7 @@
 
 use chat_broker::{RedisConfig, RedisInspection};
 
+use super::super::mib;
 use super::report::Report;
 
 /// A clock that is further off than this makes times in the log and in messages differ.
@@ -103,6 +104,11 @@ fn check_persistence(report: &mut Report, found: &RedisInspection) {
             report.fail(CHECK, "the latest save failed: see the log of Redis, and its disk");
         }
         (_, Some(true)) => report.ok(CHECK, "appendonly is on"),
+        (_, Some(false)) if found.snapshots == Some(0) => report.warn(
+            CHECK,
+            "appendonly is off, and this process of Redis has written no snapshot: a restart of Redis \
+             loses what it holds; set appendonly to yes",
+        ),
         (_, Some(false)) => report.ok(
             CHECK,
             "appendonly is off: a restart of Redis loses histories since its latest snapshot",
@@ -118,16 +124,18 @@ fn check_times(report: &mut Report, found: &RedisInspection) {
     } else {
         report.ok("redis latency", latency);
     }
-    let (ahead, off) = (found.clock_ahead_ms, found.clock_ahead_ms.unsigned_abs());
+    check_clock(report, found.clock_ahead_ms);
+}
+
+fn check_clock(report: &mut Report, ahead: Option<i64>) {
+    const CHECK: &str = "redis clock";
+    let Some(ahead) = ahead else { return report.warn(CHECK, "unknown: permit TIME") };
+    let off = ahead.unsigned_abs();
     let side = if ahead < 0 { "behind" } else { "ahead of" };
     let detail = format!("{off} ms {side} the clock of this machine");
     if off > MAX_CLOCK_MS {
-        report.warn("redis clock", format!("{detail}: synchronize both (NTP)"));
+        report.warn(CHECK, format!("{detail}: synchronize both (NTP)"));
     } else {
-        report.ok("redis clock", detail);
+        report.ok(CHECK, detail);
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

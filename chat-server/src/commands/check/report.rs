@@ -1,10 +1,13 @@
 //! What the checks found, as text and as JSON.
 
 use std::fmt::Write;
+use std::path::Path;
 
+use chat_core::printable;
 use serde::Serialize;
 use serde_json::json;
 
+use super::super::json_text;
 use crate::settings::SettingInEffect;
 
 /// What was found, one line for each check.
@@ -49,13 +52,19 @@ impl Report {
         self.0.iter().any(|finding| finding.status == Status::Fail)
     }
 
-    pub(super) fn json(&self, settings: &[SettingInEffect]) -> String {
-        json!({ "ok": !self.has_failed(), "settings": settings, "checks": self.0 }).to_string()
+    pub(super) fn json(&self, file: Option<&Path>, settings: &[SettingInEffect]) -> String {
+        let (ok, checks) = (!self.has_failed(), &self.0);
+        let file = file.map(|file| file.display().to_string());
+        json_text(&json!({ "ok": ok, "file": file, "settings": settings, "checks": checks }))
     }
 
-    pub(super) fn text(&self, settings: &[SettingInEffect]) -> String {
+    pub(super) fn text(&self, file: Option<&Path>, settings: &[SettingInEffect]) -> String {
+        let file = match file {
+            Some(file) => format!("file: {}", file.display()),
+            None => "file: none was read (--config and CHAT_CONFIG are not set)".to_owned(),
+        };
         let settings = settings.iter().map(|setting| {
-            let SettingInEffect { name, value, source } = setting;
+            let SettingInEffect { name, value, source, .. } = setting;
             [name.as_str(), source, value]
         });
         let settings: Vec<_> = settings.collect();
@@ -68,7 +77,7 @@ impl Report {
             [status, finding.check, &finding.detail]
         });
         let findings: Vec<_> = findings.collect();
-        format!("{}\n{}", table(&settings), table(&findings).trim_end())
+        format!("{file}\n\n{}\n{}", table(&settings), table(&findings).trim_end())
     }
 }
 
@@ -78,7 +87,7 @@ fn table(rows: &[[&str; 3]]) -> String {
     let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
     let mut text = String::new();
     for [a, b, c] in rows {
-        let _ = writeln!(text, "{a:first$}  {b:second$}  {c}");
+        let _ = writeln!(text, "{a:first$}  {b:second$}  {}", printable(c));
     }
     text
 }

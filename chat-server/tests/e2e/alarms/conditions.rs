@@ -2,6 +2,7 @@
 //! seconds instead of minutes.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisServer, TcpProxy};
@@ -105,6 +106,17 @@ impl World {
         self.prometheus.until("sum(chat_connections offset 20s)", connected).await;
     }
 
+    fn ports(&self) -> [u16; 2] {
+        self.servers.each_ref().map(Chat::port)
+    }
+
+    /// A further server, without Redis, which Prometheus scrapes as well.
+    fn add(&self, settings: &[&str]) -> Chat {
+        let server = Chat::start(command().args(["--port", "0"]).args(settings));
+        self.prometheus.scrape(&[&self.ports()[..], &[server.port()]].concat());
+        server
+    }
+
     /// Makes a condition again and again until its alarm fires.
     async fn until_fires(&mut self, alarm: &str, make: impl AsyncFn(&Self)) {
         let began = Instant::now();
@@ -169,12 +181,25 @@ async fn clients(world: &mut World) {
     };
     world.until_fires("ChatWrongCredentials", wrong_key).await;
 
-    let ports = world.servers.each_ref().map(Chat::port);
     let keys = format!("http://127.0.0.1:{}/", issuer().await);
-    let third = Chat::start(command().args(["--port", "0", "--jwt-jwks-url", &keys]));
-    world.prometheus.scrape(&[&ports[..], &[third.port()]].concat());
+    let third = world.add(&["--jwt-jwks-url", &keys]);
     world.until_fires("ChatKeysOutdated", async |_| {}).await;
-    world.prometheus.scrape(&ports);
+    drop(third);
+
+    // The settings of this server are others, and no keys are at this address.
+    let third = world.add(&["--jwt-jwks-url", "http://127.0.0.1:1/"]);
+    world.until_fires("ChatNotReady", async |_| {}).await;
+    world.until_fires("ChatSettingsDiffer", async |_| {}).await;
+    drop(third);
+
+    let file = world.prometheus.file("chat.toml");
+    fs::write(&file, "history = 7\n").unwrap();
+    let third = world.add(&["--config", file.to_str().unwrap()]);
+    fs::write(&file, "history = \"seven\"\n").unwrap();
+    third.signal("HUP");
+    world.until_fires("ChatReloadFailed", async |_| {}).await;
+    world.prometheus.scrape(&world.ports());
+    drop(third);
 }
 
 /// A port that answers each request with one key.

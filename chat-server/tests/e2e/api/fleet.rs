@@ -124,6 +124,7 @@ async fn servers_are_listed() {
     eventually("both servers are listed", async || nodes(&first).await.len() == 2).await;
     let listed = nodes(&second).await;
     assert!(listed.iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
+    assert!(listed.iter().all(|node| node["host"].as_str().is_some_and(|host| !host.is_empty())));
     assert!(listed.iter().all(|node| node["config"] == listed[0]["config"]), "{listed:?}");
     let mut ann = user(&first, "ann").await;
     let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;

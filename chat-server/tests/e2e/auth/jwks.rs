@@ -6,7 +6,7 @@ use serde_json::json;
 use super::issuer::{Issuer, IssuerKey, answer, jwks, publish};
 use super::keys::Keys;
 use super::{NATIVE, native, welcome};
-use crate::support::{Chat, command, run};
+use crate::support::{Chat, command, run, value_of};
 
 /// The status with which the server refuses a token; `None` if it accepts it.
 pub(super) async fn status(server: &Chat, token: &str) -> Option<u16> {
@@ -68,6 +68,8 @@ async fn server_is_not_ready_until_keys_are_fetched() {
     assert_eq!(status(&server, &a.token("ann")).await, Some(503), "the client tries again");
     let failed = "chat_key_fetches_total{outcome=\"failed\"}";
     server.until_metric(failed, |count| count >= 1).await;
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    assert!(value_of::<f64>(&page, "chat_key_age_seconds").is_some_and(|age| age > 0.0), "{page}");
     issuer.set_answer(publish(&[&a]));
     server.until_ready().await;
     let mut client = native(&server, &a.token("ann")).await;

@@ -11,7 +11,7 @@ use super::issuer::{Issuer, IssuerKey, publish};
 use super::jwks::status;
 use super::keys::Keys;
 use super::{NATIVE, SECRET, claims, native};
-use crate::support::{Chat, ask, command, next_of, run};
+use crate::support::{Chat, ask, command, next_of, run, value_of};
 
 const NEXT_SECRET: &str = "fedcba9876543210fedcba9876543210";
 
@@ -23,6 +23,11 @@ fn signed_with(secret: &str, claims: &TokenClaims) -> String {
 fn reload(server: &Chat, times: usize) {
     server.signal("HUP");
     server.until_logged_times("SIGHUP: settings reloaded", times);
+}
+
+async fn reload_time(server: &Chat) -> f64 {
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    value_of(&page, "chat_settings_reload_timestamp_seconds").unwrap()
 }
 
 #[tokio::test]
@@ -252,6 +257,10 @@ async fn certificates_of_redis_are_read_again() {
     server.signal("HUP");
     let line = server.until_logged("SIGHUP: settings not reloaded");
     assert!(line.contains("redis-ca") && line.contains("line 2"), "{line}");
+    server.until_metric("chat_settings_reload_successful", |successful| successful == 0).await;
     fs::write(&file, url).unwrap();
+    let before = reload_time(&server).await;
     reload(&server, 1);
+    assert_eq!(server.metric("chat_settings_reload_successful").await, 1);
+    assert!(reload_time(&server).await > before);
 }

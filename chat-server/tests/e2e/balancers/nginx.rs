@@ -10,6 +10,8 @@ use super::instance::{Balancer, Place, Program, command, file, replaced};
 use super::{Site, native, next, request, say, websockets};
 use crate::support::{Chat, command as chat_server};
 
+const PAGE: &str = include_str!("../../../../docs/nginx.md");
+
 pub(super) static NGINX: Program = Program {
     name: "nginx",
     package: "nginx-light",
@@ -65,14 +67,18 @@ fn nginx(directory: &Path) -> Command {
     command
 }
 
-/// As docs/nginx.md says: nginx removes the path.
+/// With the block of docs/nginx.md: nginx removes the path.
 #[tokio::test]
 async fn chat_may_be_below_a_path() {
+    let block = PAGE.split("```nginx\n").find(|block| block.starts_with("location /chat/"));
+    let block = block.and_then(|block| block.split("```").next()).expect("the block");
+    let (location, refused) =
+        block.split_once("    # ... and the rest as in the file.\n}\n").unwrap();
     let url = "https://chat.example/chat";
     let server = Chat::start(chat_server().args(["--port", "0", "--public-url", url]));
     let nginx = Balancer::start_with(&NGINX, [server.port(), server.port()], |configuration| {
-        let below = "location /chat/ {\n            proxy_pass http://chat/;";
-        replaced(configuration, "location / {\n            proxy_pass http://chat;", below)
+        let below = [refused, location].concat();
+        replaced(configuration, "location / {\n            proxy_pass http://chat;\n", &below)
     });
     let page = async |path: &str| request(nginx.port(), &format!("GET {path}"), "").await;
     for path in ["/chat/", "/chat/join-room/x", "/chat/join-room/x/"] {
@@ -83,6 +89,11 @@ async fn chat_may_be_below_a_path() {
     let (_, _, body) = request(nginx.port(), "POST /chat/create-room", "").await;
     assert!(body.contains(r#""url":"https://chat.example/chat/join-room/"#), "{body}");
     WsClient::connect(&format!("ws://127.0.0.1:{}/chat/ws", nginx.port())).await;
+    for path in ["/chat/healthz", "/chat/readyz", "/chat/metrics", "/chat/api/bans"] {
+        let (status, _, body) = page(path).await;
+        // A server without a key for backends answers 404 as well, with this code.
+        assert!(status == 404 && !body.contains("not_found"), "{path}: {status} {body}");
+    }
 }
 
 #[tokio::test]

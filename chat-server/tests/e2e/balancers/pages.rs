@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
 use super::instance::{Balancer, Program, replaced};
-use super::{Site, for_each_balancer, join, native, next, request, restarted, say, tls};
+use super::{Site, by_turns, for_each_balancer, join, native, next, request, restarted, say, tls};
 use crate::support::{Chat, DEADLINE, command, exchange};
 
 for_each_balancer! {
@@ -42,12 +42,8 @@ async fn clients_are_distributed_and_meet_over_tls(program: &'static Program) {
 
 /// Clients of two dialects, distributed over both servers by what listens on `port`.
 async fn chat_through(port: u16, site: &Site, room: &str) {
-    let mut clients = Vec::new();
-    for _ in 0..4 {
-        clients.push(native(port).await);
-    }
-    assert_ne!(clients[0].1, clients[1].1, "by turns");
-    assert_ne!(clients[2].1, clients[3].1, "by turns");
+    let mut clients = Vec::from(by_turns(port, async || {}).await);
+    clients.extend(by_turns(port, async || {}).await);
 
     let url = format!("ws://127.0.0.1:{port}/");
     let (mut a, mut b) = (WsClient::connect(&url).await, WsClient::connect(&url).await);
@@ -78,12 +74,8 @@ async fn chat_through(port: u16, site: &Site, room: &str) {
 
 async fn page_is_not_counted_as_a_client(program: &'static Program) {
     let site = Site::start(program).await;
-    let mut clients = Vec::new();
-    for _ in 0..2 {
-        assert_eq!(request(site.balancer.port(), "GET /", "").await.0, 200);
-        clients.push(native(site.balancer.port()).await);
-    }
-    assert_ne!(clients[0].1, clients[1].1);
+    let port = site.balancer.port();
+    by_turns(port, async || assert_eq!(request(port, "GET /", "").await.0, 200)).await;
 }
 
 async fn servers_know_the_host(program: &'static Program) {
@@ -134,9 +126,9 @@ async fn pages_of_operators_are_not_public(program: &'static Program) {
         assert_eq!(status, 404, "{path}: {body}");
         assert_eq!(site.first.http("GET", path).await.0, 200, "{path}");
     }
-    let (status, head, _) = request(site.balancer.port(), "GET /api/bans", "").await;
+    let (status, _, body) = request(site.balancer.port(), "GET /api/bans", "").await;
     assert_eq!(status, 404);
-    assert!(!head.contains("x-content-type-options"), "the balancer answers, not a server: {head}");
+    assert!(!body.contains("not_found"), "the balancer answers, not a server: {body}");
 }
 
 async fn clients_of_a_dead_server_continue_elsewhere(program: &'static Program) {

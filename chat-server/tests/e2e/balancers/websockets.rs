@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::instance::{Balancer, Program};
 use super::{Site, for_each_balancer, native, restarted};
-use crate::support::{Chat, DEADLINE, command};
+use crate::support::{Chat, DEADLINE, alone, assert_within, command, eventually};
 
 for_each_balancer! {
     client_sends_over_wss
@@ -73,6 +73,7 @@ async fn client_sends_over_wss(program: &'static Program) {
 
 /// The documented way to a new version: one server after the other is stopped and started.
 async fn rolling_restart_refuses_no_client(program: &'static Program) {
+    let _alone = alone().await;
     let mut site = Site::start(program).await;
     let mut crowd = Crowd::connect(site.balancer.port());
     crowd.online("").await;
@@ -81,7 +82,7 @@ async fn rolling_restart_refuses_no_client(program: &'static Program) {
         let (_, node) = native(server.port()).await;
         server.signal("TERM");
         let away = crowd.online(&node).await;
-        assert!(away < AWAY, "clients were away for {away:?}");
+        assert_within("to be back", away, AWAY);
         assert_eq!(server.exit().code(), Some(0));
         *server = restarted(&site.redis, server.port()).await;
     }
@@ -89,6 +90,7 @@ async fn rolling_restart_refuses_no_client(program: &'static Program) {
 }
 
 async fn killed_server_excludes_no_client_from_the_other(program: &'static Program) {
+    let _alone = alone().await;
     let mut site = Site::start(program).await;
     let mut crowd = Crowd::connect(site.balancer.port());
     crowd.online("").await;
@@ -97,21 +99,34 @@ async fn killed_server_excludes_no_client_from_the_other(program: &'static Progr
     site.first.signal("KILL");
     site.first.exit();
     let away = crowd.online(&node).await;
-    assert!(away < AWAY, "clients were away for {away:?}");
+    assert_within("to be back", away, AWAY);
     assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
 }
 
+/// With new clients until they are distributed so: on a busy machine a server may miss its checks, and
+/// then the balancer sends all clients to the other for a moment.
 async fn full_server_passes_clients_on(program: &'static Program) {
+    let _alone = alone().await;
     let places = CLIENTS / 4;
     let port = ["--port", "0"];
     let full = Chat::start(command().args(port).args(["--max-connections", &places.to_string()]));
     let other = Chat::start(command().args(port));
     let balancer = Balancer::start(program, [full.port(), other.port()]);
 
-    let mut crowd = Crowd::connect(balancer.port());
-    crowd.online("").await;
-    assert_eq!(full.metric("chat_connections").await as usize, places);
-    assert_eq!(other.metric("chat_connections").await as usize, CLIENTS - places);
+    let connections = async |server: &Chat| server.metric("chat_connections").await as usize;
+    let connected = async || [connections(&full).await, connections(&other).await];
+    let deadline = Instant::now() + 3 * DEADLINE;
+    loop {
+        let mut crowd = Crowd::connect(balancer.port());
+        crowd.online("").await;
+        let found = connected().await;
+        if found == [places, CLIENTS - places] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{found:?} are connected");
+        drop(crowd);
+        eventually("all clients to leave", async || connected().await == [0, 0]).await;
+    }
     assert_eq!(balancer.errors_answered(), Vec::<String>::new());
 }
 
@@ -128,12 +143,13 @@ async fn silent_host() -> (u16, TcpListener, TcpStream) {
 }
 
 async fn silent_host_delays_clients_by_the_connect_timeout(program: &'static Program) {
+    let _alone = alone().await;
     let (silent, _listener, _queued) = silent_host().await;
     let server = Chat::alone();
     let balancer = Balancer::start(program, [silent, server.port()]);
 
     let took = Crowd::connect(balancer.port()).online("").await;
-    assert!(took < Duration::from_secs(1) + AWAY, "clients were online after {took:?}");
+    assert_within("to be online", took, Duration::from_secs(1) + AWAY);
     assert_eq!(balancer.errors_answered(), Vec::<String>::new());
 }
 

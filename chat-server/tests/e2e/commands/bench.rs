@@ -5,7 +5,7 @@ use super::end;
 use crate::support::{Chat, command, run};
 
 fn assert_clean(report: &Value) {
-    for count in ["lost", "doubled", "reordered", "failed", "disconnects", "gaps"] {
+    for count in ["not_arrived", "doubled", "reordered", "failed", "disconnects", "gaps"] {
         assert_eq!(report[count], 0, "{report}");
     }
 }
@@ -51,10 +51,22 @@ async fn bench_counts_refused_messages_as_failed() {
     let load = ["--clients", "2", "--rooms", "1", "--rate", "10", "--for", "1s", "--json"];
     let (code, out, _) = run(command().args(["--port", &port, "bench"]).args(load));
     let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &report["lost"]), (0, &0.into()), "refused is not lost: {report}");
+    assert_eq!((code, &report["not_arrived"]), (1, &0.into()), "{report}");
     assert_eq!(report["failed"], 10);
     let refusal = "a message has at most 100 bytes, and so has its data";
     assert_eq!(report["failures"][refusal], 10, "{report}");
+}
+
+#[test]
+fn bench_bounds_its_memory() {
+    for (load, error) in [
+        (["--rooms", "3", "--clients", "2"], "'2' for --clients: at least as many as --rooms, 3"),
+        (["--rooms", "1", "--clients", "65535"], "'65535' for --clients: a room has so many"),
+        (["--rate", "1000000", "--for", "1h"], "'1000000' for --rate: together with --for at most"),
+    ] {
+        let (code, _, message) = run(command().arg("bench").args(load));
+        assert!(code == 2 && message.contains(error), "{message}");
+    }
 }
 
 #[test]

@@ -76,6 +76,37 @@ async fn settings_are_listed_with_their_sources_and_without_secrets() {
 }
 
 #[test]
+fn file_is_named_and_its_secrets_are_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (_, out, _) = run(command().arg("check"));
+    assert!(out.starts_with("file: none was read"), "{out}");
+    let file = ConfigFile::new("check-mode", &format!("jwt-secret = {SECRET:?}\n"));
+    let mode = |mode| {
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        check(command().arg("--config").arg(file.path())).1
+    };
+    let report = mode(0o644);
+    assert_eq!(report["file"], file.path().to_str().unwrap());
+    assert_found(&report, "file", "warn", "every user can read it");
+    assert_found(&mode(0o640), "file", "ok", "mode 640");
+}
+
+#[test]
+fn url_that_is_not_of_redis_is_exit_code_2() {
+    let (code, out, error) = run(command().args(["--redis-url", "http://127.0.0.1", "check"]));
+    assert_eq!((code, &*out), (2, ""), "{error}");
+    assert!(error.contains("--redis-url"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn redis_that_keeps_nothing_is_a_warning() {
+    let redis = RedisServer::start_with(&["--save", "", "--appendonly", "no"]);
+    let (_, report) = check(command().args(["--redis-url", &redis.url()]));
+    assert_found(&report, "redis persistence", "warn", "has written no snapshot");
+}
+
+#[test]
 fn invalid_setting_is_exit_code_2() {
     let (code, out, error) = run(command().args(["--max-rooms", "0", "check"]));
     assert_eq!((code, &*out), (2, ""));
@@ -160,7 +191,7 @@ fn tls_without_authorities_is_named() {
 fn missing_files_and_keys_at_a_url_fail() {
     let (code, report) = check(command().args([
         "--jwt-jwks-url",
-        "http://127.0.0.1:1/jwks.json",
+        "http://127.0.0.1:1/jwks.json?token=hidden-token",
         "--jwt-public-key",
         "/nonexistent/key.pem",
         "--redis-url",
@@ -173,6 +204,7 @@ fn missing_files_and_keys_at_a_url_fail() {
     assert_eq!(code, 1);
     assert_found(&report, "host", "fail", "x86_64-conda-linux-gnu has no address");
     assert_found(&report, "jwks", "fail", "http://127.0.0.1:1/jwks.json: cannot connect");
+    assert!(!report.to_string().contains("hidden-token"), "{report}");
     let file = "'/nonexistent/key.pem' for --jwt-public-key: cannot read";
     assert_found(&report, "tokens", "fail", file);
     assert_found(&report, "redis", "fail", "'/nonexistent/ca.pem' for --redis-ca: cannot read");

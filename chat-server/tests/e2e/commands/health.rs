@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use chat_broker::testing::RedisServer;
 
 use crate::support::{Chat, command, run};
@@ -41,4 +43,17 @@ async fn health_asks_the_address_of_metrics() {
     assert_eq!(health(&settings, &[]).0, 0, "the port for clients is not needed");
     let (code, line) = health(&["--port", "0"], &[]);
     assert!(code == 2 && line.contains("the port of the server is not known"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answer_before_the_request_is_read() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\nfull\n").unwrap();
+    });
+    let (code, line) = health(&["--port", &port], &[]);
+    assert!(code == 1 && line.contains("/readyz: 503 full"), "{line}");
+    server.join().unwrap();
 }

@@ -99,11 +99,23 @@ async fn size_of_redis_is_that_of_a_real_one() {
 }
 
 #[test]
+fn room_has_no_more_members_than_there_are_users() {
+    let arguments = ["size", "--users=100", "--rooms=1", "--members=1000", "--messages=1"];
+    let (code, _, error) = run(command().args(arguments));
+    assert_eq!(code, 2);
+    assert!(error.contains("--members: at most as many as --users, 100"), "{error}");
+}
+
+#[test]
 fn size_is_printed_for_people() {
     let arguments = ["size", "--users=1000000", "--rooms=200000", "--members=5", "--messages=1000"];
-    let (code, out, error) = run(command().args(arguments).arg("--servers=10"));
+    let (code, out, error) = run(command().args(arguments).arg("--servers=11"));
     assert_eq!((code, &*error), (0, ""));
-    for line in ["Redis: memory", "  keys of messages", "each server of         10, with 100000"] {
+    for line in [
+        "Redis: memory",
+        "  keys of messages",
+        "each server of         11, while one is away, with 100000 ",
+    ] {
         assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
     }
 }

@@ -21,7 +21,7 @@ function Room({ name }) {
       <p>{connection.state}, {count} here</p>
       <ol>
         {room.messages.map((message) => (
-          <li key={message.key ?? message.offset}>{message.user.name}: {message.message}</li>
+          <li key={message.id}>{message.user.name}: {message.message}</li>
         ))}
       </ol>
       <p>{typists.map((user) => user.name).join(", ")}</p>

@@ -1,6 +1,13 @@
-import { ChatClient } from "roomcast";
+import { ChatClient, Unauthorized } from "roomcast";
 
-const chat = new ChatClient("wss://chat.example/ws", { token: () => fetch("/chat-token").then((r) => r.text()) });
+async function token() {
+  const answer = await fetch("/chat-token");
+  if (answer.status === 401) throw new Unauthorized();
+  if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
+  return answer.text();
+}
+
+const chat = new ChatClient("wss://chat.example/ws", { token });
 chat.connect();
 
 const room = chat.room("general");

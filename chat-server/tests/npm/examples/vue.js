@@ -1,4 +1,4 @@
-import { onScopeDispose, shallowRef } from "vue";
+import { onScopeDispose, shallowRef, toValue, watch } from "vue";
 
 /** The state of the connection: `connection.value.state`. */
 export function useConnection(client) {
@@ -8,14 +8,18 @@ export function useConnection(client) {
   return connection;
 }
 
-/** A room while the component lives: `snapshot.value.messages`, `room.send(text)`. */
+/** A room while the component lives, by a name that may change: a text, a ref or a getter.
+ *  `snapshot.value.messages`, `room.value.send(text)`. */
 export function useRoom(client, name, options) {
-  const room = client.room(name, options);
-  const snapshot = shallowRef(room.snapshot);
-  const end = room.on("change", () => (snapshot.value = room.snapshot));
-  onScopeDispose(() => {
-    end();
-    room.release();
-  });
+  const room = shallowRef();
+  const snapshot = shallowRef();
+  const enter = (current, _, onCleanup) => {
+    const held = client.room(current, options);
+    room.value = held;
+    snapshot.value = held.snapshot;
+    held.on("change", () => (snapshot.value = held.snapshot));
+    onCleanup(() => held.release());
+  };
+  watch(() => toValue(name), enter, { immediate: true });
   return { room, snapshot };
 }

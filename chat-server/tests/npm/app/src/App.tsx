@@ -19,7 +19,7 @@ function Room({ name }: { name: string }) {
   const { members, count } = useMembers(name);
   const { typists, typing } = useTyping(name);
   const [text, setText] = useState("");
-  if (room.state === "left") return <p>{room.error?.message}</p>;
+  if (room.state === "left") return <button onClick={() => void room.join()}>{room.error?.message}</button>;
   const submit = () => {
     void room.send(text, { data: { url: "https://files.example/1" } });
     setText("");
@@ -29,7 +29,7 @@ function Room({ name }: { name: string }) {
       {room.hasMore && <button onClick={() => void room.history()}>Earlier</button>}
       <ol data-testid="log">
         {room.messages.map((message) => (
-          <li key={message.key ?? message.offset}>{line(message)}</li>
+          <li key={message.id}>{line(message)}</li>
         ))}
       </ol>
       <p data-testid="typists">{typists.map((user) => user.name).join(", ")}</p>

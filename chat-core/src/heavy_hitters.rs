@@ -23,19 +23,18 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Tables that are kept: 50 to 60 s.
 const PERIODS: u64 = 6;
 
-/// Finds the keys with the most traffic in the last minute. Each event of a key has a weight, by which
-/// the keys are ordered, and `N` amounts, whose rates are reported.
+/// Finds the keys with the most traffic in the last minute.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use chat_broker::HeavyHitters;
+/// use chat_core::{HeavyHitters, Sample};
 ///
-/// let (rooms, start) = (HeavyHitters::<&str, 1>::new(Instant::now()), Instant::now());
+/// let start = Instant::now();
+/// let rooms = HeavyHitters::new(start);
 /// for n in 0..16_000 {
-///     if HeavyHitters::<&str, 1>::is_sampled(n) {
-///         rooms.add(if n % 4 == 0 { "quiet" } else { "busy" }, 1, [1], start);
-///     }
+///     let key = if n % 4 == 0 { "quiet" } else { "busy" };
+///     rooms.sample(n, || Sample { key, weight: 1, amounts: [1], at: start });
 /// }
 /// let heaviest = rooms.heaviest(1, start + Duration::from_secs(10));
 /// assert_eq!(heaviest[0].0, "busy");
@@ -47,6 +46,19 @@ pub struct HeavyHitters<K, const N: usize> {
     started: Instant,
     /// Oldest first.
     periods: Mutex<VecDeque<Period<K, N>>>,
+}
+
+/// An event of a key.
+#[derive(Debug)]
+pub struct Sample<K, const N: usize> {
+    /// What the event is of.
+    pub key: K,
+    /// By the sum of these the keys are ordered.
+    pub weight: u64,
+    /// What is reported, as rates.
+    pub amounts: [u64; N],
+    /// When the event happened.
+    pub at: Instant,
 }
 
 #[derive(Debug)]
@@ -76,26 +88,25 @@ impl<K, const N: usize> HeavyHitters<K, N> {
     pub fn new(now: Instant) -> Self {
         Self { started: now, periods: Mutex::default() }
     }
-
-    /// Whether the event with this number is one to [`add`](Self::add): one of 16. The caller numbers its
-    /// events one after the other, from any number on. By the golden ratio, so that of events with a
-    /// period, such as those of clients that take turns, each has its share.
-    #[inline]
-    #[must_use]
-    pub fn is_sampled(number: u64) -> bool {
-        /// 2^64 divided by the golden ratio.
-        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-        number.wrapping_mul(GOLDEN) < u64::MAX / SAMPLED
-    }
 }
 
 impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
-    /// Adds an event that [is sampled](Self::is_sampled), for all those that are not. Takes a lock, and
-    /// time for 128 keys.
-    pub fn add(&self, key: K, weight: u64, amounts: [u64; N], now: Instant) {
+    /// Counts one event of 16, and as many times; `event` is called for that one alone. The caller
+    /// numbers its events one after the other, from any number on: a number of its own for each
+    /// connection costs less than one that all threads write.
+    #[inline]
+    pub fn sample(&self, number: u64, event: impl FnOnce() -> Sample<K, N>) {
+        if is_sampled(number) {
+            self.add(event());
+        }
+    }
+
+    /// Takes a lock, and time for 128 keys. Not inlined: one event of 16 gets here.
+    #[inline(never)]
+    fn add(&self, Sample { key, weight, amounts, at }: Sample<K, N>) {
         let amounts = amounts.map(|amount| amount.saturating_mul(SAMPLED));
         let event = Amounts { weight: weight.saturating_mul(SAMPLED), amounts };
-        let nth = self.nth(now);
+        let nth = self.nth(at);
         let mut periods = self.periods.lock();
         // Threads read the clock before the lock: an event may belong to the period before.
         if periods.back().is_none_or(|latest| latest.nth < nth) {
@@ -108,17 +119,21 @@ impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
     }
 
     /// The `count` heaviest keys of the last minute, heaviest first, each with its amounts in a second.
-    /// They are estimates, and at most 60 s old.
+    /// They are estimates, and at most 60 s old. Of keys that are equal and differ in what `Eq` leaves
+    /// out, the latest is listed.
     #[must_use]
     pub fn heaviest(&self, count: usize, now: Instant) -> Vec<(K, [f64; N])> {
         let nth = self.nth(now);
         let mut keys: HashMap<K, Amounts<N>> = HashMap::new();
-        for period in self.periods.lock().iter().filter(|period| period.nth + PERIODS > nth) {
+        // Newest first: the map keeps the first of equal keys.
+        let periods = self.periods.lock();
+        for period in periods.iter().rev().filter(|period| period.nth + PERIODS > nth) {
             for entry in &period.entries {
                 let empty = Amounts { weight: 0, amounts: [0; N] };
                 keys.entry(entry.key.clone()).or_insert(empty).plus(&entry.own);
             }
         }
+        drop(periods);
         let mut keys: Vec<_> = keys.into_iter().collect();
         keys.sort_unstable_by_key(|(_, own)| std::cmp::Reverse(own.weight));
         keys.truncate(count);
@@ -140,9 +155,19 @@ impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
     }
 }
 
+/// By the golden ratio, so that of events with a period, such as those of clients that take turns, each
+/// has its share.
+#[inline]
+fn is_sampled(number: u64) -> bool {
+    /// 2^64 divided by the golden ratio.
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    number.wrapping_mul(GOLDEN) < u64::MAX / SAMPLED
+}
+
 impl<K: Eq, const N: usize> Period<K, N> {
     fn add(&mut self, key: K, event: &Amounts<N>) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            entry.key = key;
             entry.weight += event.weight;
             entry.own.plus(event);
         } else if self.entries.len() < KEYS {
@@ -173,7 +198,7 @@ mod tests {
         for rhythm in [1, 2, 5, 7, 16, 48, 1000] {
             for phase in [0, 1, rhythm - 1] {
                 let numbers = (0..16_000).map(|n| 123 + phase + n * rhythm);
-                let sampled = numbers.filter(|n| Numbers::is_sampled(*n)).count();
+                let sampled = numbers.filter(|n| is_sampled(*n)).count();
                 assert!((950..=1050).contains(&sampled), "{sampled} of every {rhythm}th");
             }
         }
@@ -185,9 +210,7 @@ mod tests {
         let (numbers, mut n) = (Numbers::new(start), 0);
         let mut event = |key| {
             n += 1;
-            if Numbers::is_sampled(n) {
-                numbers.add(key, 1, [1], start);
-            }
+            numbers.sample(n, || Sample { key, weight: 1, amounts: [1], at: start });
         };
         // A tenth of the traffic is of one key, and a twentieth of another.
         for turn in 0..20_000 {
@@ -211,21 +234,50 @@ mod tests {
         let start = Instant::now();
         let numbers = Numbers::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        numbers.add(1, 1, [60], at(1));
-        numbers.add(2, 2, [60], at(30));
+        let add = |key, weight, amount, seconds| {
+            numbers.add(Sample { key, weight, amounts: [amount], at: at(seconds) });
+        };
+        add(1, 1, 60, 1);
+        add(2, 2, 60, 30);
         assert_eq!(numbers.heaviest(9, at(30)), [(2, [32.0]), (1, [32.0])]);
         assert_eq!(numbers.heaviest(9, at(59)).len(), 2);
         assert_eq!(numbers.heaviest(9, at(60)), [(2, [19.2])], "960 in the 50 s since 10 s");
         assert_eq!(numbers.heaviest(9, at(90)), []);
-        numbers.add(3, 1, [1], at(200));
+        add(3, 1, 1, 200);
         assert_eq!(numbers.periods.lock().len(), 1);
+    }
+
+    #[test]
+    fn latest_of_equal_keys_is_listed() {
+        #[derive(Debug, Clone)]
+        struct Named(u64, &'static str);
+        impl PartialEq for Named {
+            fn eq(&self, other: &Self) -> bool {
+                self.0 == other.0
+            }
+        }
+        impl Eq for Named {}
+        impl Hash for Named {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                self.0.hash(state);
+            }
+        }
+        let start = Instant::now();
+        let clients = HeavyHitters::<Named, 1>::new(start);
+        let name = |at| clients.heaviest(1, at)[0].0.1;
+        clients.add(Sample { key: Named(1, "unknown"), weight: 1, amounts: [1], at: start });
+        clients.add(Sample { key: Named(1, "ann"), weight: 1, amounts: [1], at: start });
+        assert_eq!(name(start), "ann");
+        clients.add(Sample { key: Named(1, "bob"), weight: 1, amounts: [1], at: start + PERIOD });
+        assert_eq!(name(start + PERIOD), "bob");
     }
 
     #[test]
     fn table_keeps_its_size() {
         let start = Instant::now();
         let numbers = Numbers::new(start);
-        (0..10_000).for_each(|key| numbers.add(key, 1, [1], start));
+        let event = |key| Sample { key, weight: 1, amounts: [1], at: start };
+        (0..10_000).for_each(|key| numbers.add(event(key)));
         assert_eq!(numbers.periods.lock()[0].entries.len(), KEYS);
     }
 }

@@ -1,6 +1,6 @@
 //! Settings that a server in production should not have.
 
-use chat_server::ServerConfig;
+use chat_server::{IpNet, ServerConfig};
 
 use super::Settings;
 use super::value::Invalid;
@@ -9,18 +9,22 @@ use super::value::Invalid;
 const UNGUESSABLE: usize = 22;
 
 impl Settings {
-    /// A line for each setting that fits a trial and not production. `server` is what the settings come
-    /// to.
-    pub(crate) fn doubts(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
+    /// A line for each setting that fits a trial and not production. `server` is the configuration by
+    /// these settings.
+    pub(crate) fn warnings(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
         let names_no_clients = !self.tokens.are_needed()?;
         let short_key = server.api_key.as_ref().is_some_and(|key| {
             // Others come from `chat-server key`.
             key.reveal().chars().count() < UNGUESSABLE
         });
-        let doubts = [
+        let warnings = [
             (
                 names_no_clients,
                 "no jwt-secret and no other key of tokens: every client has access under any name",
+            ),
+            (
+                self.tokens.has_ended_key(),
+                "a key of [[jwt_keys]] has ended: tokens that it signs are refused, so remove its table",
             ),
             (
                 !self.limits.enabled,
@@ -40,15 +44,24 @@ impl Settings {
                 "allow-origin has null: any page in a sandboxed frame may use this server",
             ),
             (
-                server.trusted_proxies.iter().any(|network| network.prefix_len() == 0),
-                "trusted-proxies has every address: each client can make up its own",
+                server.trusted_proxies.iter().any(is_wide),
+                "trusted-proxies has a network wider than /8: a client in it can make up its address",
             ),
             (
                 short_key,
                 "api-key has less than 22 characters and might be guessed: chat-server key makes one",
             ),
         ];
-        Ok(doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect())
+        Ok(warnings.into_iter().filter(|(is_so, _)| *is_so).map(|(_, warning)| warning).collect())
+    }
+}
+
+/// Whether a network has addresses of the internet beside those of proxies. Two halves are as wide as
+/// all, so the bound is that of the widest private network; of IPv6, that is `fc00::/7`.
+fn is_wide(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(network) => network.prefix_len() < 8,
+        IpNet::V6(network) => network.prefix_len() < 8 && !network.addr().is_unique_local(),
     }
 }
 
@@ -57,38 +70,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_doubtful_setting_has_a_line() {
-        let doubts = |file: &str| {
+    fn each_setting_for_a_trial_has_a_line() {
+        let warnings = |file: &str| {
             let settings = Settings::of_file(file, &[]).unwrap();
-            let doubts = settings.doubts(&settings.server().unwrap()).unwrap();
-            doubts.iter().map(|doubt| doubt.split(':').next().unwrap()).collect::<Vec<_>>()
+            let warnings = settings.warnings(&settings.server().unwrap()).unwrap();
+            warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect::<Vec<_>>()
         };
         let open = "no jwt-secret and no other key of tokens";
-        assert_eq!(doubts(""), [open]);
+        assert_eq!(warnings(""), [open]);
         let secret = "jwt-secret = \"0123456789abcdef0123456789abcdef\"\n";
-        assert_eq!(doubts(secret), [""; 0]);
-        for (setting, doubt) in [
+        assert_eq!(warnings(secret), [""; 0]);
+        let ended = "[[jwt_keys]]\nsecret-file = \"a\"\nuntil = \"2020-01-01\"";
+        assert_eq!(warnings(ended), ["a key of [[jwt_keys]] has ended"]);
+        let wide = "trusted-proxies has a network wider than /8";
+        for (setting, warning) in [
             ("limits = \"off\"", "limits are off"),
             ("host = \"0.0.0.0\"", "no metrics-addr"),
             ("host = \"chat.example\"", "no metrics-addr"),
             ("allow-host = \"*\"", "allow-host is *"),
             ("allow-origin = [\"null\"]", "allow-origin has null"),
-            ("trusted-proxies = [\"10.0.0.0/8\", \"::/0\"]", "trusted-proxies has every address"),
+            ("trusted-proxies = [\"10.0.0.0/8\", \"::/0\"]", wide),
+            ("trusted-proxies = [\"0.0.0.0/1\", \"128.0.0.0/1\"]", wide),
             (
                 "api-key = \"0123456789abcdefghijk\"",
                 "api-key has less than 22 characters and might be guessed",
             ),
         ] {
-            assert_eq!(doubts(&format!("{secret}{setting}")), [doubt], "{setting}");
+            assert_eq!(warnings(&format!("{secret}{setting}")), [warning], "{setting}");
         }
         for fine in [
             "host = \"::1\"",
             "host = \"localhost\"",
             "host = \"0.0.0.0\"\nmetrics-addr = \"127.0.0.1:9100\"",
             "allow-host = \".chat.example\"",
+            "trusted-proxies = [\"10.0.0.0/8\", \"fc00::/7\"]",
             "api-key = \"0123456789abcdefghijkl\"",
         ] {
-            assert_eq!(doubts(&format!("{secret}{fine}")), [""; 0], "{fine}");
+            assert_eq!(warnings(&format!("{secret}{fine}")), [""; 0], "{fine}");
         }
     }
 }

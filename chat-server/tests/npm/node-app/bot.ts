@@ -1,0 +1,18 @@
+// A program without a DOM: each option may be undefined, and each member that may be absent is checked.
+
+import { ChatClient, ChatError } from "roomcast";
+import { TestServer } from "roomcast/testing";
+
+const { NAME: name, TOKEN: token } = process.env;
+const server = new TestServer({ expiresInMs: undefined, can: undefined });
+const chat = new ChatClient("ws://chat.example/ws", { name, token, WebSocket: server.WebSocket, debug: undefined });
+
+chat.on("left", ({ reason, until }) => console.log(reason?.toUpperCase(), until));
+chat.addEventListener("message", ({ detail }) => console.log(detail.message), { once: true });
+chat.addEventListener("invented", () => {});
+
+const room = chat.room("general", { history: undefined });
+room.on("change", () => console.log(room.snapshot.messages.map(({ id }) => id)), { signal: undefined });
+await room.join().catch((error: ChatError) => console.log(error.until));
+await chat.ban("general", "bob", { seconds: undefined, reason: undefined });
+await chat.join("general", { history: undefined });
