@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use super::instance::{Place, Program, command, file};
 use super::websockets::Crowd;
-use super::{Site, native, next, say, websockets};
+use super::{Site, websockets};
 
 pub(super) static HAPROXY: Program = Program {
     name: "HAProxy",
@@ -67,7 +67,7 @@ fn reload(_: &Path, master: u32) -> Command {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_is_taken_out_and_no_client_is_refused() {
     let mut site = Site::start(&HAPROXY).await;
-    let (mut on_first, mut on_second, second) = site.one_on_each().await;
+    let (on_first, on_second, second) = site.one_on_each().await;
     let mut socket = UnixStream::connect(site.balancer.directory().join("admin.sock")).unwrap();
     socket.write_all(b"set server chat/first state drain\n").unwrap();
     let mut answer = String::new();
@@ -75,13 +75,7 @@ async fn server_is_taken_out_and_no_client_is_refused() {
     assert_eq!(answer.trim(), "");
     site.until_all_reach(&second).await;
 
-    say(&mut on_first, "r", "still here").await;
-    assert_eq!(next(&mut on_second, "message").await["message"], "still here");
-    site.first.signal("TERM");
-    assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
-    assert_eq!(on_first.recv_close().await.0, 1001);
-    assert_eq!(site.first.exit().code(), Some(0));
-    assert_eq!(native(site.balancer.port()).await.1, second);
+    site.first_ends_in_order(on_first, on_second, &second).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

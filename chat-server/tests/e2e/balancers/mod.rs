@@ -71,6 +71,23 @@ impl Site {
         if on_a == second { (b, a, second) } else { (a, b, second) }
     }
 
+    /// Ends the first server, which the balancer has taken out, with a client on it: its messages pass until
+    /// it receives a goodbye.
+    async fn first_ends_in_order(
+        &mut self,
+        mut on_first: WsClient,
+        mut on_second: WsClient,
+        second: &str,
+    ) {
+        say(&mut on_first, "r", "still here").await;
+        assert_eq!(next(&mut on_second, "message").await["message"], "still here");
+        self.first.signal("TERM");
+        assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
+        assert_eq!(on_first.recv_close().await.0, 1001);
+        assert_eq!(self.first.exit().code(), Some(0));
+        assert_eq!(native(self.balancer.port()).await.1, second);
+    }
+
     /// Waits until new clients are on the server with this name alone.
     async fn until_all_reach(&self, node: &str) {
         let deadline = Instant::now() + DEADLINE;

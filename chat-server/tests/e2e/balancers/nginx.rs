@@ -7,7 +7,7 @@ use std::process::Command;
 use chat_transport::testing::WsClient;
 
 use super::instance::{Balancer, Place, Program, command, file, replaced};
-use super::{Site, native, next, request, say, websockets};
+use super::{Site, request, websockets};
 use crate::support::{Chat, command as chat_server};
 
 const PAGE: &str = include_str!("../../../../docs/nginx.md");
@@ -99,19 +99,11 @@ async fn chat_may_be_below_a_path() {
 #[tokio::test]
 async fn server_is_taken_out_and_no_client_is_refused() {
     let mut site = Site::start(&NGINX).await;
-    let (mut on_first, mut on_second, second) = site.one_on_each().await;
+    let (on_first, on_second, second) = site.one_on_each().await;
     let address = format!("server 127.0.0.1:{} ", site.first.port());
     site.balancer.reconfigure(&address, &format!("{address}down "));
     site.until_all_reach(&second).await;
-
-    // Clients may stay until the server sends a goodbye.
-    say(&mut on_first, "r", "still here").await;
-    assert_eq!(next(&mut on_second, "message").await["message"], "still here");
-    site.first.signal("TERM");
-    assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
-    assert_eq!(on_first.recv_close().await.0, 1001);
-    assert_eq!(site.first.exit().code(), Some(0));
-    assert_eq!(native(site.balancer.port()).await.1, second);
+    site.first_ends_in_order(on_first, on_second, &second).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
