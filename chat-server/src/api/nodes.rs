@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use serde::{Deserialize, Serialize};
 
+use super::body::bad_field;
 use super::query::Params;
 use crate::error::Error;
 use crate::fleet::NodeInfo;
@@ -69,6 +70,11 @@ pub(super) struct SamplesAnswer {
 pub(super) async fn samples(
     Shared(state): Shared<Arc<State>>,
     Params(SamplesParams { after }): Params<SamplesParams>,
-) -> Json<SamplesAnswer> {
-    Json(SamplesAnswer { samples: state.samples.after(after.unwrap_or_default()) })
+) -> Result<Json<SamplesAnswer>, Refusal> {
+    let after = after.unwrap_or_default();
+    // The document has the type of 64 bits with a sign.
+    if i64::try_from(after).is_err() {
+        return Err(bad_field("\"after\" is a time in milliseconds since 1970."));
+    }
+    Ok(Json(SamplesAnswer { samples: state.samples.after(after) }))
 }
