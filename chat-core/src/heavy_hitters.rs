@@ -5,7 +5,7 @@
 //! table of [`KEYS`] keys. A key that is not in a full table replaces the lightest one and inherits its
 //! weight as an error; so a key with more than its share of a table, a 128th of the traffic, is in it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,9 @@ const PERIODS: u64 = 6;
 pub struct HeavyHitters<K, const N: usize> {
     /// The origin of all times.
     started: Instant,
-    /// Oldest first.
-    periods: Mutex<VecDeque<Period<K, N>>>,
+    /// The period `n` is at `n` modulo their number. All have their memory from the start: no event
+    /// allocates under the lock, and what a server holds does not depend on its traffic.
+    periods: Mutex<Vec<Period<K, N>>>,
 }
 
 /// An event of a key.
@@ -86,7 +87,8 @@ impl<K, const N: usize> HeavyHitters<K, N> {
     /// No traffic yet. `now` is not after that of later calls.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { started: now, periods: Mutex::default() }
+        let empty = || Period { nth: 0, entries: Vec::with_capacity(KEYS) };
+        Self { started: now, periods: Mutex::new((0..PERIODS).map(|_| empty()).collect()) }
     }
 }
 
@@ -107,14 +109,10 @@ impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
         let amounts = amounts.map(|amount| amount.saturating_mul(SAMPLED));
         let event = Amounts { weight: weight.saturating_mul(SAMPLED), amounts };
         let nth = self.nth(at);
-        let mut periods = self.periods.lock();
         // Threads read the clock before the lock: an event may belong to the period before.
-        if periods.back().is_none_or(|latest| latest.nth < nth) {
-            periods.retain(|period| period.nth + PERIODS > nth);
-            periods.push_back(Period { nth, entries: Vec::new() });
-        }
-        if let Some(latest) = periods.back_mut() {
-            latest.add(key, &event);
+        if let Some(period) = self.periods.lock().get_mut((nth % PERIODS) as usize) {
+            period.begin(nth);
+            period.add(key, &event);
         }
     }
 
@@ -125,9 +123,12 @@ impl<K: Clone + Eq + Hash, const N: usize> HeavyHitters<K, N> {
     pub fn heaviest(&self, count: usize, now: Instant) -> Vec<(K, [f64; N])> {
         let nth = self.nth(now);
         let mut keys: HashMap<K, Amounts<N>> = HashMap::new();
-        // Newest first: the map keeps the first of equal keys.
         let periods = self.periods.lock();
-        for period in periods.iter().rev().filter(|period| period.nth + PERIODS > nth) {
+        let mut current: Vec<_> =
+            periods.iter().filter(|period| period.nth + PERIODS > nth).collect();
+        // Newest first: the map keeps the first of equal keys.
+        current.sort_unstable_by_key(|period| std::cmp::Reverse(period.nth));
+        for period in current {
             for entry in &period.entries {
                 let empty = Amounts { weight: 0, amounts: [0; N] };
                 keys.entry(entry.key.clone()).or_insert(empty).plus(&entry.own);
@@ -165,6 +166,14 @@ fn is_sampled(number: u64) -> bool {
 }
 
 impl<K: Eq, const N: usize> Period<K, N> {
+    /// Forgets an earlier period at the same place.
+    fn begin(&mut self, nth: u64) {
+        if self.nth < nth {
+            self.nth = nth;
+            self.entries.clear();
+        }
+    }
+
     fn add(&mut self, key: K, event: &Amounts<N>) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
             entry.key = key;
@@ -243,8 +252,12 @@ mod tests {
         assert_eq!(numbers.heaviest(9, at(59)).len(), 2);
         assert_eq!(numbers.heaviest(9, at(60)), [(2, [19.2])], "960 in the 50 s since 10 s");
         assert_eq!(numbers.heaviest(9, at(90)), []);
-        add(3, 1, 1, 200);
-        assert_eq!(numbers.periods.lock().len(), 1);
+        // The seventh period takes the place of the first, and nothing grows.
+        add(3, 1, 1, 61);
+        let listed: Vec<_> = numbers.heaviest(9, at(61)).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(listed, [2, 3]);
+        let kept: usize = numbers.periods.lock().iter().map(|period| period.entries.len()).sum();
+        assert_eq!((kept, numbers.periods.lock().len()), (2, PERIODS as usize));
     }
 
     #[test]

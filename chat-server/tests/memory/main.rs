@@ -34,12 +34,12 @@ const CONNECTIONS: usize = 800;
 /// is not counted.
 const EARLIER: usize = 20;
 
-/// Bytes for each connection of the native protocol, in a room of five: 3,386 to 3,425 measured, and a
-/// fortieth. They differ by how many of the connections are among the 128 with the most traffic.
-const NATIVE: usize = 3_510;
-/// Bytes for each connection that has subscribed to a room of five: 2,585 to 2,624 measured, and a
-/// fortieth.
-const TOPICS: usize = 2_690;
+/// Bytes for each connection of the native protocol, in a room of five: 3,300 measured, and a
+/// twentieth.
+const NATIVE: usize = 3_465;
+/// Bytes for each connection that has subscribed to a room of five: 2,467 measured, and a
+/// twentieth.
+const TOPICS: usize = 2_590;
 /// Blocks that all connections together may leave behind: tables grow, and keep their size, and the
 /// users of up to 128 connections are known for a minute as those with the most traffic.
 /// About 240 measured; whatever each connection forgot would be 800.

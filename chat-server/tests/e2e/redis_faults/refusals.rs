@@ -1,4 +1,4 @@
-//! Redis refuses, in every way that it has: everybody is told, and nobody is the worse for it.
+//! Redis refuses, in every way that it has: each client receives an error, and no other client is affected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
