@@ -1,7 +1,7 @@
 //! `chat-server size`: what so many users and messages need.
 //!
 //! The one place of the formula. docs/sizing.md explains it, and says how each figure was measured;
-//! an e2e test compares the part of Redis with a real one.
+//! e2e tests compare the memory of Redis and of a server with real ones.
 
 use std::fmt::Write;
 use std::process::ExitCode;

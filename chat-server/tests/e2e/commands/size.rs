@@ -3,17 +3,19 @@ use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
 use crate::support::process::Process;
-use crate::support::{Chat, command, eventually, run};
+use crate::support::{Chat, alone, command, eventually, join, run, say};
 
 const USERS: usize = 200;
 const ROOMS: usize = 40;
 const MEMBERS: usize = 10;
 const TEXT: usize = 120;
+const HISTORY: usize = 256;
 /// As many as a room holds before it is trimmed.
 const MESSAGES_IN_ROOM: usize = 288;
 
-fn size(arguments: &[&str]) -> Value {
-    let (code, out, error) = run(command().arg("size").args(arguments).arg("--json"));
+fn size(history: usize, arguments: &[&str]) -> Value {
+    let history = format!("--history={history}");
+    let (code, out, error) = run(command().args([&*history, "size", "--json"]).args(arguments));
     assert_eq!((code, &*error), (0, ""));
     serde_json::from_str(&out).unwrap()
 }
@@ -75,13 +77,16 @@ async fn size_of_redis_is_that_of_a_real_one() {
     let sent = ROOMS * MESSAGES_IN_ROOM;
     // A rate with which as many keys are recorded at any time.
     let rate = sent / 300;
-    let found = size(&[
-        &format!("--users={USERS}"),
-        &format!("--rooms={ROOMS}"),
-        &format!("--members={MEMBERS}"),
-        &format!("--messages={rate}"),
-        &format!("--text={TEXT}"),
-    ]);
+    let found = size(
+        HISTORY,
+        &[
+            &format!("--users={USERS}"),
+            &format!("--rooms={ROOMS}"),
+            &format!("--members={MEMBERS}"),
+            &format!("--messages={rate}"),
+            &format!("--text={TEXT}"),
+        ],
+    );
     let bytes = |name: &str| found["redis"][name].as_f64().unwrap();
     let expected = bytes("memory_bytes") - bytes("base_bytes");
     let close = async || {
@@ -96,6 +101,54 @@ async fn size_of_redis_is_that_of_a_real_one() {
     let files = Process(server.pid()).files() as u64;
     assert!(files <= USERS as u64 + 64, "{files}");
     assert!(found["server"]["open_files"].as_u64().unwrap() >= files);
+}
+
+/// By the growth of its resident memory: what the process itself takes depends on the build.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn size_of_server_is_that_of_a_real_one() {
+    const USERS: usize = 2_000;
+    const MEMBERS: usize = 5;
+    const MESSAGES: usize = 40;
+
+    let _alone = alone().await;
+    let server = Chat::start(command().args(["--port", "0", "--limits", "off"]));
+    server.until_ready().await;
+    let process = Process(server.pid());
+    let before = process.rss_kib();
+    let mut clients = Vec::new();
+    for index in 0..USERS {
+        let mut client = server.native().await;
+        client.send_json(&json!({"type": "hello", "name": format!("user {index}")})).await;
+        until(&mut client, "welcome").await;
+        join(&mut client, &room(index / MEMBERS)).await;
+        clients.push(client);
+    }
+    for (index, sender) in clients.iter_mut().step_by(MEMBERS).enumerate() {
+        for _ in 0..MESSAGES {
+            let text = "x".repeat(TEXT);
+            let frame = json!({"type": "send", "id": 1, "room": room(index), "message": text});
+            sender.send_json(&frame).await;
+        }
+        for _ in 0..MESSAGES {
+            until(sender, "ok").await;
+        }
+    }
+    let grown = (process.rss_kib() - before) as f64 * 1024.0;
+    let found = |users: usize, rooms: usize, members: usize| {
+        let arguments = [
+            &*format!("--users={users}"),
+            &format!("--rooms={rooms}"),
+            &format!("--members={members}"),
+            &format!("--text={TEXT}"),
+            "--messages=1000000",
+        ];
+        size(MESSAGES, &arguments)["server"]["memory_bytes"].as_f64().unwrap()
+    };
+    let expected = found(USERS, USERS / MEMBERS, MEMBERS) - found(1, 1, 1);
+    // An upper end: less is right, too, if it is not much less.
+    let ratio = grown / expected;
+    say(&format!("{grown} bytes, {ratio:.2} of the formula"));
+    assert!((0.7..1.1).contains(&ratio), "{grown} bytes, {ratio:.2} of the formula");
 }
 
 #[test]
