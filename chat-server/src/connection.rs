@@ -80,7 +80,8 @@ where
         }
         // Before the close handshake, which may take seconds: the rooms must not wait for it, nor must
         // hooks decide for it.
-        connection.leave_all();
+        let is_departure = session.peer_close_code() == Some(CloseReason::Normal.code());
+        connection.leave_all(is_departure);
         connection.held = None;
         // Boxed: otherwise every task reserves space for the close handshake while it is open.
         let end = Box::pin(session.finish()).await;
@@ -532,7 +533,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // A task that panics outside of `run`, or is dropped with its runtime, does not get to the
         // end of `serve`.
-        self.leave_all();
+        self.leave_all(false);
         self.state.sessions.remove(self.id);
     }
 }

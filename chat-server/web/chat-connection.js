@@ -149,9 +149,9 @@ export class Connection {
     return connecting;
   }
 
-  /** Replaces the connection. */
+  /** Replaces the connection. The code 1000 would say that the user leaves. */
   reconnect() {
-    this.#forget()?.close(1000);
+    this.#forget()?.close();
     this.#suspend();
     this.status = { state: "idle" };
     return this.connect();

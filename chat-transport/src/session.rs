@@ -532,6 +532,16 @@ impl<S> Session<S> {
         Some(self.violated()?.detail.as_str()).filter(|detail| !detail.is_empty())
     }
 
+    /// The code of the peer's close frame, once [`recv`](Self::recv) has returned `None` because of it,
+    /// if it had a code.
+    #[must_use]
+    pub fn peer_close_code(&self) -> Option<u16> {
+        match self.end.as_deref()? {
+            Ended::By(End::ByPeer { code, .. }) => *code,
+            _ => None,
+        }
+    }
+
     fn violated(&self) -> Option<&Violation> {
         match self.end.as_deref()? {
             Ended::Violation(violation) => Some(violation),

@@ -278,7 +278,8 @@ impl Lifecycle {
         let is_connected = self.is_connected();
         self.ended(loss, now);
         if is_connected {
-            self.push(CLOSE);
+            // The user does not leave: another connection follows.
+            self.push(Action::Close { code: CloseReason::GoingAway.code() });
         }
     }
 
@@ -287,7 +288,7 @@ impl Lifecycle {
         let is_connected = self.is_connected();
         self.close(loss);
         if is_connected {
-            self.push(CLOSE);
+            self.push(Action::Close { code: CloseReason::Normal.code() });
         }
     }
 
@@ -359,9 +360,6 @@ impl Lifecycle {
         self.session.events.push(Event::State(state));
     }
 }
-
-/// Ends a connection. The server does not need the reason.
-const CLOSE: Action = Action::Close { code: CloseReason::Normal.code() };
 
 /// Whether a client may connect again after a close code. It may after unknown codes: later servers
 /// and proxies send them.

@@ -342,21 +342,22 @@ impl Connection {
         Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
-    /// Leaves every room and the inbox at the end of the connection.
-    pub(super) fn leave_all(&mut self) {
+    /// Leaves every room and the inbox at the end of the connection. `is_departure`: the client has
+    /// said that it will not return.
+    pub(super) fn leave_all(&mut self, is_departure: bool) {
         self.inbox = None;
         for joined in std::mem::take(&mut self.rooms) {
-            self.disconnect(joined);
+            self.disconnect(joined, is_departure);
         }
     }
 
     /// Leaves a room because the connection ended. A client of the native protocol stays listed for the
-    /// grace period, unless it was kicked or banned just before: `expire_grace` ran while the client
-    /// was connected and found no grace to expire, so a grace that starts now would outlive the
-    /// sanction.
-    fn disconnect(&self, joined: JoinedRoom) {
+    /// grace period, unless it departs, or was kicked or banned just before: `expire_grace` ran while
+    /// the client was connected and found no grace to expire, so a grace that starts now would outlive
+    /// the sanction.
+    fn disconnect(&self, joined: JoinedRoom, is_departure: bool) {
         let sanction = self.server_sanction().or_else(|| self.room_sanction(&joined));
-        if self.member.is_native() && sanction.is_none() {
+        if self.member.is_native() && !is_departure && sanction.is_none() {
             joined.membership.disconnect();
         }
     }

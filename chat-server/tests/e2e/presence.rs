@@ -6,6 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
+use crate::support::raw::{Frame, Raw};
 use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 
 fn names(frame: &Value) -> Vec<String> {
@@ -60,6 +61,46 @@ async fn who_speaks_an_earlier_dialect_has_left_at_once() {
     assert_eq!(presence(&mut watcher).await, told("joined", "Bob"));
     ask(&mut bob, "left", json!({"type": "leave", "room": "r"})).await;
     assert_eq!(presence(&mut watcher).await, told("left", "Bob"));
+}
+
+/// A page that loads again closes with 1001, and `close()` of a browser without an argument sends no
+/// code.
+#[tokio::test]
+async fn client_that_closes_with_1000_has_left_at_once_and_no_other_has() {
+    let server = Chat::start(command().args(["--port", "0", "--presence-grace", "10m"]));
+    let (mut watcher, _) = enter(&server, "Watcher").await;
+    for (name, code) in
+        [("Reload", Some(1001)), ("None", None), ("Other", Some(4005)), ("Bob", Some(1000))]
+    {
+        let mut client = Raw::connect(server.port()).await.unwrap();
+        client.ask("welcome", &json!({"type": "hello", "name": name})).await.unwrap();
+        client.ask("joined", &json!({"type": "join", "room": "r"})).await.unwrap();
+        assert_eq!(presence(&mut watcher).await, told("joined", name));
+        client.send_close(code).await;
+        while !matches!(client.next().await.expect("an answer"), Frame::Close(_)) {}
+    }
+    assert_eq!(presence(&mut watcher).await, told("left", "Bob"));
+    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(names(&members), ["None", "Other", "Reload", "Watcher"]);
+}
+
+/// Of two connections of a user one closes.
+#[tokio::test]
+async fn user_whose_other_connection_is_open_has_not_left() {
+    let server = Chat::start(command().args(["--port", "0", "--presence-grace", "10m"]));
+    let (mut watcher, _) = enter(&server, "Watcher").await;
+    let (ann, welcome) = enter(&server, "Ann").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Ann"));
+    let mut tab = server.native().await;
+    let resume = &welcome["resume"];
+    ask(&mut tab, "welcome", json!({"type": "hello", "name": "Ann", "resume": resume})).await;
+    ask(&mut tab, "joined", json!({"type": "join", "room": "r"})).await;
+    ann.close().await;
+    server.until_metric("chat_connections", |open| open == 2).await;
+    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(names(&members), ["Ann", "Watcher"]);
+    tab.close().await;
+    assert_eq!(presence(&mut watcher).await, told("left", "Ann"));
 }
 
 #[tokio::test]

@@ -221,7 +221,7 @@ async fn what_is_said_after_the_end_is_not_said() {
 
     let mut leaving = Raw::connect(server.port()).await.unwrap();
     leaving.ask("joined", &enter).await.unwrap();
-    leaving.send_close().await;
+    leaving.send_close(Some(1000)).await;
     leaving.send(&late("after its own goodbye")).await;
     assert!(leaving.next_of("ok").await.is_none(), "answered after the end");
 

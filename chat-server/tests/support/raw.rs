@@ -74,9 +74,11 @@ impl Raw {
         timeout(DEADLINE, self.stream.write_all(&frame)).await.is_ok_and(|sent| sent.is_ok())
     }
 
-    /// Says goodbye, without waiting for an answer.
-    pub(crate) async fn send_close(&mut self) {
-        self.stream.write_all(&raw_frame(0x88, &1000_u16.to_be_bytes())).await.unwrap();
+    /// Sends a close frame, without waiting for an answer.
+    pub(crate) async fn send_close(&mut self, code: Option<u16>) {
+        let payload = code.map(u16::to_be_bytes);
+        let payload = payload.as_ref().map_or(&[][..], |bytes| bytes);
+        self.stream.write_all(&raw_frame(0x88, payload)).await.unwrap();
     }
 
     /// The next frame; `None` at the end of the stream. Loses nothing when it is dropped.
