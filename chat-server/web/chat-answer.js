@@ -6,6 +6,8 @@ const RETRY_MS = 1_000;
 /** Errors after which a retry may succeed, and whether the server has certainly not carried out the
  *  request. */
 const PASSING = {
+  offline: true,
+  disconnected: false,
   broker_unavailable: false,
   rate_limited: true,
   hook_unavailable: true,
@@ -44,14 +46,14 @@ export class ChatError extends Error {
   }
 }
 
-/** The error of a message with this key. */
-export function errorOfSend(error, key) {
-  return new ChatError(error.code, error.message, { ...error, key });
-}
-
 /** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
   return retryAfterMs !== undefined || Object.hasOwn(PASSING, code);
+}
+
+/** Whether there is no connection any more. */
+export function isLost({ code }) {
+  return code === "disconnected" || code === "offline";
 }
 
 /** Whether the server has certainly not carried out the request. */
@@ -64,25 +66,14 @@ export function pauseAfter({ retryAfterMs = RETRY_MS }) {
   return retryAfterMs * (1 + Math.random());
 }
 
-/** A promise with its `resolve` and `reject`. */
-export function deferred() {
-  const parts = {};
-  parts.promise = droppable(
-    new Promise((resolve, reject) => Object.assign(parts, { resolve, reject })),
-  );
-  return parts;
+/** As `new Promise(run)`, whose rejection an application may drop. */
+export function outcome(run) {
+  return droppable(new Promise(run));
 }
 
-/** Marks a promise as handled: an application may drop it, and Node would end the process when it
- *  rejects. Promises derived by `then` or `async` are not marked. */
+/** Marks a promise as handled: Node would end the process when one that is dropped rejects. Promises
+ *  derived by `then` or `async` are not marked. */
 export function droppable(promise) {
   promise.catch(() => {});
-  return promise;
-}
-
-/** A rejected promise. */
-export function rejected(error) {
-  const { promise, reject } = deferred();
-  reject(error);
   return promise;
 }

@@ -2,11 +2,11 @@
 // WebSocket. It does not use the DOM. docs/javascript.md describes its use, chat-client.d.ts its
 // types.
 
-import { ChatError, deferred, droppable, errorOfSend, isPassing, pauseAfter, rejected } from "./chat-answer.js";
+import { ChatError, droppable, isLost, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
 import { Emitter } from "./chat-events.js";
-import { nameRefusal, refusalOf } from "./chat-limits.js";
-import { RoomCopy } from "./chat-room.js";
+import { bytesOf } from "./chat-limits.js";
+import { Membership } from "./chat-room.js";
 import { SharedRoom } from "./chat-room-handle.js";
 import { Sends } from "./chat-sends.js";
 import { now } from "./chat-time.js";
@@ -28,14 +28,16 @@ export class ChatClient extends Emitter {
 
   #connection;
   #requests;
-  #sends;
+  /** What the sends of all rooms share. */
+  #sending;
+  /** The user of the last connection, by id. */
+  #userId;
   /** The rooms that the application has joined, by id; a reconnect joins them again. */
   #rooms = new Map();
   /** The rooms that the application has by `room`, by name. */
   #shared = new Map();
-  /** Events that wait until the handlers of earlier ones return. */
+  /** The event whose handlers run, and those that wait until they return. */
   #events = [];
-  #isDispatching = false;
   #debug;
 
   constructor(url, options = {}) {
@@ -43,14 +45,13 @@ export class ChatClient extends Emitter {
     const { debug } = options;
     this.#debug = debug === true ? (line) => console.debug(line) : debug || undefined;
     this.#connection = new Connection(url, options, {
-      changed: (detail) => this.#emit("state", detail),
-      frame: (frame, asked) => this.#onFrame(frame, asked),
-      welcomed: () => this.#onWelcomed(),
-      lost: () => this.#onLost(),
-      ended: (error) => this.#onEnded(error),
+      changed: (status) => this.#onStatus(status),
+      frame: (frame) => this.#onFrame(frame),
     });
-    this.#requests = this.#connection.requests;
-    this.#sends = new Sends(this.#connection, (delay) => this.#emit("delayed", delay));
+    const { requests } = this.#connection;
+    this.#requests = requests;
+    const onDelay = (delay) => this.#emit("delayed", delay);
+    this.#sending = { requests, options: this.#connection.options, onDelay, count: 0, bytes: 0 };
   }
 
   get state() {
@@ -79,12 +80,13 @@ export class ChatClient extends Emitter {
 
   /** Whether a `send` would be refused with `queue_full`. */
   get isFull() {
-    return this.#sends.isFull;
+    const { count, bytes, options } = this.#sending;
+    return count >= options.queueLimit || bytes >= options.queueBytes;
   }
 
   /** How many messages wait to be sent, or for their answers. */
   get queued() {
-    return this.#sends.count;
+    return this.#sending.count;
   }
 
   get rooms() {
@@ -104,23 +106,29 @@ export class ChatClient extends Emitter {
   }
 
   rename(name) {
-    const refusal = this.#closedRefusal ?? nameRefusal(name);
-    if (refusal) return rejected(refusal);
-    this.#connection.name = name;
-    return this.#connection.reconnect();
+    return outcome((resolve) => {
+      this.#connection.textOf({ name }, true);
+      this.#connection.name = name;
+      resolve(this.#connection.reconnect());
+    });
   }
 
   join(room, { history, since } = {}) {
-    const refusal = this.#closedRefusal ?? refusalOf({ room }, this.limits);
-    if (refusal) return rejected(refusal);
-    const known = this.#rooms.get(room);
-    if (known?.joined) return droppable(this.#requests.ask({ type: "join", room, history }).then(withMessages));
-    const entry = known ?? newEntry(room, history, since);
-    this.#rooms.set(room, entry);
-    const answer = deferred();
-    entry.waiting.push(answer);
-    if (this.#connection.isOnline && !known) this.#enter(entry);
-    return answer.promise;
+    return outcome((resolve, reject) => {
+      const frame = { type: "join", room, history };
+      this.#connection.textOf(frame, true);
+      const known = this.#rooms.get(room);
+      if (known?.isJoined) {
+        resolve(this.#requests.ask(frame, withMessages));
+        return;
+      }
+      // Where the room cannot continue at `since`, the answer has the latest messages: as many as it takes.
+      const latest = since ? MAX_HISTORY : history;
+      const entry = known ?? new Membership(room, since, latest, new Sends(this.#sending));
+      entry.wait(resolve, reject);
+      this.#rooms.set(room, entry);
+      if (this.#connection.isOnline && !known) this.#enter(entry);
+    });
   }
 
   room(name, options = {}) {
@@ -132,14 +140,21 @@ export class ChatClient extends Emitter {
   }
 
   leave(room) {
-    return droppable(this.#leave(room));
+    return outcome((resolve, reject) => {
+      const entry = this.#rooms.get(room);
+      // The server does not know of a join that was not sent.
+      const isKnown = entry?.isKnown;
+      if (entry) this.#abandon(entry, new ChatError("not_in_room"));
+      if (isKnown) this.#requests.request({ type: "leave", room }, { resolve: () => resolve(), reject });
+      else resolve();
+    });
   }
 
   send(room, message, { data, key = randomKey() } = {}) {
-    const frame = { type: "send", room, message, data, key };
-    const refusal = this.#sendRefusal(frame);
-    const sent = refusal ? rejected(errorOfSend(refusal, key)) : this.#sends.add(frame);
-    return Object.assign(sent, { key });
+    const sent = this.#send({ type: "send", room, message, data, key }).catch((error) => {
+      throw new ChatError(error.code, error.message, { ...error, key });
+    });
+    return Object.assign(droppable(sent), { key });
   }
 
   direct(to, message, { data } = {}) {
@@ -148,7 +163,7 @@ export class ChatClient extends Emitter {
 
   typing(room, typing) {
     const entry = this.#rooms.get(room);
-    if (!entry?.joined) return;
+    if (!entry?.isJoined) return;
     const { typing: before = false, at = 0 } = entry.typing ?? {};
     if (before === typing && (!typing || now() - at < TYPING_REPEAT_MS)) return;
     if (this.#requests.post({ type: "typing", room, typing })) entry.typing = { typing, at: now() };
@@ -159,8 +174,7 @@ export class ChatClient extends Emitter {
   }
 
   history(room, { before, after, limit } = {}) {
-    const page = this.#requests.ask({ type: "history", room, before, after, limit });
-    return droppable(page.then(withMessages));
+    return this.#requests.ask({ type: "history", room, before, after, limit }, withMessages);
   }
 
   kick(room, user, reason) {
@@ -175,168 +189,130 @@ export class ChatClient extends Emitter {
     return this.#requests.ask({ type: "unban", room, user });
   }
 
-  get #closedRefusal() {
-    return this.state === "closed" ? this.#connection.refusal : undefined;
+  async #send(frame) {
+    const text = this.#connection.textOf(frame, true);
+    const entry = this.#rooms.get(frame.room);
+    if (!entry) throw new ChatError("not_in_room");
+    if (this.isFull) throw new ChatError("queue_full");
+    return entry.sends.add(frame, bytesOf(text));
   }
 
-  #sendRefusal(frame) {
-    if (this.#closedRefusal) return this.#closedRefusal;
-    if (!this.#rooms.has(frame.room)) return new ChatError("not_in_room");
-    return refusalOf(frame, this.limits) ?? (this.#sends.isFull ? new ChatError("queue_full") : undefined);
-  }
-
-  async #leave(room) {
-    const entry = this.#rooms.get(room);
-    if (!entry) return;
-    this.#abandon(entry, new ChatError("not_in_room"));
-    // The server does not know of a join that was not sent.
-    if (entry.isKnown) await this.#requests.request({ type: "leave", room });
-  }
-
-  #onFrame(frame, asked) {
-    // Every frame with an offset is an entry of its room's sequence, whatever its type: a later
-    // version can add kinds, and this one finds no hole where they are.
-    if (isEntry(frame) && !this.#isNext(frame)) return undefined;
+  /** Takes a frame that answers nothing. */
+  #onFrame(frame) {
     switch (frame.type) {
-      case "joined":
-        return this.#onJoined(frame, asked);
-      case "message":
-        return this.#onMessage(frame);
-      case "gap":
-        return this.#onGap(frame);
-      case "presence":
-        return PRESENCE_EVENTS.has(frame.event) && this.#onNews(frame);
-      case "typing":
-        return this.#onNews(frame);
       case "direct":
       case "undelivered":
       case "goodbye":
         return this.#emit(frame.type, frame);
-      case "left":
-        return !asked && this.#onPutOut(frame);
       case "error":
         return this.#emit("error", ChatError.fromFrame(frame));
+      case "left":
+        return this.#onPutOut(frame);
     }
+    const entry = this.#rooms.get(frame.room);
+    // While it is being joined again, the answer has what there is.
+    if (entry?.isJoined && !entry.asked) this.#onNews(entry, frame);
   }
 
-  /** A room that the client is in, unless it is being joined again. */
-  #current(room) {
-    const entry = this.#rooms.get(room);
-    return entry?.joined && !entry.asked ? entry : undefined;
+  /** Takes a frame of a room. */
+  #onNews(entry, frame) {
+    const { type, offset, event } = frame;
+    if (type === "gap") entry.skip(frame);
+    // Every other frame with an offset is an entry of its room's sequence, whatever its type: a later
+    // version can add kinds, and this one finds no hole where they are.
+    else if (offset !== undefined && !this.#isNext(entry, frame)) return;
+    if (type === "message") this.#deliver(entry, frame, entry.position?.epoch);
+    else if (type === "gap" || type === "typing") this.#emit(type, frame);
+    else if (type === "presence" && PRESENCE_EVENTS.has(event)) this.#emit(type, frame);
+  }
+
+  /** Moves on to the next entry of a room's sequence. Behind a hole nothing is delivered before the
+   *  room is joined again: what is missing is in that answer, and what follows is sent again. */
+  #isNext(entry, frame) {
+    const step = entry.step(frame);
+    if (step === "hole") this.#enter(entry);
+    return step === "next";
+  }
+
+  #onStatus(status) {
+    if (status.state === "online") this.#onWelcomed();
+    else this.#onLost(status.error);
+    this.#emit("state", status);
   }
 
   #onWelcomed() {
-    this.#sends.becomeUser(this.user.id, this.#connection.hasToken);
+    const { id } = this.user;
+    const isOther = this.#userId !== undefined && this.#userId !== id;
+    this.#userId = id;
     for (const entry of this.#rooms.values()) {
-      if (!entry.asked) this.#enter(entry);
+      if (isOther) entry.sends.becomeOther(this.#connection.hasToken);
+      this.#enter(entry);
     }
   }
 
-  #onLost() {
-    this.#sends.disconnect();
+  /** There is no connection. With an `error` the client is closed. */
+  #onLost(error) {
     for (const entry of this.#rooms.values()) {
-      Object.assign(entry, { joined: false, asked: null, isKnown: false });
-    }
-  }
-
-  #onEnded(error) {
-    for (const { room, rejoins, waiting } of this.#rooms.values()) {
-      for (const answer of waiting.splice(0)) answer.reject(error);
+      entry.close();
+      if (error) entry.fail(error);
       // A failed join is not repeated by a later connection.
-      if (!rejoins) this.#rooms.delete(room);
+      if (error && !entry.rejoins) this.#rooms.delete(entry.room);
     }
-    this.#sends.end(error);
   }
 
   /** Joins a room. The answer has the messages after the position of its copy. */
-  async #enter(entry) {
-    const { room, history, rejoins, copy } = entry;
+  #enter(entry) {
+    const { room, history, rejoins, position } = entry;
     // A client that was in the room asks for missed messages, not for the latest ones.
-    const asked = { type: "join", room, since: copy.position, history: rejoins ? undefined : history };
+    const asked = { type: "join", room, since: position, history: rejoins ? undefined : history };
+    const isWanted = () => entry.asked === asked;
     entry.asked = asked;
-    try {
-      await this.#requests.request(asked, {
-        isWanted: () => entry.asked === asked,
-        onSent: () => (entry.isKnown = true),
-      });
-    } catch (error) {
-      if (entry.asked !== asked || error.code === "offline") return;
-      if (isPassing(error)) {
-        setTimeout(() => entry.asked === asked && this.#enter(entry), pauseAfter(error));
-      } else {
-        this.#abandon(entry, error);
-        if (rejoins) this.#emit("refused", { room, error });
-      }
-    }
+    this.#requests.request(asked, {
+      isWanted,
+      onSent: () => (entry.isKnown = true),
+      resolve: (joined) => isWanted() && this.#onJoined(entry, joined),
+      reject: (error) => {
+        if (!isWanted() || isLost(error)) return;
+        if (isPassing(error)) {
+          setTimeout(() => isWanted() && this.#enter(entry), pauseAfter(error));
+        } else {
+          this.#abandon(entry, error);
+          if (rejoins) this.#emit("refused", { room, error });
+        }
+      },
+    });
   }
 
   /** Removes a room, so that a reconnect does not join it. */
   #abandon(entry, error) {
     this.#rooms.delete(entry.room);
-    Object.assign(entry, { joined: false, asked: null });
-    for (const answer of entry.waiting.splice(0)) answer.reject(error);
-    this.#sends.abandon(entry.room, error);
+    entry.close();
+    entry.fail(error);
   }
 
-  #onJoined(frame, asked) {
-    const { room } = frame;
+  #onJoined(entry, frame) {
+    const { room, rejoins: rejoined } = entry;
     const answer = withMessages(frame);
-    const entry = this.#rooms.get(room);
-    // A join of a room that the client is in changes nothing.
-    if (!entry || asked === undefined || entry.asked !== asked) return;
-    const { rejoins: rejoined } = entry;
     // Before the first join only a position that an earlier client saved.
-    const continues = rejoined || entry.copy.position !== undefined;
-    const { missed, messages } = entry.copy.enter(frame);
-    Object.assign(entry, { asked: null, joined: true, rejoins: true });
+    const continues = rejoined || entry.position !== undefined;
+    const { missed, messages } = entry.enter(frame);
     this.#emit("joined", { ...answer, recovered: continues && !missed, rejoined });
     if (continues && missed) this.#emit("gap", { room, ...missed });
     this.#deliverAll(messages, entry, frame.epoch);
     // A handler of these events may have left the room, or ended the connection.
-    if (!entry.joined) return;
-    for (const { resolve } of entry.waiting.splice(0)) resolve(answer);
-    this.#sends.open(room);
+    if (entry.isJoined) entry.open(answer);
   }
 
   /** Delivers the messages of a join. If a handler leaves the room, the next join delivers the rest. */
   #deliverAll(messages, entry, epoch) {
     for (const message of messages) {
       epoch = message.epoch ?? epoch;
-      if (!entry.joined) {
-        entry.copy.rewind({ epoch, offset: message.offset - 1 });
+      if (!entry.isJoined) {
+        entry.position = { epoch, offset: message.offset - 1 };
         return;
       }
-      if (isMessage(message)) this.#deliver(message, epoch);
+      if (isMessage(message)) this.#deliver(entry, message, epoch);
     }
-  }
-
-  #onMessage(frame) {
-    const entry = this.#current(frame.room);
-    if (entry) this.#deliver(frame, entry.copy.position?.epoch);
-  }
-
-  /** Delivers a presence event, unless the room is being joined again: the answer has the members. */
-  #onNews(frame) {
-    if (this.#current(frame.room)) this.#emit(frame.type, frame);
-  }
-
-  /** Moves on to the next entry of a room's sequence. Behind a hole nothing is delivered before the
-   *  room is joined again: what is missing is in that answer, and what follows is sent again. */
-  #isNext(frame) {
-    const entry = this.#current(frame.room);
-    if (!entry) return false;
-    const step = entry.copy.step(frame);
-    if (step === "hole") this.#enter(entry);
-    if (step === "next") entry.copy.advance(frame);
-    return step === "next";
-  }
-
-  /** Handles a `gap`. During a join it is ignored: the answer says which messages are lost. */
-  #onGap(frame) {
-    const entry = this.#current(frame.room);
-    if (!entry) return;
-    entry.copy.skip(frame);
-    this.#emit("gap", frame);
   }
 
   #onPutOut({ room, reason, message, until }) {
@@ -344,34 +320,23 @@ export class ChatClient extends Emitter {
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
-    if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
+    if (entry.asked) this.#requests.ask({ type: "leave", room });
     this.#abandon(entry, new ChatError("not_in_room"));
     this.#emit("left", { room, reason, message, until });
   }
 
-  #deliver(message, epoch) {
+  #deliver(entry, message, epoch) {
     const isOwn = message.user.id === this.user.id;
-    if (isOwn && message.key !== undefined) this.#sends.seen(message, epoch);
+    if (isOwn && message.key !== undefined) entry.sends.seen(message, epoch);
     this.#emit("message", message);
   }
 
   /** All handlers receive the events in one order, including events that a handler causes. */
   #emit(type, detail) {
     this.#debug?.(`chat ${type} ${JSON.stringify(detail)}`);
-    this.#events.push(new CustomEvent(type, { detail }));
-    if (this.#isDispatching) return;
-    this.#isDispatching = true;
-    try {
-      while (this.#events.length > 0) this.dispatchEvent(this.#events.shift());
-    } finally {
-      this.#isDispatching = false;
-    }
+    if (this.#events.push(new CustomEvent(type, { detail })) > 1) return;
+    for (; this.#events.length > 0; this.#events.shift()) this.dispatchEvent(this.#events[0]);
   }
-}
-
-/** Whether a frame has a position of its own; that of an answer is the room's. */
-function isEntry({ type, id, room, offset }) {
-  return room !== undefined && offset !== undefined && id === undefined && type !== "gap";
 }
 
 /** A page without frames of types that a later version has added. */
@@ -381,16 +346,6 @@ function withMessages({ messages = [], ...page }) {
 
 function isMessage({ type }) {
   return type === "message";
-}
-
-/** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;
- *  `asked`: the join that is to be answered; `isKnown`: one has been sent on this connection;
- *  `waiting`: who waits for the first one. */
-function newEntry(room, latest, since) {
-  const copy = new RoomCopy(since);
-  // Where the room cannot continue at `since`, the answer has the latest messages: as many as it takes.
-  const history = since ? MAX_HISTORY : latest;
-  return { room, history, copy, joined: false, rejoins: false, asked: null, isKnown: false, waiting: [] };
 }
 
 function randomKey() {

@@ -1,9 +1,9 @@
 // The connection to a chat server, and its reconnects: token, welcome, loss, backoff. chat-client.js
 // handles rooms and messages.
 
-import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
+import { ChatError, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
-import { refusalOf } from "./chat-limits.js";
+import { textOf } from "./chat-limits.js";
 import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
@@ -62,10 +62,11 @@ export class Connection {
   options;
   #url;
   #hooks;
+  /** The present attempt, or connection: one object each. */
+  #line = null;
   #socket = null;
+  /** The promise of `connect`: `promise`, `resolve`, `reject`, and the `timer` that ends it. */
   #connecting = null;
-  /** The attempt that waits for a token before it connects. */
-  #asking = null;
   #tokens;
   /** Of the present connection. */
   #token;
@@ -89,12 +90,8 @@ export class Connection {
   /** Ends the watch for signs that the connection may have died. */
   #unwatchSigns = null;
 
-  /**
-   * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
-   * that answers nothing, and for each answer before its request, which is `asked`, gets it,
-   * `welcomed()`, `lost()`, and
-   * `ended(error)` when the client does not reconnect by itself.
-   */
+  /** `hooks`: `changed(status)` at each change of state, and `frame(frame)` for each frame that
+   *  answers nothing. */
   constructor(url, options, hooks) {
     this.#url = String(url);
     // An undefined option is the same as a missing one.
@@ -102,11 +99,7 @@ export class Connection {
     this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     this.#hooks = hooks;
     this.#tokens = new TokenSource(options.token);
-    this.requests = new Requests(this.options.requestTimeoutMs, {
-      refusal: (frame) => this.refusal ?? refusalOf(frame, this.welcome.limits),
-      write: (text) => this.#write(text),
-      watch: () => this.#watch(),
-    });
+    this.requests = new Requests(this);
     this.resume = options.resume;
     this.name = options.name;
   }
@@ -130,12 +123,13 @@ export class Connection {
     if (this.isOnline) return Promise.resolve(this.welcome);
     this.#connecting ??= this.#startConnecting();
     const { promise } = this.#connecting;
-    if (!this.#socket && !this.#asking) this.#open();
+    if (!this.#line) this.#open();
     return promise;
   }
 
   #startConnecting() {
-    const connecting = deferred();
+    const connecting = {};
+    connecting.promise = outcome((resolve, reject) => Object.assign(connecting, { resolve, reject }));
     const late = () => this.#settle().reject(new ChatError("timeout"));
     connecting.timer = setTimeout(late, this.options.sendTimeoutMs);
     return connecting;
@@ -152,14 +146,14 @@ export class Connection {
   /** Replaces the connection. The code 1000 would say that the user leaves. */
   reconnect() {
     this.#forget()?.close();
-    this.#suspend();
+    this.requests.disconnect();
     this.status = { state: "idle" };
     return this.connect();
   }
 
   close() {
     if (this.state === "closed") return;
-    this.#forget()?.close(1000);
+    this.#hangUp();
     this.#end({ code: 1000, by: "client" });
   }
 
@@ -172,12 +166,16 @@ export class Connection {
     }
   }
 
-  /** Why nothing can be sent now, or nothing. */
-  get refusal() {
-    return this.isOnline ? undefined : new ChatError(this.state === "closed" ? "closed" : "offline");
+  /** The text of a frame. Throws if it cannot be sent; `isEarly`: it may be before there is a
+   *  connection. */
+  textOf(frame, isEarly) {
+    if (this.state === "closed") throw new ChatError("closed");
+    if (!this.isOnline && !isEarly) throw new ChatError("offline");
+    return textOf(frame, this.welcome?.limits);
   }
 
-  #write(text) {
+  /** Sends a text. Returns whether there was a connection to send it to. */
+  write(text) {
     const isOpen = this.#socket?.readyState === 1;
     if (isOpen) this.#socket.send(text);
     return isOpen;
@@ -187,41 +185,48 @@ export class Connection {
     clearDeadline(this.#timers.retry);
     this.#goodbye = null;
     this.#unwatchSigns ??= watchSigns((type) => this.#onSign(type));
+    const line = (this.#line = {});
+    this.#change({ state: "connecting" });
+    // A handler of that may have ended it.
+    if (line !== this.#line) return;
     if (!this.#tokens.canRenew) {
       this.#connect(this.#tokens.fixed);
       return;
     }
     // Before there is a connection: the server does not wait long for a token.
-    const attempt = (this.#asking = {});
-    this.#change({ state: "connecting" });
-    // A handler of that may have ended it.
-    if (attempt !== this.#asking) return;
+    this.#askToken(
+      (token) => this.#connect(token),
+      (error) => this.#closed(LOST, `There is no token: ${error?.message ?? error}`),
+    );
+  }
+
+  /** Asks for a token, and does nothing with it if this connection is over. */
+  #askToken(onToken, onError) {
+    const line = this.#line;
     this.#tokens.ask().then(
-      (token) => {
-        if (attempt === this.#asking) this.#connect(token);
-      },
+      (token) => line === this.#line && onToken(token),
       (error) => {
-        if (attempt !== this.#asking) return;
+        if (line !== this.#line) return;
         if (error instanceof Unauthorized) this.#giveUp(error);
-        else this.#closed(LOST, `There is no token: ${error?.message ?? error}`);
+        else onError(error);
       },
     );
   }
 
   #connect(token) {
-    this.#asking = null;
     this.#token = token;
     const { WebSocket, connectTimeoutMs } = this.options;
     try {
       if (!WebSocket) throw new Error("This runtime has no WebSocket: give a class as an option.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
+      this.#forget();
       this.#end({ code: LOST, reason: error.message, by: "client" });
       return;
     }
     const socket = this.#socket;
     let failure = "";
-    socket.onopen = () => this.#begin(socket);
+    socket.onopen = () => this.#begin();
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#closed(code, reason || failure);
     socket.onerror = ({ message }) => {
@@ -229,47 +234,33 @@ export class Connection {
       this.#after("failed", CLOSE_AFTER_ERROR_MS, () => this.#lose(failure));
     };
     this.#timers.welcome = setDeadline(connectTimeoutMs, () => this.#lose("no welcome in time"));
-    if (this.state !== "connecting") this.#change({ state: "connecting" });
   }
 
-  async #begin(socket) {
+  #begin() {
     const { name, resume } = this;
-    this.requests.begin();
-    try {
-      await this.#hello({ name, resume, token: this.#token });
-    } catch (error) {
-      if (socket === this.#socket) this.#unwelcome(error);
-    }
+    this.#hello({ name, resume, token: this.#token }, (error) => this.#unwelcome(error));
   }
 
-  async #hello(fields) {
+  #hello(fields, onRefused) {
+    const line = this.#line;
     const hello = { type: "hello", ...fields };
-    const refusal = refusalOf(hello, this.welcome?.limits);
-    if (refusal) throw refusal;
-    await this.requests.sendAtOnce(hello);
-  }
-
-  #renewIn(ms) {
-    this.#after("renew", Math.min(ms, LONGEST_MS), () => this.#renew(this.#socket));
+    const resolve = (welcome) => this.#onWelcome(welcome, hello);
+    const reject = (error) => line === this.#line && onRefused(error);
+    this.requests.request(hello, { resolve, reject }, true);
   }
 
   /** If there is no new token in time, the server ends the connection. */
-  async #renew(socket) {
-    try {
-      const token = await this.#tokens.ask();
-      if (socket === this.#socket) await this.#hello({ token });
-    } catch (error) {
-      if (socket !== this.#socket) return;
-      if (error instanceof Unauthorized) this.#giveUp(error);
-      else this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
-    }
+  #renewIn(ms) {
+    const onError = () => this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
+    const renew = () => this.#askToken((token) => this.#hello({ token }, onError), onError);
+    this.#after("renew", Math.min(ms, LONGEST_MS), renew);
   }
 
   #unwelcome(error) {
     if (error.code === "unauthorized" && this.resume) {
       // The secret of the servers has changed: connect as a new user.
       this.resume = undefined;
-      this.#begin(this.#socket);
+      this.#begin();
     } else if (isPassing(error)) {
       this.#lose(error.message);
     } else {
@@ -279,7 +270,7 @@ export class Connection {
 
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
-    this.#forget()?.close(1000);
+    this.#hangUp();
     const isMissing = error instanceof Unauthorized || !this.hasToken;
     const refusedBy = isMissing ? "no_token" : "token_refused";
     const by = error.code === "unauthorized" ? refusedBy : "server";
@@ -295,14 +286,12 @@ export class Connection {
       if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
       return;
     }
-    const asked = this.requests.asked(frame);
-    if (frame.type === "welcome" && asked) this.#onWelcome(frame);
     if (frame.type === "goodbye") this.#goodbye = frame;
-    if (asked || frame.id === undefined) this.#hooks.frame(frame, asked);
-    this.requests.answer(frame);
+    const isAnswer = this.requests.answer(frame);
+    if (!isAnswer && frame.id === undefined) this.#hooks.frame(frame);
   }
 
-  #onWelcome(frame) {
+  #onWelcome(frame, hello) {
     clearDeadline(this.#timers.welcome);
     this.welcome = frame;
     this.resume = frame.resume ?? this.resume;
@@ -310,28 +299,26 @@ export class Connection {
       this.#renewIn(renewalDelay(frame.expires_in_ms));
     }
     if (this.isOnline) return;
-    this.requests.keepRates(frame);
+    this.requests.limit(frame.limits, hello);
     this.#onlineSince = now();
-    this.status = { state: "online" };
-    this.#watch();
     this.#settle()?.resolve(frame);
-    this.#hooks.welcomed();
     // Last, since a handler may end this connection, or begin another one.
     this.#change({ state: "online" });
+    this.watch();
   }
 
   /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
    *  sooner while a request is unanswered. */
-  #watch() {
+  watch() {
     clearDeadline(this.#timers.watch);
-    const { oldest } = this.requests;
-    if (!oldest) this.#patience = 1;
+    const { unansweredSince } = this.requests;
+    if (unansweredSince === Infinity) this.#patience = 1;
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
     const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.options;
     const silentAt = this.#receivedAt + pingAfterMs;
-    const unansweredAt = oldest ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
+    const unansweredAt = Math.max(this.#receivedAt, unansweredSince) + checkTimeoutMs;
     const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
-    if (ms > 0) this.#after("watch", ms, () => this.#watch());
+    if (ms > 0) this.#after("watch", ms, () => this.watch());
     else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
   }
 
@@ -348,7 +335,8 @@ export class Connection {
       this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
       this.#lose("no answer to a ping");
     });
-    this.requests.sendAtOnce({ type: "ping" });
+    const ignore = () => {};
+    this.requests.request({ type: "ping" }, { resolve: ignore, reject: ignore }, true);
   }
 
   #received() {
@@ -357,7 +345,7 @@ export class Connection {
     if (this.#answerDueAt === Infinity) return;
     clearDeadline(this.#timers.answer);
     this.#answerDueAt = Infinity;
-    this.#watch();
+    this.watch();
   }
 
   /** The connection may have died, or the network may be back. */
@@ -395,7 +383,7 @@ export class Connection {
       this.#end({ code, reason: goodbye?.reason ?? reason, by, message, until }, error);
       return;
     }
-    this.#suspend();
+    this.requests.disconnect();
     // With jitter also after the time that the server gives: it may be the same for many.
     const pauseMs = (goodbye?.after_ms ?? 0) + this.#backoff(code);
     const retryInMs = isDue && !goodbye ? 0 : Math.min(pauseMs, LONGEST_MS);
@@ -434,22 +422,21 @@ export class Connection {
       socket.onerror = () => {};
     }
     this.#socket = null;
-    this.#asking = null;
+    this.#line = null;
     return socket;
   }
 
-  #suspend() {
-    this.#hooks.lost();
-    this.requests.disconnect();
+  /** Ends the connection, as the server is to know. */
+  #hangUp() {
+    this.#forget()?.close(1000);
   }
 
   /** The end of the client. `by` says who ended it. */
   #end({ code, reason, ...detail }, error = new ChatError("closed", reason || undefined)) {
-    this.#suspend();
+    this.requests.disconnect();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
     this.#settle()?.reject(error);
-    this.#hooks.ended(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }
 

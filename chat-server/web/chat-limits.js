@@ -20,33 +20,34 @@ export function bytesOf(text = "") {
   return encoder.encode(text).length;
 }
 
-/** Why a frame cannot be sent, or nothing. `limits` are those of `welcome`, if there was one. */
-export function refusalOf(frame, limits) {
-  const { room, message } = frame;
-  if (room !== undefined && !isName(room)) return new ChatError("room_name_invalid", NAME_RULE);
+/** The text of a frame. Throws an error if it cannot be sent. `limits` are those of `welcome`, if
+ *  there was one. */
+export function textOf(frame, limits) {
+  const { room, name, message, data } = frame;
+  if (room !== undefined && !isName(room)) throw new ChatError("room_name_invalid", NAME_RULE);
+  if (name !== undefined && !isName(name)) throw new ChatError("bad_field", NAME_RULE);
   // JSON carries half a character, but the server does not read it: there would be no answer.
-  if (/\p{Cs}/u.test(message)) return new ChatError("bad_field", "The text has half a character.");
-  let text;
-  let data;
-  try {
-    text = JSON.stringify(frame);
-    data = JSON.stringify(frame.data);
-    if (data === undefined && frame.data !== undefined) throw new TypeError(`it is a ${typeof frame.data}`);
-  } catch (error) {
-    return new ChatError("bad_field", `JSON cannot hold the data: ${error.message}`);
-  }
+  if (/\p{Cs}/u.test(message)) throw new ChatError("bad_field", "The text has half a character.");
+  const text = jsonOf(frame);
   const { message_bytes: messageBytes = Infinity, frame_bytes: frameBytes = FRAME_BYTES } = limits ?? {};
-  if (bytesOf(message) > messageBytes || bytesOf(data) > messageBytes) {
+  if (bytesOf(message) > messageBytes || (data !== undefined && bytesOf(jsonOf(data)) > messageBytes)) {
     const rule = `A message has at most ${messageBytes} bytes, and so has its data.`;
-    return new ChatError("message_too_long", rule);
+    throw new ChatError("message_too_long", rule);
   }
-  return bytesOf(text) + ID_BYTES > frameBytes ? new ChatError("too_large") : undefined;
+  if (bytesOf(text) + ID_BYTES > frameBytes) throw new ChatError("too_large");
+  return text;
 }
 
-/** Why a user cannot have this name, or nothing. */
-export function nameRefusal(name) {
-  if (name === undefined || isName(name)) return undefined;
-  return new ChatError("bad_field", NAME_RULE);
+function jsonOf(value) {
+  let json;
+  let why = `it is a ${typeof value}`;
+  try {
+    json = JSON.stringify(value);
+  } catch (error) {
+    why = error.message;
+  }
+  if (json === undefined) throw new ChatError("bad_field", `JSON cannot hold the data: ${why}`);
+  return json;
 }
 
 function isName(name) {

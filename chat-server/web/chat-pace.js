@@ -12,17 +12,18 @@ const MARGIN = 16;
 const IN_FLIGHT = 64;
 
 export class Pace {
+  /** The rate of joins, which each take one. */
+  joins;
   /** Messages that may be unanswered. */
   inFlight;
   #frames;
-  #joins;
   #bytes;
 
   /** Full buckets, as those of a new connection. What `limits` does not give is unlimited. */
   constructor({ frames, joins, bytes, in_flight: inFlight = IN_FLIGHT } = {}) {
+    this.joins = new Bucket(joins);
     this.inFlight = inFlight;
     this.#frames = new Bucket(frames);
-    this.#joins = new Bucket(joins);
     this.#bytes = new Bucket(bytes);
   }
 
@@ -31,16 +32,11 @@ export class Pace {
     return Math.max(this.#frames.wait(1), this.#bytes.wait(bytes));
   }
 
-  /** In how many milliseconds the rate of joins allows the next join. */
-  get joinWait() {
-    return this.#joins.wait(1);
-  }
-
   /** Counts a frame that is sent, whether the rates allowed it or not. */
-  spend(bytes, isJoin = false) {
+  spend(bytes, isJoin) {
     this.#frames.take(1);
     this.#bytes.take(bytes);
-    if (isJoin) this.#joins.take(1);
+    if (isJoin) this.joins.take(1);
   }
 }
 
@@ -51,7 +47,7 @@ class Bucket {
   #fullAt = now();
 
   /** Without a rate it is unlimited. */
-  constructor({ per_second: perSecond, burst } = { per_second: Infinity, burst: Number.MAX_VALUE }) {
+  constructor({ per_second: perSecond, burst } = { per_second: Infinity, burst: 1 }) {
     this.#perMs = Math.max(1, perSecond) / 1000;
     this.#burst = Math.max(1, burst - Math.floor(burst / MARGIN));
   }

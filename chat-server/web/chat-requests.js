@@ -1,7 +1,7 @@
 // Requests and their answers, on one connection after another: which frame leaves when, at the
 // rates of the server's `welcome`, and which request an answer belongs to.
 
-import { ChatError, deferred, rejected } from "./chat-answer.js";
+import { ChatError, outcome } from "./chat-answer.js";
 import { ID_BYTES, bytesOf } from "./chat-limits.js";
 import { Pace } from "./chat-pace.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
@@ -20,23 +20,17 @@ const UNANSWERED_BYTES = 64 * 1024;
 /** What the server has to publish. */
 const MESSAGES = new Set(["send", "direct"]);
 
-/** The type of the answer to each request. */
+/** The types of the answers to requests; all others are answered with `ok`. */
 const ANSWERS = {
   hello: "welcome",
   join: "joined",
   leave: "left",
-  send: "ok",
-  direct: "ok",
   members: "members",
   history: "history",
   ping: "pong",
-  kick: "ok",
-  ban: "ok",
-  unban: "ok",
 };
 
 export class Requests {
-  #timeoutMs;
   #connection;
   /** Of the present connection. */
   #pace = new Pace();
@@ -48,52 +42,46 @@ export class Requests {
   #flushTimer;
 
   /**
-   * `connection`: `refusal(frame)`, why a frame cannot be sent now, or nothing; `write(text)`,
-   * which returns whether there was a connection to write to; and `watch()`, called when a request
-   * has left, and when one was answered.
+   * `connection`: `textOf(frame, isEarly)`, which throws if a frame cannot be sent; `write(text)`,
+   * which returns whether there was a connection to write to; `watch()`, called when a request
+   * has left, and when one was answered; and the `options` of the client.
    */
-  constructor(timeoutMs, connection) {
-    this.#timeoutMs = timeoutMs;
+  constructor(connection) {
     this.#connection = connection;
   }
 
-  /** A connection begins, without limits until the server gives them. */
-  begin() {
-    this.#pace = new Pace();
-  }
-
-  /** The server's `welcome` gives the rates of the connection, of which the `hello` is spent. */
-  keepRates(welcome) {
-    const hello = this.asked(welcome);
-    this.#pace = new Pace(welcome.limits);
+  /** The rates of the connection, of which the `hello` is spent. */
+  limit(limits, hello) {
+    this.#pace = new Pace(limits);
     this.#pace.spend(bytesOf(JSON.stringify(hello)));
   }
 
-  /** As `request`, for the application, of whose requests not too many may wait. */
-  ask(frame) {
-    if (this.#outbox.length + this.#unanswered.size >= MOST_REQUESTS) {
-      return rejected(new ChatError("queue_full"));
+  /** Sends a request of the application, of whose requests not too many may wait. Resolves to what
+   *  `read` makes of the answer. */
+  ask(frame, read = (answer) => answer) {
+    return outcome((resolve, reject) => {
+      if (this.#outbox.length + this.#unanswered.size >= MOST_REQUESTS) throw new ChatError("queue_full");
+      this.request(frame, { resolve: (answer) => resolve(read(answer)), reject });
+    });
+  }
+
+  /** Sends a frame when it is its turn, or at once if it `isUrgent`. Calls `resolve(answer)` or
+   *  `reject(error)`, and `onSent` when it leaves; it does not if it is not `isWanted` any more. */
+  request(frame, { resolve, reject, isWanted = () => true, onSent = () => {} }, isUrgent = false) {
+    let text;
+    try {
+      text = this.#connection.textOf(frame, isUrgent);
+    } catch (error) {
+      reject(error);
+      return;
     }
-    return this.request(frame);
-  }
-
-  /** Sends a frame that is answered, when it is its turn. Resolves to the answer. `onSent` is
-   *  called when it leaves; it does not if it is not `isWanted` any more. */
-  request(frame, { isWanted = () => true, onSent = () => {} } = {}) {
-    const refusal = this.#connection.refusal(frame);
-    if (refusal) return rejected(refusal);
-    const answer = deferred();
-    const text = JSON.stringify(frame);
-    this.#outbox.push({ frame, text, bytes: bytesOf(text) + ID_BYTES, answer, isWanted, onSent });
-    this.flush();
-    return answer.promise;
-  }
-
-  /** Sends a request that does not wait for its turn. */
-  sendAtOnce(frame) {
-    const answer = deferred();
-    this.#send({ frame, answer });
-    return answer.promise;
+    const request = { frame, text, bytes: bytesOf(text) + ID_BYTES, resolve, reject, isWanted, onSent };
+    if (isUrgent) {
+      this.#send(request);
+    } else {
+      this.#outbox.push(request);
+      this.flush();
+    }
   }
 
   /** Sends a frame that is not answered, if it need not wait. Returns whether it was sent. */
@@ -109,70 +97,65 @@ export class Requests {
     clearTimeout(this.#flushTimer);
     let wait = Infinity;
     for (let index = 0; index < this.#outbox.length && this.#unanswered.size < MOST_UNANSWERED; ) {
-      const { frame, bytes, answer, isWanted } = this.#outbox[index];
-      const isJoin = frame.type === "join";
-      if (!isWanted()) {
+      const request = this.#outbox[index];
+      const { frame, bytes } = request;
+      const joinWait = frame.type === "join" ? this.#pace.joins.wait(1) : 0;
+      const turnWait = joinWait || this.#pace.wait(bytes);
+      if (!request.isWanted()) {
         this.#outbox.splice(index, 1);
-        answer.reject(new ChatError("offline"));
-      } else if (isJoin && this.#pace.joinWait > 0) {
-        wait = Math.min(wait, this.#pace.joinWait);
-        index += 1;
       } else if (MESSAGES.has(frame.type) && !this.#fits(bytes)) {
         index += 1;
-      } else if (this.#pace.wait(bytes) > 0) {
-        wait = Math.min(wait, this.#pace.wait(bytes));
-        break;
+      } else if (turnWait === 0) {
+        this.#outbox.splice(index, 1);
+        this.#send(request);
       } else {
-        this.#send(this.#outbox.splice(index, 1)[0]);
+        wait = Math.min(wait, turnWait);
+        if (joinWait === 0) break;
+        index += 1;
       }
     }
     if (wait < Infinity) this.#flushTimer = setTimeout(() => this.flush(), Math.ceil(wait));
   }
 
-  /** The request whose answer a frame is, unless it was answered before. */
-  asked({ id, type }) {
-    const asked = this.#unanswered.get(id)?.asked;
-    return asked && type === ANSWERS[asked.type] ? asked : undefined;
-  }
-
-  /** The oldest request that is not answered: `asked`, `sentAt`. */
-  get oldest() {
-    const [oldest] = this.#unanswered.values();
-    return oldest;
-  }
-
-  /** Takes a frame of the server, which may be the answer to a request. One of another type than
-   *  the request's is none, and no other will be sent: the time of the request is over. */
+  /** Takes a frame of the server. Returns whether it has the id of a request. One of another type
+   *  than the request's answer is none, and no other will be sent: the time of the request is over. */
   answer(frame) {
-    const isAnswer = this.asked(frame) !== undefined;
     const request = this.#take(frame.id);
-    if (request) {
-      if (isAnswer) request.answer.resolve(frame);
-      else request.answer.reject(frame.type === "error" ? ChatError.fromFrame(frame) : new ChatError("timeout"));
-      this.#connection.watch();
-    }
+    if (!request) return false;
+    const { type } = request.frame;
+    if (frame.type === (ANSWERS[type] ?? "ok")) request.resolve(frame);
+    else request.reject(frame.type === "error" ? ChatError.fromFrame(frame) : new ChatError("timeout"));
+    this.#connection.watch();
     this.flush();
+    return true;
+  }
+
+  /** When the oldest request that is not answered has left; without one, `Infinity`. */
+  get unansweredSince() {
+    const [oldest] = this.#unanswered.values();
+    return oldest?.sentAt ?? Infinity;
   }
 
   /** The server has closed the connection with 1009, which does not name the frame that was too
    *  large. Only the largest message fails; the other sends go out again under their keys. */
   failLargest() {
     const [largest] = this.#messages.sort((a, b) => b.bytes - a.bytes);
-    if (largest) this.#take(largest.id).answer.reject(new ChatError("too_large"));
+    if (largest) this.#take(largest.id).reject(new ChatError("too_large"));
   }
 
-  /** The connection is over. */
+  /** The connection is over; the next one begins without limits. */
   disconnect() {
     clearTimeout(this.#flushTimer);
+    this.#pace = new Pace();
     const lost = new ChatError("disconnected");
-    for (const id of [...this.#unanswered.keys()]) this.#take(id).answer.reject(lost);
+    for (const id of [...this.#unanswered.keys()]) this.#take(id).reject(lost);
     // They have not left, so nothing about them is unknown.
-    for (const { answer } of this.#outbox.splice(0)) answer.reject(new ChatError("offline"));
+    for (const { reject } of this.#outbox.splice(0)) reject(new ChatError("offline"));
   }
 
   /** The messages that are unanswered. */
   get #messages() {
-    return [...this.#unanswered.values()].filter(({ asked }) => MESSAGES.has(asked.type));
+    return [...this.#unanswered.values()].filter(({ frame }) => MESSAGES.has(frame.type));
   }
 
   /** Whether one more message, in a frame of so many bytes, may be unanswered. */
@@ -183,30 +166,29 @@ export class Requests {
   }
 
   /** Puts a request on the wire. It has its time from now on. */
-  #send({ frame, text = JSON.stringify(frame), answer, onSent }) {
+  #send(request) {
     const id = (this.#lastId += 1);
-    const whole = `{"id":${id},${text.slice(1)}`;
-    if (!this.#write(whole, frame.type === "join")) {
-      answer.reject(new ChatError("offline"));
+    const text = `{"id":${id},${request.text.slice(1)}`;
+    if (!this.#write(text, request.frame.type)) {
+      request.reject(new ChatError("offline"));
       return;
     }
-    const deadline = setDeadline(this.#timeoutMs, () => {
-      this.#take(id);
-      answer.reject(new ChatError("timeout"));
+    const deadline = setDeadline(this.#connection.options.requestTimeoutMs, () => {
+      this.#take(id).reject(new ChatError("timeout"));
       this.flush();
     });
-    this.#unanswered.set(id, { id, asked: frame, bytes: bytesOf(whole), answer, deadline, sentAt: now() });
-    onSent?.();
+    this.#unanswered.set(id, { ...request, id, bytes: bytesOf(text), deadline, sentAt: now() });
+    request.onSent();
     this.#connection.watch();
   }
 
-  #write(text, isJoin) {
+  #write(text, type) {
     const isWritten = this.#connection.write(text);
-    if (isWritten) this.#pace.spend(bytesOf(text), isJoin);
+    if (isWritten) this.#pace.spend(bytesOf(text), type === "join");
     return isWritten;
   }
 
-  /** The request that this id answers. */
+  /** The request with this id, which is answered, or will not be. */
   #take(id) {
     const request = this.#unanswered.get(id);
     this.#unanswered.delete(id);

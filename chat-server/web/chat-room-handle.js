@@ -1,7 +1,7 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError, droppable, rejected } from "./chat-answer.js";
+import { ChatError, droppable } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
 
 /** How long a user counts as typing after the last `typing` event. */
@@ -42,7 +42,7 @@ export class RoomHandle extends Emitter {
   }
 
   join() {
-    return this.#last ? rejected(this.#last.error) : this.#room.join();
+    return this.#last ? droppable(Promise.reject(this.#last.error)) : this.#room.join();
   }
 
   release() {
@@ -196,7 +196,7 @@ export class SharedRoom {
     const { message, data, state } = this.#pending.get(key) ?? {};
     if (state === "failed") return this.send(message, { data, key });
     const refusal = new ChatError("bad_field", "No such message has failed.", { key });
-    return Object.assign(rejected(refusal), { key });
+    return Object.assign(droppable(Promise.reject(refusal)), { key });
   }
 
   /** Removes a message that has failed. */

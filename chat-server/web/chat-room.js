@@ -1,20 +1,59 @@
-// One room as a client knows it: the position at which its copy of the room's sequence ends, and
-// what of all that is received is new. It sends nothing: chat-client.js does.
+// One room as a client knows it: whether it is there, the position at which its copy of the room's
+// sequence ends, and what of all that is received is new. It sends nothing: chat-client.js does.
 
-export class RoomCopy {
+export class Membership {
+  room;
   /** Where the copy ends: `{epoch, offset}`; undefined in a room without history. */
   position;
+  /** How many of the latest messages to ask for. */
+  history;
+  /** The messages that are on their way to the room. */
+  sends;
+  /** Whether the client is in the room, on this connection. */
+  isJoined = false;
+  /** Whether it was so before. */
+  rejoins = false;
+  /** The join that is to be answered. */
+  asked = null;
+  /** Whether a join has been sent on this connection. */
+  isKnown = false;
+  /** Who waits for the first join. */
+  #waiting = [];
 
   /** `position`: where the copy of an earlier client ended. */
-  constructor(position) {
-    this.position = position;
+  constructor(room, position, history, sends) {
+    Object.assign(this, { room, position, history, sends });
   }
 
-  /** Takes the answer to a join that gave this copy's position. Returns the `messages` that are
-   *  new, and what is `missed` for good, as the position before the next message. */
+  /** The outcome of the next join. */
+  wait(resolve, reject) {
+    this.#waiting.push({ resolve, reject });
+  }
+
+  /** The client is in the room. */
+  open(joined) {
+    for (const { resolve } of this.#waiting.splice(0)) resolve(joined);
+    this.sends.open();
+  }
+
+  /** The connection is lost, or the client has left. */
+  close() {
+    Object.assign(this, { isJoined: false, asked: null, isKnown: false });
+    this.sends.close();
+  }
+
+  /** All that waits for the room fails. */
+  fail(error) {
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+    this.sends.fail(error);
+  }
+
+  /** The client is in the room: takes the answer to a join that gave this copy's position. Returns
+   *  the `messages` that are new, and what is `missed` for good, as the position before the next one. */
   enter(joined) {
     const { recovered, messages = [] } = joined;
     const before = this.position;
+    Object.assign(this, { isJoined: true, rejoins: true, asked: null });
     const now = (this.position = positionOf(joined));
     if (!now) return { missed: {}, messages };
     const isSame = before?.epoch === now.epoch;
@@ -24,30 +63,23 @@ export class RoomCopy {
     return { missed: { epoch: now.epoch, offset }, messages: news };
   }
 
-  /** What an entry is to this copy: the `next`, a `repeat`, or one behind a `hole`. */
+  /** What an entry is to this copy: the `next`, to which it moves on, a `repeat`, or one behind a
+   *  `hole`. */
   step({ epoch, offset }) {
-    if (this.position === undefined) return "next";
+    const { position } = this;
+    if (!position) return "next";
     // The first of a sequence names its epoch, which is no news in a room that was empty. In any
     // other room a new epoch without a `gap` before it says that the end of the old one is missing.
-    const isSame = epoch === undefined || epoch === this.position.epoch || isEmpty(this.position);
-    if (!isSame || offset > this.position.offset + 1) return "hole";
-    return offset === this.position.offset + 1 ? "next" : "repeat";
-  }
-
-  /** Moves on to the next entry. */
-  advance({ epoch, offset }) {
-    if (this.position === undefined) return;
-    this.position = { epoch: epoch ?? this.position.epoch, offset };
+    const isSame = epoch === undefined || epoch === position.epoch || isEmpty(position);
+    if (!isSame || offset > position.offset + 1) return "hole";
+    if (offset <= position.offset) return "repeat";
+    this.position = { epoch: epoch ?? position.epoch, offset };
+    return "next";
   }
 
   /** The server has lost what lies before a position. */
   skip(gap) {
     this.position = positionOf(gap);
-  }
-
-  /** What `enter` gave beyond a position was not delivered, and is to be sent again. */
-  rewind(position) {
-    this.position = position;
   }
 }
 

@@ -38,10 +38,20 @@ export class TokenSource {
 
   /** A new token, of the one call that is made at a time. */
   ask() {
-    this.#pending ??= droppable(
-      within(TOKEN_MS, () => tokenFrom(this.#source)).finally(() => (this.#pending = null)),
-    );
+    this.#pending ??= droppable(this.#askInTime().finally(() => (this.#pending = null)));
     return this.#pending;
+  }
+
+  async #askInTime() {
+    let deadline;
+    const late = new Promise((_, reject) => {
+      deadline = setDeadline(TOKEN_MS, () => reject(new Error(`none within ${TOKEN_MS / 1000} s`)));
+    });
+    try {
+      return await Promise.race([tokenFrom(this.#source), late]);
+    } finally {
+      clearDeadline(deadline);
+    }
   }
 }
 
@@ -62,17 +72,4 @@ async function tokenFrom(give) {
   }
   if (token === undefined || token === null || token === "") throw new Unauthorized();
   return token;
-}
-
-/** What `ask` gives within some time, or an error. */
-async function within(ms, ask) {
-  let deadline;
-  const late = new Promise((_, reject) => {
-    deadline = setDeadline(ms, () => reject(new Error(`none within ${ms / 1000} s`)));
-  });
-  try {
-    return await Promise.race([ask(), late]);
-  } finally {
-    clearDeadline(deadline);
-  }
 }
