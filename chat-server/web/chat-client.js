@@ -133,8 +133,11 @@ export class ChatClient extends Emitter {
 
   room(name, options = {}) {
     if (typeof name !== "string") throw new TypeError("The name of a room is text.");
-    const released = () => this.#shared.delete(name);
-    const room = this.#shared.get(name) ?? new SharedRoom(this, this.#connection, name, options, released);
+    const onRelease = () => {
+      this.#shared.delete(name);
+      this.leave(name);
+    };
+    const room = this.#shared.get(name) ?? new SharedRoom(this, this.#connection, name, options, onRelease);
     this.#shared.set(name, room);
     return room.hold();
   }
@@ -335,7 +338,10 @@ export class ChatClient extends Emitter {
   #emit(type, detail) {
     this.#debug?.(`chat ${type} ${JSON.stringify(detail)}`);
     if (this.#events.push(new CustomEvent(type, { detail })) > 1) return;
-    for (; this.#events.length > 0; this.#events.shift()) this.dispatchEvent(this.#events[0]);
+    for (; this.#events.length > 0; this.#events.shift()) {
+      for (const room of this.#shared.values()) room.take(this.#events[0]);
+      this.dispatchEvent(this.#events[0]);
+    }
   }
 }
 

@@ -1,21 +1,19 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError, droppable } from "./chat-answer.js";
+import { ChatError, droppable, outcome } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
 
 /** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 5_000;
 
-/** What a change of the room changes of the snapshot's lists. */
-const CHANGES = {
-  state: ["messages", "members", "typists"],
-  message: ["messages"],
-  history: ["messages"],
-  pending: ["messages"],
-  gap: [],
-  members: ["members"],
-  typists: ["typists"],
+/** The list of the snapshot that a change is about. A `state` may change all. */
+const LISTS = {
+  message: "messages",
+  history: "messages",
+  pending: "messages",
+  members: "members",
+  typists: "typists",
 };
 
 /** Messages in a page of the history. */
@@ -42,7 +40,7 @@ export class RoomHandle extends Emitter {
   }
 
   join() {
-    return this.#last ? droppable(Promise.reject(this.#last.error)) : this.#room.join();
+    return this.#last ? rejected(this.#last.error) : this.#room.join();
   }
 
   release() {
@@ -59,15 +57,14 @@ export class SharedRoom {
   #options;
   #onRelease;
   #handles = new Set();
-  /** Ends the subscriptions to the client's events. */
-  #ending = new AbortController();
+  /** Whether the room is left, since no handle is. */
+  #isOver = false;
   /** Whether the room was left because the client was closed: the next connection joins it again. */
   #isDue = false;
   /** The id of the user who sees the room. */
   #userId;
-  #state = "joining";
-  #error = null;
-  #can = null;
+  /** The snapshot but for its lists. */
+  #shown = { state: "joining", error: null, can: null, hasMore: false, isLoading: false, count: 0 };
   /** Received messages, oldest first. */
   #received = [];
   /** The client's own messages that the room has not sent back yet, by key. */
@@ -77,12 +74,10 @@ export class SharedRoom {
   #before;
   /** The offset of the room when the client joined it. */
   #past = 0;
-  #hasMore = false;
   #loading = null;
   /** Whether messages were lost before the next one. */
   #isGap = false;
   #members = new Map();
-  #count = 0;
   /** Whether the room sends the number of members in place of joins and leaves. */
   #isCrowd = false;
   /** By id: who is typing, and the timer that ends it. */
@@ -100,46 +95,42 @@ export class SharedRoom {
     this.#connection = connection;
     this.#onRelease = onRelease;
     this.#userId = client.user?.id;
-    const handlers = {
-      joined: (joined) => {
-        // What a first join delivers follows. After a kick it would be there twice.
-        if (!joined.rejoined) this.#received = [];
-        this.#onJoined(joined);
-      },
-      message: (message) => this.#onMessage(message),
-      gap: (gap) => this.#onGap(gap),
-      presence: (presence) => this.#onPresence(presence),
-      typing: ({ user, typing }) => user.id !== client.user.id && this.#typed(user, typing),
-      delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
-      // A leave that the application requested has no reason.
-      left: ({ reason: code = "not_in_room", message: reason, until }) =>
-        this.#onLeft(new ChatError(code, reason, { until, reason })),
-      refused: ({ error }) => this.#onLeft(error),
-    };
-    const { signal } = this.#ending;
-    for (const [type, handler] of Object.entries(handlers)) {
-      client.on(type, (detail) => detail.room === name && handler(detail), { signal });
-    }
-    client.on("state", (status) => this.#onState(status), { signal });
     this.#join();
   }
 
   /** The room at this moment; the same object until something changes, with the same list of
    *  messages, members or typists until that one does. */
   get snapshot() {
-    this.#snapshot ??= Object.freeze({
-      state: this.#state,
-      error: this.#error,
-      can: this.#can,
-      messages: (this.#lists.messages ??= [...this.#received, ...this.#pending.values()]),
-      hasMore: this.#hasMore,
-      isLoading: this.#loading !== null,
-      members: (this.#lists.members ??= [...this.#members.values()]),
-      count: this.#count,
-      typists: (this.#lists.typists ??= [...this.#typists.values()].map(({ user }) => user)),
-    });
+    const lists = this.#lists;
+    lists.messages ??= [...this.#received, ...this.#pending.values()];
+    lists.members ??= [...this.#members.values()];
+    lists.typists ??= [...this.#typists.values()].map(({ user }) => user);
+    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists });
     return this.#snapshot;
   }
+
+  /** Takes an event of the client. */
+  take({ type, detail }) {
+    if (detail.room === undefined || detail.room === this.name) this.#handlers[type]?.(detail);
+  }
+
+  #handlers = {
+    state: (status) => this.#onState(status),
+    joined: (joined) => {
+      // What a first join delivers follows. After a kick it would be there twice.
+      if (!joined.rejoined) this.#received = [];
+      this.#onJoined(joined);
+    },
+    message: (message) => this.#onMessage(message),
+    gap: (gap) => this.#onGap(gap),
+    presence: (presence) => this.#onPresence(presence),
+    typing: ({ user, typing }) => user.id !== this.#client.user.id && this.#typed(user, typing),
+    delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
+    // A leave that the application requested has no reason.
+    left: ({ reason: code = "not_in_room", message: reason, until }) =>
+      this.#onLeft(new ChatError(code, reason, { until, reason })),
+    refused: ({ error }) => this.#onLeft(error),
+  };
 
   /** One more part of the application uses the room. */
   hold() {
@@ -157,18 +148,17 @@ export class SharedRoom {
   /** Not before its messages are sent: the leave would overtake one that waits. */
   #leaveIfUnused() {
     const isSending = [...this.#pending.values()].some(({ state }) => state === "sending" || state === "delayed");
-    if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
-    this.#ending.abort();
-    this.#clearTypists();
+    if (this.#handles.size > 0 || isSending || this.#isOver) return;
+    this.#isOver = true;
+    this.#setPeople();
     this.#onRelease();
-    this.#client.leave(this.name);
   }
 
   /** Joins a room that was left. */
   join() {
-    const isLeft = this.#state === "left";
-    if (isLeft) this.#setState("joining");
-    return isLeft ? this.#join() : this.#client.join(this.name);
+    if (this.#shown.state !== "left") return this.#client.join(this.name);
+    this.#setState("joining");
+    return this.#join();
   }
 
   /** Sends a message, which is in `messages` at once. */
@@ -196,7 +186,7 @@ export class SharedRoom {
     const { message, data, state } = this.#pending.get(key) ?? {};
     if (state === "failed") return this.send(message, { data, key });
     const refusal = new ChatError("bad_field", "No such message has failed.", { key });
-    return Object.assign(droppable(Promise.reject(refusal)), { key });
+    return Object.assign(rejected(refusal), { key });
   }
 
   /** Removes a message that has failed. */
@@ -208,15 +198,10 @@ export class SharedRoom {
 
   /** Loads the page before the oldest message; one at a time. */
   history(limit = PAGE) {
-    const isFull = this.#received.length >= this.#options.keep;
-    if (!this.#hasMore || isFull) return Promise.resolve();
+    if (!this.#shown.hasMore || this.#received.length >= this.#options.keep) return Promise.resolve();
     if (!this.#loading) {
-      const loading = this.#load(limit).finally(() => {
-        this.#loading = null;
-        this.#changed("history");
-      });
-      this.#loading = droppable(loading);
-      this.#changed("history");
+      this.#loading = droppable(this.#load(limit));
+      this.#show("history", { isLoading: true });
     }
     return this.#loading;
   }
@@ -227,16 +212,19 @@ export class SharedRoom {
       const { epoch, messages, more } = await this.#client.history(this.name, { before, limit });
       if (before !== this.#before) return;
       // Messages of another sequence do not lie before these.
-      this.#hasMore = more && epoch === this.#epoch;
+      this.#shown.hasMore = more && epoch === this.#epoch;
       if (epoch === this.#epoch) this.#prepend(messages);
     } catch (error) {
-      if (error.code === "history_disabled") this.#hasMore = false;
-      else throw error;
+      if (error.code !== "history_disabled") throw error;
+      this.#shown.hasMore = false;
+    } finally {
+      this.#loading = null;
+      this.#show("history", { isLoading: false });
     }
   }
 
   #onState({ state, error }) {
-    const isLeft = this.#state === "left";
+    const isLeft = this.#shown.state === "left";
     if (state === "closed" && !isLeft) this.#onLeft(error);
     else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
     if (state === "online") this.#onOnline();
@@ -263,9 +251,9 @@ export class SharedRoom {
     this.#pending.clear();
     this.#received = [];
     this.#before = undefined;
-    this.#hasMore = true;
-    this.#forgetPeople();
-    this.#setState(this.#state === "left" ? "left" : "joining", this.#error);
+    this.#setPeople();
+    if (this.#shown.state !== "left") this.#shown.state = "joining";
+    this.#show("state", { hasMore: true });
     this.history(this.#options.history);
   }
 
@@ -274,7 +262,7 @@ export class SharedRoom {
     joining.then(
       (joined) => {
         // Without an event: the client was in the room already.
-        if (this.#state === "joining") this.#onJoined({ ...joined, rejoined: false });
+        if (this.#shown.state === "joining") this.#onJoined({ ...joined, rejoined: false });
         this.#prepend(joined.messages);
         this.#changed("state", { rejoined: false });
       },
@@ -283,23 +271,20 @@ export class SharedRoom {
     return joining;
   }
 
-  #onJoined({ rejoined, epoch, offset, members, count, messages, more, can }) {
-    this.#state = "joined";
-    this.#error = null;
-    this.#can = can ?? null;
+  #onJoined({ rejoined, epoch, offset = 0, messages, more, ...people }) {
+    Object.assign(this.#shown, { state: "joined", error: null });
     if (!rejoined) {
       this.#epoch = epoch;
-      this.#past = offset ?? 0;
-      this.#before = messages[0]?.offset ?? (offset ?? 0) + 1;
+      this.#past = offset;
+      this.#before = messages[0]?.offset ?? offset + 1;
       // A server that does not say so may have more.
-      this.#hasMore = more ?? this.#before > 1;
+      this.#shown.hasMore = more ?? this.#before > 1;
     }
     for (const [key, { state }] of this.#pending) {
       // It is in the answer, or it is lost.
       if (state === "sent") this.#pending.delete(key);
     }
-    this.#clearTypists();
-    this.#list({ members, count });
+    this.#setPeople(people);
     // The messages of a first join follow before the change.
     if (rejoined) this.#changed("state", { rejoined });
   }
@@ -307,20 +292,20 @@ export class SharedRoom {
   #onLeft(error) {
     const { error: end } = this.#client.status;
     this.#isDue = Boolean(end);
-    this.#forgetPeople();
+    this.#setPeople();
     this.#setState("left", end ?? error);
   }
 
   #setState(state, error = null) {
-    this.#state = state;
-    this.#error = error;
-    this.#changed("state");
+    this.#show("state", { state, error });
   }
 
-  #forgetPeople() {
-    this.#can = null;
-    this.#clearTypists();
-    this.#list({ members: [], count: 0 });
+  /** Who is in the room, and what the user may do there; of a room that was left, nothing. */
+  #setPeople({ members = [], count = 0, can = null } = {}) {
+    this.#shown.can = can;
+    for (const { timer } of this.#typists.values()) clearTimeout(timer);
+    this.#typists.clear();
+    this.#setMembers({ members, count });
   }
 
   #onMessage(message) {
@@ -356,7 +341,7 @@ export class SharedRoom {
     const [{ epoch, offset }] = this.#received;
     this.#before = offset;
     // Pages before a message of an earlier sequence would be those of the present one.
-    this.#hasMore = offset > 1 && epoch === this.#epoch;
+    this.#shown.hasMore = offset > 1 && epoch === this.#epoch;
     return dropped;
   }
 
@@ -372,29 +357,30 @@ export class SharedRoom {
     this.#isGap = true;
     this.#past = 0;
     // The pages before the oldest message were those of another sequence.
-    if (epoch !== this.#epoch) this.#hasMore = false;
+    if (epoch !== this.#epoch) this.#shown.hasMore = false;
     this.#epoch = epoch;
     this.#changed("gap");
   }
 
-  #list({ members, count }) {
+  #setMembers({ members, count }) {
     this.#members = new Map(members.map((user) => [user.id, user]));
-    this.#count = Math.max(count, this.#members.size);
+    this.#shown.count = Math.max(count, this.#members.size);
     this.#isCrowd = false;
   }
 
   #onPresence({ event, user, count }) {
     const isStale = event === "count" ? count < this.#members.size : this.#isCrowd;
     const before = this.#members.get(user?.id);
+    const shown = this.#shown;
     if (event === "count") {
-      this.#count = count;
+      shown.count = count;
       this.#isCrowd = true;
     } else if (event === "left") {
       this.#typed(user, false);
       // Users beyond the list are counted as well.
-      if (this.#members.delete(user.id) || this.#count > this.#members.size) this.#count -= 1;
+      if (this.#members.delete(user.id) || shown.count > this.#members.size) shown.count -= 1;
     } else if (event === "joined" || before) {
-      if (!before) this.#count += 1;
+      if (!before) shown.count += 1;
       this.#members.set(user.id, user);
     }
     this.#changed("members", { event, user, before });
@@ -404,7 +390,7 @@ export class SharedRoom {
   #loadMembers() {
     this.#client.members(this.name).then(
       (members) => {
-        this.#list(members);
+        this.#setMembers(members);
         this.#changed("members", {});
       },
       // The next event asks again.
@@ -424,11 +410,6 @@ export class SharedRoom {
     this.#changed("typists");
   }
 
-  #clearTypists() {
-    for (const { timer } of this.#typists.values()) clearTimeout(timer);
-    this.#typists.clear();
-  }
-
   /** What has become of a pending message, unless the room has sent it back. */
   #update(key, change) {
     const pending = this.#pending.get(key);
@@ -437,11 +418,22 @@ export class SharedRoom {
     this.#changed("pending", { key });
   }
 
+  /** Shows other members of the snapshot. */
+  #show(what, change) {
+    Object.assign(this.#shown, change);
+    this.#changed(what);
+  }
+
   #changed(what, detail) {
     this.#snapshot = null;
-    for (const list of CHANGES[what]) delete this.#lists[list];
+    if (what === "state") this.#lists = {};
+    else delete this.#lists[LISTS[what]];
     for (const handle of this.#handles) {
       handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
     }
   }
+}
+
+function rejected(error) {
+  return outcome((_, reject) => reject(error));
 }
