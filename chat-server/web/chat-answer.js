@@ -6,6 +6,7 @@ const RETRY_MS = 1_000;
 /** Errors after which a retry may succeed, and whether the server has certainly not carried out the
  *  request. */
 const PASSING = {
+  __proto__: null,
   offline: true,
   disconnected: false,
   broker_unavailable: false,
@@ -48,7 +49,7 @@ export class ChatError extends Error {
 
 /** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
-  return retryAfterMs !== undefined || Object.hasOwn(PASSING, code);
+  return retryAfterMs !== undefined || code in PASSING;
 }
 
 /** Whether there is no connection any more. */
@@ -58,7 +59,7 @@ export function isLost({ code }) {
 
 /** Whether the server has certainly not carried out the request. */
 export function isCertain({ code }) {
-  return Object.hasOwn(PASSING, code) && PASSING[code];
+  return PASSING[code] ?? false;
 }
 
 /** The pause before a retry: random, so that clients do not retry at the same time. */

@@ -15,7 +15,7 @@ const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
 
 /** What ended the client, by close code, and the code of its error if that is not `closed`; any
  *  other close code is the server's. */
-const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired"] };
+const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired"], [TOO_BIG]: ["server", "too_large"] };
 
 /** The shortest pause before another attempt to renew a token. */
 const RENEW_AGAIN_MS = 5_000;
@@ -72,8 +72,8 @@ export class Connection {
   #token;
   #attempt = 0;
   #goodbye = null;
-  /** When the current connection received `welcome`; null without one. */
-  #onlineSince = null;
+  /** When the latest connection received `welcome`. */
+  #onlineSince = Infinity;
   /** When the last frame was received. */
   #receivedAt = 0;
   /** The deadline for a frame after a ping. */
@@ -233,7 +233,7 @@ export class Connection {
       failure = message || "The connection failed.";
       this.#after("failed", CLOSE_AFTER_ERROR_MS, () => this.#lose(failure));
     };
-    this.#timers.welcome = setDeadline(connectTimeoutMs, () => this.#lose("no welcome in time"));
+    this.#after("welcome", connectTimeoutMs, () => this.#lose("no welcome in time"), setDeadline);
   }
 
   #begin() {
@@ -243,17 +243,16 @@ export class Connection {
 
   #hello(fields, onRefused) {
     const line = this.#line;
-    const hello = { type: "hello", ...fields };
-    const resolve = (welcome) => this.#onWelcome(welcome, hello);
+    const resolve = (welcome, bytes) => this.#onWelcome(welcome, bytes);
     const reject = (error) => line === this.#line && onRefused(error);
-    this.requests.request(hello, { resolve, reject }, true);
+    this.requests.request({ type: "hello", ...fields }, { resolve, reject }, true);
   }
 
   /** If there is no new token in time, the server ends the connection. */
   #renewIn(ms) {
     const onError = () => this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
     const renew = () => this.#askToken((token) => this.#hello({ token }, onError), onError);
-    this.#after("renew", Math.min(ms, LONGEST_MS), renew);
+    this.#after("renew", ms, renew);
   }
 
   #unwelcome(error) {
@@ -291,7 +290,7 @@ export class Connection {
     if (!isAnswer && frame.id === undefined) this.#hooks.frame(frame);
   }
 
-  #onWelcome(frame, hello) {
+  #onWelcome(frame, bytes) {
     clearDeadline(this.#timers.welcome);
     this.welcome = frame;
     this.resume = frame.resume ?? this.resume;
@@ -299,7 +298,7 @@ export class Connection {
       this.#renewIn(renewalDelay(frame.expires_in_ms));
     }
     if (this.isOnline) return;
-    this.requests.limit(frame.limits, hello);
+    this.requests.limit(frame.limits, bytes);
     this.#onlineSince = now();
     this.#settle()?.resolve(frame);
     // Last, since a handler may end this connection, or begin another one.
@@ -310,7 +309,6 @@ export class Connection {
   /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
    *  sooner while a request is unanswered. */
   watch() {
-    clearDeadline(this.#timers.watch);
     const { unansweredSince } = this.requests;
     if (unansweredSince === Infinity) this.#patience = 1;
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
@@ -330,20 +328,18 @@ export class Connection {
     const dueAt = now() + timeoutMs;
     if (this.#answerDueAt <= dueAt) return;
     this.#answerDueAt = dueAt;
-    clearDeadline(this.#timers.answer);
-    this.#timers.answer = setDeadline(timeoutMs, () => {
+    const late = () => {
       this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
       this.#lose("no answer to a ping");
-    });
-    const ignore = () => {};
-    this.requests.request({ type: "ping" }, { resolve: ignore, reject: ignore }, true);
+    };
+    this.#after("watch", timeoutMs, late, setDeadline);
+    this.requests.request({ type: "ping" }, {}, true);
   }
 
   #received() {
     this.#receivedAt = now();
     this.#isChecking = false;
     if (this.#answerDueAt === Infinity) return;
-    clearDeadline(this.#timers.answer);
     this.#answerDueAt = Infinity;
     this.watch();
   }
@@ -362,31 +358,27 @@ export class Connection {
 
   /** The connection has ended. */
   #closed(code, reason) {
-    if (code === TOO_BIG && !this.isOnline) {
-      // It was the `hello`, and would be again.
-      this.#forget();
-      this.#end({ code, by: "server" }, new ChatError("too_large"));
-      return;
-    }
-    if (code === TOO_BIG) this.requests.failLargest();
+    const isTooBig = code === TOO_BIG;
+    // A `hello` would be too large again.
+    const isHello = isTooBig && !this.isOnline;
+    if (isTooBig) this.requests.failLargest();
     // A page that returns from the cache of the browser gets `pageshow` before the end of its
     // connection. Whichever is first, the sign ends the pause.
-    const isDue = this.#isChecking && code === LOST;
+    const isDue = this.#isChecking && code === LOST && !this.#goodbye;
     this.#forget();
-    const goodbye = this.#goodbye;
+    const goodbye = this.#goodbye ?? { reconnect: !FINAL_CODES.has(code), after_ms: 0, reason };
     const mayRenew = code === TOKEN_EXPIRED && this.#tokens.canRenew;
-    const comeBack = mayRenew || (goodbye ? goodbye.reconnect : !FINAL_CODES.has(code));
-    if (!comeBack) {
-      const { message, until } = goodbye ?? {};
+    if (isHello || !(goodbye.reconnect || mayRenew)) {
+      const { reason, message, until } = goodbye;
       const [by, why] = ENDED_BY[code] ?? ["server"];
       const error = why && new ChatError(why, message, { until, reason: message });
-      this.#end({ code, reason: goodbye?.reason ?? reason, by, message, until }, error);
+      this.#end({ code, reason, by, message, until }, error);
       return;
     }
     this.requests.disconnect();
     // With jitter also after the time that the server gives: it may be the same for many.
-    const pauseMs = (goodbye?.after_ms ?? 0) + this.#backoff(code);
-    const retryInMs = isDue && !goodbye ? 0 : Math.min(pauseMs, LONGEST_MS);
+    const pauseMs = (goodbye.after_ms ?? 0) + this.#backoff(code);
+    const retryInMs = isDue ? 0 : pauseMs;
     this.#after("retry", retryInMs, () => this.#open());
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
@@ -396,17 +388,17 @@ export class Connection {
     const { backoffBaseMs, backoffCapMs } = this.options;
     const isViolation = code === POLICY_VIOLATION || code === TOO_BIG;
     const stableMs = isViolation ? STABLE_AFTER_VIOLATION_MS : STABLE_MS;
-    if (this.#onlineSince !== null && now() - this.#onlineSince >= stableMs) this.#attempt = 0;
-    this.#onlineSince = null;
+    if (now() - this.#onlineSince >= stableMs) this.#attempt = 0;
+    this.#onlineSince = Infinity;
     const most = Math.min(backoffCapMs, backoffBaseMs * 2 ** this.#attempt);
     this.#attempt += 1;
     return Math.random() * most;
   }
 
   /** Sets a timer in place of the earlier one with this name. */
-  #after(name, ms, run) {
+  #after(name, ms, run, set = setTimeout) {
     clearDeadline(this.#timers[name]);
-    this.#timers[name] = setTimeout(run, ms);
+    this.#timers[name] = set(run, Math.min(ms, LONGEST_MS));
   }
 
   /** Detaches the socket, and returns it. */

@@ -35,7 +35,7 @@ export class Requests {
   /** Of the present connection. */
   #pace = new Pace();
   /** Requests that wait for their turns, in order. */
-  #outbox = [];
+  #outbox = new Set();
   /** Requests on the wire, by id. */
   #unanswered = new Map();
   #lastId = 0;
@@ -50,24 +50,25 @@ export class Requests {
     this.#connection = connection;
   }
 
-  /** The rates of the connection, of which the `hello` is spent. */
-  limit(limits, hello) {
+  /** The rates of the connection, of which so many bytes are spent for the `hello`. */
+  limit(limits, bytes) {
     this.#pace = new Pace(limits);
-    this.#pace.spend(bytesOf(JSON.stringify(hello)));
+    this.#pace.spend(bytes);
   }
 
   /** Sends a request of the application, of whose requests not too many may wait. Resolves to what
    *  `read` makes of the answer. */
   ask(frame, read = (answer) => answer) {
     return outcome((resolve, reject) => {
-      if (this.#outbox.length + this.#unanswered.size >= MOST_REQUESTS) throw new ChatError("queue_full");
+      if (this.#outbox.size + this.#unanswered.size >= MOST_REQUESTS) throw new ChatError("queue_full");
       this.request(frame, { resolve: (answer) => resolve(read(answer)), reject });
     });
   }
 
-  /** Sends a frame when it is its turn, or at once if it `isUrgent`. Calls `resolve(answer)` or
-   *  `reject(error)`, and `onSent` when it leaves; it does not if it is not `isWanted` any more. */
-  request(frame, { resolve, reject, isWanted = () => true, onSent = () => {} }, isUrgent = false) {
+  /** Sends a frame when it is its turn, or at once if it `isUrgent`. Calls
+   *  `resolve(answer, bytes)`, with the size of the request, or `reject(error)`, and `onSent` when it
+   *  leaves; it does not if it is not `isWanted` any more. */
+  request(frame, { resolve = ignore, reject = ignore, isWanted = () => true, onSent = ignore }, isUrgent = false) {
     let text;
     try {
       text = this.#connection.textOf(frame, isUrgent);
@@ -79,7 +80,7 @@ export class Requests {
     if (isUrgent) {
       this.#send(request);
     } else {
-      this.#outbox.push(request);
+      this.#outbox.add(request);
       this.flush();
     }
   }
@@ -87,7 +88,7 @@ export class Requests {
   /** Sends a frame that is not answered, if it need not wait. Returns whether it was sent. */
   post(frame) {
     const text = JSON.stringify(frame);
-    const isTurn = this.#outbox.length === 0 && this.#pace.wait(bytesOf(text)) === 0;
+    const isTurn = this.#outbox.size === 0 && this.#pace.wait(bytesOf(text)) === 0;
     return isTurn && this.#write(text);
   }
 
@@ -96,22 +97,21 @@ export class Requests {
   flush() {
     clearTimeout(this.#flushTimer);
     let wait = Infinity;
-    for (let index = 0; index < this.#outbox.length && this.#unanswered.size < MOST_UNANSWERED; ) {
-      const request = this.#outbox[index];
+    for (const request of this.#outbox) {
+      if (this.#unanswered.size >= MOST_UNANSWERED) break;
       const { frame, bytes } = request;
       const joinWait = frame.type === "join" ? this.#pace.joins.wait(1) : 0;
       const turnWait = joinWait || this.#pace.wait(bytes);
       if (!request.isWanted()) {
-        this.#outbox.splice(index, 1);
+        this.#outbox.delete(request);
       } else if (MESSAGES.has(frame.type) && !this.#fits(bytes)) {
-        index += 1;
+        continue;
       } else if (turnWait === 0) {
-        this.#outbox.splice(index, 1);
+        this.#outbox.delete(request);
         this.#send(request);
       } else {
         wait = Math.min(wait, turnWait);
         if (joinWait === 0) break;
-        index += 1;
       }
     }
     if (wait < Infinity) this.#flushTimer = setTimeout(() => this.flush(), Math.ceil(wait));
@@ -123,7 +123,7 @@ export class Requests {
     const request = this.#take(frame.id);
     if (!request) return false;
     const { type } = request.frame;
-    if (frame.type === (ANSWERS[type] ?? "ok")) request.resolve(frame);
+    if (frame.type === (ANSWERS[type] ?? "ok")) request.resolve(frame, request.bytes);
     else request.reject(frame.type === "error" ? ChatError.fromFrame(frame) : new ChatError("timeout"));
     this.#connection.watch();
     this.flush();
@@ -150,7 +150,8 @@ export class Requests {
     const lost = new ChatError("disconnected");
     for (const id of [...this.#unanswered.keys()]) this.#take(id).reject(lost);
     // They have not left, so nothing about them is unknown.
-    for (const { reject } of this.#outbox.splice(0)) reject(new ChatError("offline"));
+    for (const { reject } of this.#outbox) reject(new ChatError("offline"));
+    this.#outbox.clear();
   }
 
   /** The messages that are unanswered. */
@@ -173,10 +174,11 @@ export class Requests {
       request.reject(new ChatError("offline"));
       return;
     }
-    const deadline = setDeadline(this.#connection.options.requestTimeoutMs, () => {
+    const late = () => {
       this.#take(id).reject(new ChatError("timeout"));
       this.flush();
-    });
+    };
+    const deadline = setDeadline(late, this.#connection.options.requestTimeoutMs);
     this.#unanswered.set(id, { ...request, id, bytes: bytesOf(text), deadline, sentAt: now() });
     request.onSent();
     this.#connection.watch();
@@ -196,3 +198,5 @@ export class Requests {
     return request;
   }
 }
+
+function ignore() {}

@@ -131,7 +131,7 @@ export class Sends {
       this.#watch();
     };
     const ms = Math.max(0, Math.ceil(this.#lateAt(send) - now()));
-    this.#deadline = setDeadline(ms, expire, this.#isRenewed ? expire : renew);
+    this.#deadline = setDeadline(expire, ms, this.#isRenewed ? expire : renew);
   }
 
   #lateAt({ addedAt }) {

@@ -20,10 +20,10 @@ export function elapsedSince({ clock, wall }) {
   return Math.max(now() - clock, Date.now() - wall);
 }
 
-/** Calls `onPassed` after some time. If the process slept, or the page was frozen, what
- *  the server sent in time may not have been read yet: then it calls `onSlept`, or without one
- *  waits once more. Returns what `clearDeadline` takes. */
-export function setDeadline(ms, onPassed, onSlept) {
+/** As `setTimeout`. But if the process slept, or the page was frozen, what the server sent in time
+ *  may not have been read yet: then it calls `onSlept`, or without one waits once more. Returns
+ *  what `clearDeadline` takes. */
+export function setDeadline(onPassed, ms, onSlept) {
   const start = moment();
   const deadline = {};
   const again = onSlept ?? (() => (deadline.timer = setTimeout(onPassed, ms)));

@@ -45,7 +45,7 @@ export class TokenSource {
   async #askInTime() {
     let deadline;
     const late = new Promise((_, reject) => {
-      deadline = setDeadline(TOKEN_MS, () => reject(new Error(`none within ${TOKEN_MS / 1000} s`)));
+      deadline = setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS);
     });
     try {
       return await Promise.race([tokenFrom(this.#source), late]);
