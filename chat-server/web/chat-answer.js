@@ -16,35 +16,27 @@ const PASSING = {
   timeout: false,
 };
 
-/** The texts of the client's own errors. */
-const TEXTS = {
-  banned: "The user is banned.",
-  closed: "The connection was closed.",
-  disconnected: "The connection was lost before the answer.",
-  kicked: "The user was removed.",
-  not_in_room: "The client is not in the room.",
-  offline: "There is no connection.",
-  other_user: "The message is of another user.",
-  outcome_unknown: "The server may have accepted the message.",
-  queue_full: "Too many requests wait.",
-  timeout: "The server did not answer in time.",
-  too_large: "The frame is larger than the server allows.",
-  unauthorized: "There is no token.",
-};
-
 /** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
-  constructor(code, message = TEXTS[code], more = {}) {
+  /** `more`: what else the error says; an error that a test or a log prints has no empty members. */
+  constructor(code, message = sentenceOf(code), more = {}) {
     super(message);
-    // Only what there is: an error that a test or a log prints has no empty members.
-    for (const [name, value] of Object.entries({ ...more, name: "ChatError", code })) {
-      if (value !== undefined) this[name] = value;
-    }
+    Object.assign(this, defined({ ...more, name: "ChatError", code }));
   }
 
   static fromFrame({ code, message, retry_after_ms: retryAfterMs, until, reason }) {
     return new ChatError(code, message, { retryAfterMs, until, reason });
   }
+}
+
+/** The text of an error of the client's own: "Not in room." */
+function sentenceOf(code) {
+  return `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
+}
+
+/** The members of an object that are not `undefined`. */
+export function defined(object) {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }
 
 /** Whether a retry may succeed. */

@@ -75,7 +75,7 @@ export class ChatClient extends Emitter {
   }
 
   get resume() {
-    return this.#connection.resume;
+    return this.#connection.options.resume;
   }
 
   /** Whether a `send` would be refused with `queue_full`. */
@@ -108,7 +108,7 @@ export class ChatClient extends Emitter {
   rename(name) {
     return outcome((resolve) => {
       this.#connection.textOf({ name }, true);
-      this.#connection.name = name;
+      this.#connection.options.name = name;
       resolve(this.#connection.reconnect());
     });
   }
@@ -132,7 +132,7 @@ export class ChatClient extends Emitter {
   }
 
   room(name, options = {}) {
-    if (typeof name !== "string") throw new TypeError("The name of a room is text.");
+    if (typeof name !== "string") throw new TypeError("A room has a name.");
     const onRelease = () => {
       this.#shared.delete(name);
       this.leave(name);
@@ -355,6 +355,6 @@ function isMessage({ type }) {
 }
 
 function randomKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(12));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const numbers = crypto.getRandomValues(new Uint32Array(3));
+  return Array.from(numbers, (number) => number.toString(36)).join("");
 }

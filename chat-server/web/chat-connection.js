@@ -1,7 +1,7 @@
 // The connection to a chat server, and its reconnects: token, welcome, loss, backoff. chat-client.js
 // handles rooms and messages.
 
-import { ChatError, isPassing, outcome, pauseAfter } from "./chat-answer.js";
+import { ChatError, defined, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
 import { textOf } from "./chat-limits.js";
 import { Requests } from "./chat-requests.js";
@@ -55,10 +55,8 @@ export class Connection {
   status = { state: "idle" };
   /** The server's last `welcome`. */
   welcome = null;
-  resume;
-  name;
   requests;
-  /** The options of the client, with their defaults. */
+  /** The options of the client, with their defaults, and with the present `name` and `resume`. */
   options;
   #url;
   #hooks;
@@ -88,20 +86,17 @@ export class Connection {
   /** Timers and deadlines of the connection, by name. */
   #timers = {};
   /** Ends the watch for signs that the connection may have died. */
-  #unwatchSigns = null;
+  #signs = null;
 
   /** `hooks`: `changed(status)` at each change of state, and `frame(frame)` for each frame that
    *  answers nothing. */
   constructor(url, options, hooks) {
     this.#url = String(url);
     // An undefined option is the same as a missing one.
-    const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
+    this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...defined(options) };
     this.#hooks = hooks;
     this.#tokens = new TokenSource(options.token);
     this.requests = new Requests(this);
-    this.resume = options.resume;
-    this.name = options.name;
   }
 
   get state() {
@@ -184,7 +179,7 @@ export class Connection {
   #open() {
     clearDeadline(this.#timers.retry);
     this.#goodbye = null;
-    this.#unwatchSigns ??= watchSigns((type) => this.#onSign(type));
+    this.#signs ??= watchSigns((type) => this.#onSign(type));
     const line = (this.#line = {});
     this.#change({ state: "connecting" });
     // A handler of that may have ended it.
@@ -217,7 +212,7 @@ export class Connection {
     this.#token = token;
     const { WebSocket, connectTimeoutMs } = this.options;
     try {
-      if (!WebSocket) throw new Error("This runtime has no WebSocket: give a class as an option.");
+      if (!WebSocket) throw new Error("There is no WebSocket: give a class as an option.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
       this.#forget();
@@ -237,7 +232,7 @@ export class Connection {
   }
 
   #begin() {
-    const { name, resume } = this;
+    const { name, resume } = this.options;
     this.#hello({ name, resume, token: this.#token }, (error) => this.#unwelcome(error));
   }
 
@@ -256,9 +251,9 @@ export class Connection {
   }
 
   #unwelcome(error) {
-    if (error.code === "unauthorized" && this.resume) {
+    if (error.code === "unauthorized" && this.options.resume) {
       // The secret of the servers has changed: connect as a new user.
-      this.resume = undefined;
+      this.options.resume = undefined;
       this.#begin();
     } else if (isPassing(error)) {
       this.#lose(error.message);
@@ -293,7 +288,7 @@ export class Connection {
   #onWelcome(frame, bytes) {
     clearDeadline(this.#timers.welcome);
     this.welcome = frame;
-    this.resume = frame.resume ?? this.resume;
+    this.options.resume = frame.resume ?? this.options.resume;
     if (frame.expires_in_ms !== undefined && this.#tokens.canRenew) {
       this.#renewIn(renewalDelay(frame.expires_in_ms));
     }
@@ -426,8 +421,8 @@ export class Connection {
   /** The end of the client. `by` says who ended it. */
   #end({ code, reason, ...detail }, error = new ChatError("closed", reason || undefined)) {
     this.requests.disconnect();
-    this.#unwatchSigns?.();
-    this.#unwatchSigns = null;
+    this.#signs?.abort();
+    this.#signs = null;
     this.#settle()?.reject(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }

@@ -115,14 +115,35 @@ export class SharedRoom {
   }
 
   #handlers = {
-    state: (status) => this.#onState(status),
+    state: ({ state, error }) => {
+      const isLeft = this.#shown.state === "left";
+      if (state === "closed" && !isLeft) this.#onLeft(error);
+      else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
+      if (state === "online") this.#onOnline();
+    },
     joined: (joined) => {
       // What a first join delivers follows. After a kick it would be there twice.
       if (!joined.rejoined) this.#received = [];
       this.#onJoined(joined);
     },
-    message: (message) => this.#onMessage(message),
-    gap: (gap) => this.#onGap(gap),
+    message: (message) => {
+      this.#epoch = message.epoch ?? this.#epoch;
+      const entry = this.#entry(message);
+      if (this.#isGap) entry.isAfterGap = true;
+      this.#isGap = false;
+      this.#received.push(entry);
+      this.#typed(entry.user, false);
+      const isNew = !(entry.offset <= this.#past);
+      this.#changed("message", { message: entry, isNew, dropped: this.#trim() });
+    },
+    gap: ({ epoch }) => {
+      this.#isGap = true;
+      this.#past = 0;
+      // The pages before the oldest message were those of another sequence.
+      if (epoch !== this.#epoch) this.#shown.hasMore = false;
+      this.#epoch = epoch;
+      this.#changed("gap");
+    },
     presence: (presence) => this.#onPresence(presence),
     typing: ({ user, typing }) => user.id !== this.#client.user.id && this.#typed(user, typing),
     delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
@@ -166,7 +187,7 @@ export class SharedRoom {
     const sent = this.#client.send(this.name, message, { data, key });
     const { id = this.#newId() } = this.#pending.get(sent.key) ?? {};
     // Before the first `welcome` the user has no id.
-    const user = this.#client.user ?? { id: "", name: this.#connection.name ?? "", color: "" };
+    const user = this.#client.user ?? { id: "", name: this.#connection.options.name ?? "", color: "" };
     const pending = { id, user, message, data, at: Date.now(), isOwn: true, state: "sending" };
     this.#pending.set(sent.key, { key: sent.key, ...pending });
     const settle = (change) => {
@@ -221,13 +242,6 @@ export class SharedRoom {
       this.#loading = null;
       this.#show("history", { isLoading: false });
     }
-  }
-
-  #onState({ state, error }) {
-    const isLeft = this.#shown.state === "left";
-    if (state === "closed" && !isLeft) this.#onLeft(error);
-    else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
-    if (state === "online") this.#onOnline();
   }
 
   #onOnline() {
@@ -308,17 +322,6 @@ export class SharedRoom {
     this.#setMembers({ members, count });
   }
 
-  #onMessage(message) {
-    this.#epoch = message.epoch ?? this.#epoch;
-    const entry = this.#entry(message);
-    if (this.#isGap) entry.isAfterGap = true;
-    this.#isGap = false;
-    this.#received.push(entry);
-    this.#typed(entry.user, false);
-    const isNew = !(entry.offset <= this.#past);
-    this.#changed("message", { message: entry, isNew, dropped: this.#trim() });
-  }
-
   #entry(message) {
     const isOwn = message.user.id === this.#client.user?.id;
     const { id = this.#newId() } = (isOwn && this.#pending.get(message.key)) || {};
@@ -351,15 +354,6 @@ export class SharedRoom {
     this.#received.unshift(...older.map((message) => this.#entry(message)));
     this.#before = older[0].offset;
     this.#changed("history", { count: older.length });
-  }
-
-  #onGap({ epoch }) {
-    this.#isGap = true;
-    this.#past = 0;
-    // The pages before the oldest message were those of another sequence.
-    if (epoch !== this.#epoch) this.#shown.hasMore = false;
-    this.#epoch = epoch;
-    this.#changed("gap");
   }
 
   #setMembers({ members, count }) {

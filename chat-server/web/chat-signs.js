@@ -1,23 +1,20 @@
 // Signs that a connection may have died unnoticed: the network has changed, or the page was
 // frozen or in the background. A runtime without these events gives none.
 
-/** Calls `onSign(type)`, with the type of the event, at each sign. Returns a function that ends it. */
+/** Calls `onSign(type)`, with the type of the event, at each sign. Returns the controller that ends it. */
 export function watchSigns(onSign) {
   const { document, navigator } = globalThis;
-  const sources = [
-    [globalThis, ["online", "offline", "pageshow", "focus"]],
-    [document, ["visibilitychange", "resume"]],
-    [navigator?.connection, ["change"]],
-  ];
+  const controller = new AbortController();
+  const { signal } = controller;
   const listener = ({ type }) => {
     const isHiding = type === "visibilitychange" && document.visibilityState === "hidden";
     if (!isHiding) onSign(type);
   };
-  const each = (method) => {
-    for (const [source, types] of sources) {
-      for (const type of types) source?.[method]?.(type, listener);
-    }
+  const watch = (target, types) => {
+    for (const type of types) target?.addEventListener?.(type, listener, { signal });
   };
-  each("addEventListener");
-  return () => each("removeEventListener");
+  watch(globalThis, ["online", "offline", "pageshow", "focus"]);
+  watch(document, ["visibilitychange", "resume"]);
+  watch(navigator?.connection, ["change"]);
+  return controller;
 }
