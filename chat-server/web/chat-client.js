@@ -6,7 +6,7 @@ import { ChatError, droppable, isLost, isPassing, outcome, pauseAfter } from "./
 import { Connection } from "./chat-connection.js";
 import { Emitter } from "./chat-events.js";
 import { bytesOf } from "./chat-limits.js";
-import { Membership } from "./chat-room.js";
+import { Membership, positionOf } from "./chat-room.js";
 import { SharedRoom } from "./chat-room-handle.js";
 import { Sends } from "./chat-sends.js";
 import { now } from "./chat-time.js";
@@ -220,47 +220,37 @@ export class ChatClient extends Emitter {
   /** Takes a frame of a room. */
   #onNews(entry, frame) {
     const { type, offset, event } = frame;
-    if (type === "gap") entry.skip(frame);
-    // Every other frame with an offset is an entry of its room's sequence, whatever its type: a later
-    // version can add kinds, and this one finds no hole where they are.
-    else if (offset !== undefined && !this.#isNext(entry, frame)) return;
+    if (type === "gap") {
+      entry.position = positionOf(frame);
+    } else if (offset !== undefined) {
+      // It is an entry of the room's sequence, whatever its type: a later version can add kinds, and
+      // this one finds no hole where they are.
+      const step = entry.step(frame);
+      // Behind a hole nothing is delivered before the room is joined again: what is missing is in
+      // that answer, and what follows is sent again.
+      if (step === "hole") this.#enter(entry);
+      if (step !== "next") return;
+    }
     if (type === "message") this.#deliver(entry, frame, entry.position?.epoch);
     else if (type === "gap" || type === "typing") this.#emit(type, frame);
     else if (type === "presence" && PRESENCE_EVENTS.has(event)) this.#emit(type, frame);
   }
 
-  /** Moves on to the next entry of a room's sequence. Behind a hole nothing is delivered before the
-   *  room is joined again: what is missing is in that answer, and what follows is sent again. */
-  #isNext(entry, frame) {
-    const step = entry.step(frame);
-    if (step === "hole") this.#enter(entry);
-    return step === "next";
-  }
-
   #onStatus(status) {
-    if (status.state === "online") this.#onWelcomed();
-    else this.#onLost(status.error);
-    this.#emit("state", status);
-  }
-
-  #onWelcomed() {
-    const { id } = this.user;
-    const isOther = this.#userId !== undefined && this.#userId !== id;
-    this.#userId = id;
+    const { state, error } = status;
+    const isOnline = state === "online";
+    const before = this.#userId;
+    if (isOnline) this.#userId = this.user.id;
+    const isOther = before !== undefined && before !== this.#userId;
     for (const entry of this.#rooms.values()) {
       if (isOther) entry.sends.becomeOther(this.#connection.hasToken);
-      this.#enter(entry);
-    }
-  }
-
-  /** There is no connection. With an `error` the client is closed. */
-  #onLost(error) {
-    for (const entry of this.#rooms.values()) {
-      entry.close();
+      if (isOnline) this.#enter(entry);
+      else entry.close();
       if (error) entry.fail(error);
       // A failed join is not repeated by a later connection.
       if (error && !entry.rejoins) this.#rooms.delete(entry.room);
     }
+    this.#emit("state", status);
   }
 
   /** Joins a room. The answer has the messages after the position of its copy. */

@@ -63,8 +63,9 @@ export class Connection {
   /** The present attempt, or connection: one object each. */
   #line = null;
   #socket = null;
-  /** The promise of `connect`: `promise`, `resolve`, `reject`, and the `timer` that ends it. */
+  /** The promise of `connect`, and what settles it: `#settle(error)`, or without an error `#settle()`. */
   #connecting = null;
+  #settle = () => {};
   #tokens;
   /** Of the present connection. */
   #token;
@@ -116,25 +117,17 @@ export class Connection {
    *  attempts go on. */
   connect() {
     if (this.isOnline) return Promise.resolve(this.welcome);
-    this.#connecting ??= this.#startConnecting();
-    const { promise } = this.#connecting;
-    if (!this.#line) this.#open();
-    return promise;
-  }
-
-  #startConnecting() {
-    const connecting = {};
-    connecting.promise = outcome((resolve, reject) => Object.assign(connecting, { resolve, reject }));
-    const late = () => this.#settle().reject(new ChatError("timeout"));
-    connecting.timer = setTimeout(late, this.options.sendTimeoutMs);
-    return connecting;
-  }
-
-  /** The promise of `connect`, which is about to be settled. */
-  #settle() {
+    this.#connecting ??= outcome((resolve, reject) => {
+      const timer = setTimeout(() => this.#settle(new ChatError("timeout")), this.options.sendTimeoutMs);
+      this.#settle = (error) => {
+        clearTimeout(timer);
+        this.#connecting = null;
+        if (error) reject(error);
+        else resolve(this.welcome);
+      };
+    });
     const connecting = this.#connecting;
-    clearTimeout(connecting?.timer);
-    this.#connecting = null;
+    if (!this.#line) this.#open();
     return connecting;
   }
 
@@ -179,7 +172,10 @@ export class Connection {
   #open() {
     clearDeadline(this.#timers.retry);
     this.#goodbye = null;
-    this.#signs ??= watchSigns((type) => this.#onSign(type));
+    this.#signs ??= watchSigns((type) => {
+      // The connection may have died, or the network may be back.
+      if (this.isOnline || type !== "offline") this.check();
+    });
     const line = (this.#line = {});
     this.#change({ state: "connecting" });
     // A handler of that may have ended it.
@@ -233,7 +229,17 @@ export class Connection {
 
   #begin() {
     const { name, resume } = this.options;
-    this.#hello({ name, resume, token: this.#token }, (error) => this.#unwelcome(error));
+    this.#hello({ name, resume, token: this.#token }, (error) => {
+      if (error.code === "unauthorized" && resume) {
+        // The secret of the servers has changed: connect as a new user.
+        this.options.resume = undefined;
+        this.#begin();
+      } else if (isPassing(error)) {
+        this.#lose(error.message);
+      } else {
+        this.#giveUp(error);
+      }
+    });
   }
 
   #hello(fields, onRefused) {
@@ -250,18 +256,6 @@ export class Connection {
     this.#after("renew", ms, renew);
   }
 
-  #unwelcome(error) {
-    if (error.code === "unauthorized" && this.options.resume) {
-      // The secret of the servers has changed: connect as a new user.
-      this.options.resume = undefined;
-      this.#begin();
-    } else if (isPassing(error)) {
-      this.#lose(error.message);
-    } else {
-      this.#giveUp(error);
-    }
-  }
-
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
     this.#hangUp();
@@ -272,7 +266,12 @@ export class Connection {
   }
 
   #receive(data) {
-    this.#received();
+    this.#receivedAt = now();
+    this.#isChecking = false;
+    if (this.#answerDueAt < Infinity) {
+      this.#answerDueAt = Infinity;
+      this.watch();
+    }
     const frame = readFrame(data);
     if (!frame) return;
     // Its id is that of a request that may still be answered, perhaps of another connection.
@@ -295,7 +294,7 @@ export class Connection {
     if (this.isOnline) return;
     this.requests.limit(frame.limits, bytes);
     this.#onlineSince = now();
-    this.#settle()?.resolve(frame);
+    this.#settle();
     // Last, since a handler may end this connection, or begin another one.
     this.#change({ state: "online" });
     this.watch();
@@ -329,19 +328,6 @@ export class Connection {
     };
     this.#after("watch", timeoutMs, late, setDeadline);
     this.requests.request({ type: "ping" }, {}, true);
-  }
-
-  #received() {
-    this.#receivedAt = now();
-    this.#isChecking = false;
-    if (this.#answerDueAt === Infinity) return;
-    this.#answerDueAt = Infinity;
-    this.watch();
-  }
-
-  /** The connection may have died, or the network may be back. */
-  #onSign(type) {
-    if (this.isOnline || type !== "offline") this.check();
   }
 
   /** Abandons a connection that does not answer: its `close` event may take minutes. */
@@ -423,7 +409,7 @@ export class Connection {
     this.requests.disconnect();
     this.#signs?.abort();
     this.#signs = null;
-    this.#settle()?.reject(error);
+    this.#settle(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }
 

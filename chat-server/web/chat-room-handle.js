@@ -118,7 +118,7 @@ export class SharedRoom {
     state: ({ state, error }) => {
       const isLeft = this.#shown.state === "left";
       if (state === "closed" && !isLeft) this.#onLeft(error);
-      else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
+      else if (state !== "closed" && isLeft && this.#isDue) this.#show("state", { state: "joining", error: null });
       if (state === "online") this.#onOnline();
     },
     joined: (joined) => {
@@ -144,7 +144,24 @@ export class SharedRoom {
       this.#epoch = epoch;
       this.#changed("gap");
     },
-    presence: (presence) => this.#onPresence(presence),
+    presence: ({ event, user, count }) => {
+      const shown = this.#shown;
+      const isStale = event === "count" ? count < this.#members.size : this.#isCrowd;
+      const before = this.#members.get(user?.id);
+      if (event === "count") {
+        shown.count = count;
+        this.#isCrowd = true;
+      } else if (event === "left") {
+        this.#typed(user, false);
+        // Users beyond the list are counted as well.
+        if (this.#members.delete(user.id) || shown.count > this.#members.size) shown.count -= 1;
+      } else if (event === "joined" || before) {
+        if (!before) shown.count += 1;
+        this.#members.set(user.id, user);
+      }
+      this.#changed("members", { event, user, before });
+      if (isStale) this.#loadMembers();
+    },
     typing: ({ user, typing }) => user.id !== this.#client.user.id && this.#typed(user, typing),
     delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
     // A leave that the application requested has no reason.
@@ -178,17 +195,16 @@ export class SharedRoom {
   /** Joins a room that was left. */
   join() {
     if (this.#shown.state !== "left") return this.#client.join(this.name);
-    this.#setState("joining");
+    this.#show("state", { state: "joining", error: null });
     return this.#join();
   }
 
   /** Sends a message, which is in `messages` at once. */
   send(message, { data, key } = {}) {
     const sent = this.#client.send(this.name, message, { data, key });
-    const { id = this.#newId() } = this.#pending.get(sent.key) ?? {};
     // Before the first `welcome` the user has no id.
     const user = this.#client.user ?? { id: "", name: this.#connection.options.name ?? "", color: "" };
-    const pending = { id, user, message, data, at: Date.now(), isOwn: true, state: "sending" };
+    const pending = { id: this.#idOf(sent.key), user, message, data, at: Date.now(), isOwn: true, state: "sending" };
     this.#pending.set(sent.key, { key: sent.key, ...pending });
     const settle = (change) => {
       this.#update(sent.key, change);
@@ -307,11 +323,7 @@ export class SharedRoom {
     const { error: end } = this.#client.status;
     this.#isDue = Boolean(end);
     this.#setPeople();
-    this.#setState("left", end ?? error);
-  }
-
-  #setState(state, error = null) {
-    this.#show("state", { state, error });
+    this.#show("state", { state: "left", error: end ?? error });
   }
 
   /** Who is in the room, and what the user may do there; of a room that was left, nothing. */
@@ -324,15 +336,15 @@ export class SharedRoom {
 
   #entry(message) {
     const isOwn = message.user.id === this.#client.user?.id;
-    const { id = this.#newId() } = (isOwn && this.#pending.get(message.key)) || {};
+    const id = this.#idOf(isOwn ? message.key : undefined);
     if (isOwn) this.#pending.delete(message.key);
     return { ...message, id, epoch: message.epoch ?? this.#epoch, isOwn, state: "received" };
   }
 
-  /** What names an entry of the list as long as it is there: an offset begins again with each
-   *  sequence, and two users may choose the same key. */
-  #newId() {
-    return (this.#lastId += 1);
+  /** What names an entry of the list as long as it is there, on its way under its key and then: an
+   *  offset begins again with each sequence, and two users may choose the same key. */
+  #idOf(key) {
+    return this.#pending.get(key)?.id ?? (this.#lastId += 1);
   }
 
   /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded
@@ -360,25 +372,6 @@ export class SharedRoom {
     this.#members = new Map(members.map((user) => [user.id, user]));
     this.#shown.count = Math.max(count, this.#members.size);
     this.#isCrowd = false;
-  }
-
-  #onPresence({ event, user, count }) {
-    const isStale = event === "count" ? count < this.#members.size : this.#isCrowd;
-    const before = this.#members.get(user?.id);
-    const shown = this.#shown;
-    if (event === "count") {
-      shown.count = count;
-      this.#isCrowd = true;
-    } else if (event === "left") {
-      this.#typed(user, false);
-      // Users beyond the list are counted as well.
-      if (this.#members.delete(user.id) || shown.count > this.#members.size) shown.count -= 1;
-    } else if (event === "joined" || before) {
-      if (!before) shown.count += 1;
-      this.#members.set(user.id, user);
-    }
-    this.#changed("members", { event, user, before });
-    if (isStale) this.#loadMembers();
   }
 
   #loadMembers() {

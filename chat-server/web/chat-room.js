@@ -76,11 +76,6 @@ export class Membership {
     this.position = { epoch: epoch ?? position.epoch, offset };
     return "next";
   }
-
-  /** The server has lost what lies before a position. */
-  skip(gap) {
-    this.position = positionOf(gap);
-  }
 }
 
 /** Whether entries lead from one position to another without a hole: a server that says
@@ -96,6 +91,7 @@ function isEmpty({ epoch, offset }) {
   return epoch === "" && offset === 0;
 }
 
-function positionOf({ epoch, offset }) {
+/** The position that a frame has; none in a room without history. */
+export function positionOf({ epoch, offset }) {
   return offset === undefined ? undefined : { epoch, offset };
 }

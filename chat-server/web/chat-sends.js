@@ -123,7 +123,11 @@ export class Sends {
     clearDeadline(this.#deadline);
     const [send] = this.#queue;
     if (!send || send.stage === "due") return;
-    const expire = () => this.#expire();
+    const expire = () => {
+      // Those behind the first may be late, too.
+      const inTime = this.#queue.findIndex((send) => this.#lateAt(send) > now());
+      this.#fail(inTime < 0 ? this.#queue.length : inTime);
+    };
     // Once: in a page that is hidden for long every timer is late.
     const renew = () => {
       this.#moved();
@@ -136,12 +140,6 @@ export class Sends {
 
   #lateAt({ addedAt }) {
     return Math.max(addedAt, this.#movedAt) + this.#all.options.sendTimeoutMs;
-  }
-
-  /** Those behind the first that is late may be so, too. */
-  #expire() {
-    const inTime = this.#queue.findIndex((send) => this.#lateAt(send) > now());
-    this.#fail(inTime < 0 ? this.#queue.length : inTime);
   }
 
   #taken(send, { offset, epoch }) {

@@ -38,20 +38,17 @@ export class TokenSource {
 
   /** A new token, of the one call that is made at a time. */
   ask() {
-    this.#pending ??= droppable(this.#askInTime().finally(() => (this.#pending = null)));
-    return this.#pending;
-  }
-
-  async #askInTime() {
     let deadline;
-    const late = new Promise((_, reject) => {
-      deadline = setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS);
-    });
-    try {
-      return await Promise.race([tokenFrom(this.#source), late]);
-    } finally {
-      clearDeadline(deadline);
-    }
+    this.#pending ??= droppable(
+      new Promise((resolve, reject) => {
+        deadline = setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS);
+        tokenFrom(this.#source).then(resolve, reject);
+      }).finally(() => {
+        clearDeadline(deadline);
+        this.#pending = null;
+      }),
+    );
+    return this.#pending;
   }
 }
 
