@@ -63,8 +63,8 @@ export class SharedRoom {
   #isDue = false;
   /** The id of the user who sees the room. */
   #userId;
-  /** The snapshot but for its lists. */
-  #shown = { state: "joining", error: null, can: null, hasMore: false, isLoading: false, count: 0 };
+  /** What the snapshot has beside its lists. */
+  #shown = { state: "joining", error: null, can: null, hasMore: false, count: 0 };
   /** Received messages, oldest first. */
   #received = [];
   /** The client's own messages that the room has not sent back yet, by key. */
@@ -105,7 +105,7 @@ export class SharedRoom {
     lists.messages ??= [...this.#received, ...this.#pending.values()];
     lists.members ??= [...this.#members.values()];
     lists.typists ??= [...this.#typists.values()].map(({ user }) => user);
-    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists });
+    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists, isLoading: this.#loading !== null });
     return this.#snapshot;
   }
 
@@ -118,7 +118,7 @@ export class SharedRoom {
     state: ({ state, error }) => {
       const isLeft = this.#shown.state === "left";
       if (state === "closed" && !isLeft) this.#onLeft(error);
-      else if (state !== "closed" && isLeft && this.#isDue) this.#show("state", { state: "joining", error: null });
+      else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
       if (state === "online") this.#onOnline();
     },
     joined: (joined) => {
@@ -195,7 +195,7 @@ export class SharedRoom {
   /** Joins a room that was left. */
   join() {
     if (this.#shown.state !== "left") return this.#client.join(this.name);
-    this.#show("state", { state: "joining", error: null });
+    this.#setState("joining");
     return this.#join();
   }
 
@@ -238,7 +238,7 @@ export class SharedRoom {
     if (!this.#shown.hasMore || this.#received.length >= this.#options.keep) return Promise.resolve();
     if (!this.#loading) {
       this.#loading = droppable(this.#load(limit));
-      this.#show("history", { isLoading: true });
+      this.#changed("history");
     }
     return this.#loading;
   }
@@ -256,7 +256,7 @@ export class SharedRoom {
       this.#shown.hasMore = false;
     } finally {
       this.#loading = null;
-      this.#show("history", { isLoading: false });
+      this.#changed("history");
     }
   }
 
@@ -282,8 +282,9 @@ export class SharedRoom {
     this.#received = [];
     this.#before = undefined;
     this.#setPeople();
-    if (this.#shown.state !== "left") this.#shown.state = "joining";
-    this.#show("state", { hasMore: true });
+    const { state, error } = this.#shown;
+    this.#shown.hasMore = true;
+    this.#setState(state === "left" ? state : "joining", error);
     this.history(this.#options.history);
   }
 
@@ -323,7 +324,7 @@ export class SharedRoom {
     const { error: end } = this.#client.status;
     this.#isDue = Boolean(end);
     this.#setPeople();
-    this.#show("state", { state: "left", error: end ?? error });
+    this.#setState("left", end ?? error);
   }
 
   /** Who is in the room, and what the user may do there; of a room that was left, nothing. */
@@ -405,10 +406,9 @@ export class SharedRoom {
     this.#changed("pending", { key });
   }
 
-  /** Shows other members of the snapshot. */
-  #show(what, change) {
-    Object.assign(this.#shown, change);
-    this.#changed(what);
+  #setState(state, error = null) {
+    Object.assign(this.#shown, { state, error });
+    this.#changed("state");
   }
 
   #changed(what, detail) {
