@@ -255,9 +255,8 @@ export class ChatClient extends Emitter {
 
   /** Joins a room. The answer has the messages after the position of its copy. */
   #enter(entry) {
-    const { room, history, rejoins, position } = entry;
-    // A client that was in the room asks for missed messages, not for the latest ones.
-    const asked = { type: "join", room, since: position, history: rejoins ? undefined : history };
+    const { room, position, history, rejoins } = entry;
+    const asked = { type: "join", room, since: position, history };
     const isWanted = () => entry.asked === asked;
     entry.asked = asked;
     this.#requests.request(asked, {

@@ -66,7 +66,8 @@ export class Connection {
   /** The promise of `connect`, and what settles it: `#settle(error)`, or without an error `#settle()`. */
   #connecting = null;
   #settle = () => {};
-  #tokens;
+  /** Where there can be another token. */
+  #tokens = null;
   /** Of the present connection. */
   #token;
   #attempt = 0;
@@ -96,7 +97,7 @@ export class Connection {
     // An undefined option is the same as a missing one.
     this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...defined(options) };
     this.#hooks = hooks;
-    this.#tokens = new TokenSource(options.token);
+    if (typeof options.token === "function") this.#tokens = new TokenSource(options.token);
     this.requests = new Requests(this);
   }
 
@@ -180,8 +181,8 @@ export class Connection {
     this.#change({ state: "connecting" });
     // A handler of that may have ended it.
     if (line !== this.#line) return;
-    if (!this.#tokens.canRenew) {
-      this.#connect(this.#tokens.fixed);
+    if (!this.#tokens) {
+      this.#connect(this.options.token);
       return;
     }
     // Before there is a connection: the server does not wait long for a token.
@@ -191,17 +192,15 @@ export class Connection {
     );
   }
 
-  /** Asks for a token, and does nothing with it if this connection is over. */
   #askToken(onToken, onError) {
+    const failed = (error) => (error instanceof Unauthorized ? this.#giveUp(error) : onError(error));
+    this.#tokens.ask().then(this.#unlessOver(onToken), this.#unlessOver(failed));
+  }
+
+  /** Calls `handler` unless this connection, or attempt, is over by then. */
+  #unlessOver(handler) {
     const line = this.#line;
-    this.#tokens.ask().then(
-      (token) => line === this.#line && onToken(token),
-      (error) => {
-        if (line !== this.#line) return;
-        if (error instanceof Unauthorized) this.#giveUp(error);
-        else onError(error);
-      },
-    );
+    return (detail) => line === this.#line && handler(detail);
   }
 
   #connect(token) {
@@ -217,13 +216,14 @@ export class Connection {
     }
     const socket = this.#socket;
     let failure = "";
-    socket.onopen = () => this.#begin();
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason || failure);
-    socket.onerror = ({ message }) => {
+    socket.onopen = this.#unlessOver(() => this.#begin());
+    socket.onmessage = this.#unlessOver(({ data }) => this.#receive(data));
+    socket.onclose = this.#unlessOver(({ code, reason }) => this.#closed(code, reason || failure));
+    // Also later: `ws` throws an error for which there is no handler.
+    socket.onerror = this.#unlessOver(({ message }) => {
       failure = message || "The connection failed.";
       this.#after("failed", CLOSE_AFTER_ERROR_MS, () => this.#lose(failure));
-    };
+    });
     this.#after("welcome", connectTimeoutMs, () => this.#lose("no welcome in time"), setDeadline);
   }
 
@@ -243,9 +243,8 @@ export class Connection {
   }
 
   #hello(fields, onRefused) {
-    const line = this.#line;
     const resolve = (welcome, bytes) => this.#onWelcome(welcome, bytes);
-    const reject = (error) => line === this.#line && onRefused(error);
+    const reject = this.#unlessOver(onRefused);
     this.requests.request({ type: "hello", ...fields }, { resolve, reject }, true);
   }
 
@@ -288,7 +287,7 @@ export class Connection {
     clearDeadline(this.#timers.welcome);
     this.welcome = frame;
     this.options.resume = frame.resume ?? this.options.resume;
-    if (frame.expires_in_ms !== undefined && this.#tokens.canRenew) {
+    if (frame.expires_in_ms !== undefined && this.#tokens) {
       this.#renewIn(renewalDelay(frame.expires_in_ms));
     }
     if (this.isOnline) return;
@@ -348,7 +347,7 @@ export class Connection {
     const isDue = this.#isChecking && code === LOST && !this.#goodbye;
     this.#forget();
     const goodbye = this.#goodbye ?? { reconnect: !FINAL_CODES.has(code), after_ms: 0, reason };
-    const mayRenew = code === TOKEN_EXPIRED && this.#tokens.canRenew;
+    const mayRenew = code === TOKEN_EXPIRED && this.#tokens;
     if (isHello || !(goodbye.reconnect || mayRenew)) {
       const { reason, message, until } = goodbye;
       const [by, why] = ENDED_BY[code] ?? ["server"];
@@ -382,18 +381,12 @@ export class Connection {
     this.#timers[name] = set(run, Math.min(ms, LONGEST_MS));
   }
 
-  /** Detaches the socket, and returns it. */
+  /** The connection is over. Returns its socket. */
   #forget() {
     Object.values(this.#timers).forEach(clearDeadline);
     this.#answerDueAt = Infinity;
     this.#isChecking = false;
     const socket = this.#socket;
-    if (socket) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-      // `ws` has an error when a connection is closed before it is open, and throws it where
-      // there is no handler.
-      socket.onerror = () => {};
-    }
     this.#socket = null;
     this.#line = null;
     return socket;

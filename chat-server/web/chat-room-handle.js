@@ -7,14 +7,8 @@ import { Emitter } from "./chat-events.js";
 /** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 5_000;
 
-/** The list of the snapshot that a change is about. A `state` may change all. */
-const LISTS = {
-  message: "messages",
-  history: "messages",
-  pending: "messages",
-  members: "members",
-  typists: "typists",
-};
+/** What a change changes of the lists of the snapshot, if that has another name. A `state` may change all. */
+const LISTS = { message: "messages", history: "messages", pending: "messages" };
 
 /** Messages in a page of the history. */
 const PAGE = 100;
@@ -414,7 +408,7 @@ export class SharedRoom {
   #changed(what, detail) {
     this.#snapshot = null;
     if (what === "state") this.#lists = {};
-    else delete this.#lists[LISTS[what]];
+    else delete this.#lists[LISTS[what] ?? what];
     for (const handle of this.#handles) {
       handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
     }

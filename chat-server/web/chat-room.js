@@ -53,7 +53,8 @@ export class Membership {
   enter(joined) {
     const { recovered, messages = [] } = joined;
     const before = this.position;
-    Object.assign(this, { isJoined: true, rejoins: true, asked: null });
+    // A client that was in the room asks for missed messages, not for the latest ones.
+    Object.assign(this, { isJoined: true, rejoins: true, asked: null, history: undefined });
     const now = (this.position = positionOf(joined));
     if (!now) return { missed: {}, messages };
     const isSame = before?.epoch === now.epoch;

@@ -21,19 +21,9 @@ export class TokenSource {
   /** The pending call of the application: the next attempt uses a late token. */
   #pending = null;
 
-  /** `source`: a token, or a function that returns one. */
+  /** `source`: a function that returns a token. */
   constructor(source) {
     this.#source = source;
-  }
-
-  /** Whether the source can return another token. */
-  get canRenew() {
-    return typeof this.#source === "function";
-  }
-
-  /** The only token of a source that cannot renew it. */
-  get fixed() {
-    return this.#source;
   }
 
   /** A new token, of the one call that is made at a time. */
