@@ -245,8 +245,7 @@ export class ChatClient extends Emitter {
     for (const entry of this.#rooms.values()) {
       if (isOther) entry.sends.becomeOther(this.#connection.hasToken);
       if (isOnline) this.#enter(entry);
-      else entry.close();
-      if (error) entry.fail(error);
+      else entry.close(error);
       // A failed join is not repeated by a later connection.
       if (error && !entry.rejoins) this.#rooms.delete(entry.room);
     }
@@ -278,8 +277,7 @@ export class ChatClient extends Emitter {
   /** Removes a room, so that a reconnect does not join it. */
   #abandon(entry, error) {
     this.#rooms.delete(entry.room);
-    entry.close();
-    entry.fail(error);
+    entry.close(error);
   }
 
   #onJoined(entry, frame) {

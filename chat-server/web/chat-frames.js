@@ -3,15 +3,14 @@
 
 /** The frame in a text, or nothing. A message that is ignored is found missing by the next one. */
 export function readFrame(text) {
-  let frame;
   try {
-    frame = JSON.parse(text);
+    const frame = JSON.parse(text);
+    dropNulls(frame);
+    return isWhole(frame) ? frame : undefined;
   } catch {
+    // It is no JSON, or `null`.
     return undefined;
   }
-  if (typeof frame !== "object" || frame === null) return undefined;
-  dropNulls(frame);
-  return isWhole(frame) ? frame : undefined;
 }
 
 /** What a frame of a type needs, so that handlers and the copies of rooms do without checks. */

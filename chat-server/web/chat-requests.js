@@ -30,6 +30,9 @@ const ANSWERS = {
   ping: "pong",
 };
 
+/** What is not given with a request. */
+const UNHEARD = { resolve() {}, reject() {}, onSent() {}, isWanted: () => true };
+
 export class Requests {
   #connection;
   /** Of the present connection. */
@@ -68,15 +71,15 @@ export class Requests {
   /** Sends a frame when it is its turn, or at once if it `isUrgent`. Calls
    *  `resolve(answer, bytes)`, with the size of the request, or `reject(error)`, and `onSent` when it
    *  leaves; it does not if it is not `isWanted` any more. */
-  request(frame, { resolve = ignore, reject = ignore, isWanted = () => true, onSent = ignore }, isUrgent = false) {
-    let text;
+  request(frame, answer, isUrgent = false) {
+    const request = { ...UNHEARD, ...answer, frame };
     try {
-      text = this.#connection.textOf(frame, isUrgent);
+      request.text = this.#connection.textOf(frame, isUrgent);
     } catch (error) {
-      reject(error);
+      request.reject(error);
       return;
     }
-    const request = { frame, text, bytes: bytesOf(text) + ID_BYTES, resolve, reject, isWanted, onSent };
+    request.bytes = bytesOf(request.text) + ID_BYTES;
     if (isUrgent) {
       this.#send(request);
     } else {
@@ -198,5 +201,3 @@ export class Requests {
     return request;
   }
 }
-
-function ignore() {}

@@ -36,16 +36,11 @@ export class Membership {
     this.sends.open();
   }
 
-  /** The connection is lost, or the client has left. */
-  close() {
+  /** The client is not in the room any more. With an `error` all that waits for the room fails. */
+  close(error) {
     Object.assign(this, { isJoined: false, asked: null, isKnown: false });
-    this.sends.close();
-  }
-
-  /** All that waits for the room fails. */
-  fail(error) {
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
-    this.sends.fail(error);
+    if (error) for (const { reject } of this.#waiting.splice(0)) reject(error);
+    this.sends.close(error);
   }
 
   /** The client is in the room: takes the answer to a join that gave this copy's position. Returns

@@ -45,15 +45,16 @@ export class Sends {
     this.#next();
   }
 
-  /** The connection is lost. */
-  close() {
+  /** The client is not in the room any more. With an `error` all messages fail. */
+  close(error) {
     this.#isOpen = false;
+    if (error) this.#failAll(error);
   }
 
   /** To another user the keys mean nothing: what may have been taken would be taken twice.
    *  `isNamed`: a token names the user, who is another person. */
   becomeOther(isNamed) {
-    if (isNamed) this.fail(new ChatError("other_user"));
+    if (isNamed) this.#failAll(new ChatError("other_user"));
     else if (this.#queue[0]?.isUnknown) this.#fail(1);
   }
 
@@ -62,10 +63,6 @@ export class Sends {
   seen({ key, offset }, epoch) {
     const send = this.#queue.find(({ frame }) => frame.key === key);
     if (send) this.#taken(send, { offset, epoch });
-  }
-
-  fail(error) {
-    this.#fail(this.#queue.length, () => error);
   }
 
   /** Sends the first message if it may be sent, else watches its deadline. */
@@ -160,6 +157,10 @@ export class Sends {
     }
     // Not at once: the next one may fail in the same way, and so may all that follow.
     queueMicrotask(() => this.#next());
+  }
+
+  #failAll(error) {
+    this.#fail(this.#queue.length, () => error);
   }
 
   #remove(index, count) {

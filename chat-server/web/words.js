@@ -4,6 +4,7 @@ const NO_TOKEN =
   "This chat asks for a token. Open it with the link that you were given, or add #token=… to its address.";
 
 const ENDS = {
+  1000: "the connection was closed.",
   4002: "a moderator ended the connection.",
   4003: "you are banned.",
   4004: "your access has run out. Open the link that you were given once more, or get a new one.",
@@ -15,6 +16,11 @@ const NOT_SENT = {
   queue_full: "Too many messages wait to be sent. Try again in a moment.",
   rate_limited: "That was too fast.",
   hook_unavailable: "It could not be checked.",
+  timeout: "The server did not answer in time.",
+  offline: "There is no connection.",
+  disconnected: "The connection was lost before the answer.",
+  closed: "The connection was closed.",
+  other_user: "It is of another user.",
   room_name_invalid: "This is no name for a room: it is too long, or has characters that a name cannot have.",
 };
 
