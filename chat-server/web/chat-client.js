@@ -325,10 +325,7 @@ export class ChatClient extends Emitter {
   #emit(type, detail) {
     this.#debug?.(`chat ${type} ${JSON.stringify(detail)}`);
     if (this.#events.push(new CustomEvent(type, { detail })) > 1) return;
-    for (; this.#events.length > 0; this.#events.shift()) {
-      for (const room of this.#shared.values()) room.take(this.#events[0]);
-      this.dispatchEvent(this.#events[0]);
-    }
+    for (; this.#events.length > 0; this.#events.shift()) this.dispatchEvent(this.#events[0]);
   }
 }
 

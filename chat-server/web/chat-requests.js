@@ -76,7 +76,8 @@ export class Requests {
     try {
       request.text = this.#connection.textOf(frame, isUrgent);
     } catch (error) {
-      request.reject(error);
+      // Later, as all errors: a whole queue may be refused, one after the other.
+      queueMicrotask(() => request.reject(error));
       return;
     }
     request.bytes = bytesOf(request.text) + ID_BYTES;

@@ -51,8 +51,8 @@ export class SharedRoom {
   #options;
   #onRelease;
   #handles = new Set();
-  /** Whether the room is left, since no handle is. */
-  #isOver = false;
+  /** Ends the subscriptions to the client's events. */
+  #ending = new AbortController();
   /** Whether the room was left because the client was closed: the next connection joins it again. */
   #isDue = false;
   /** The id of the user who sees the room. */
@@ -89,6 +89,8 @@ export class SharedRoom {
     this.#connection = connection;
     this.#onRelease = onRelease;
     this.#userId = client.user?.id;
+    const { signal } = this.#ending;
+    for (const type of Object.keys(this.#handlers)) client.addEventListener(type, this, { signal });
     this.#join();
   }
 
@@ -104,8 +106,8 @@ export class SharedRoom {
   }
 
   /** Takes an event of the client. */
-  take({ type, detail }) {
-    if (detail.room === undefined || detail.room === this.name) this.#handlers[type]?.(detail);
+  handleEvent({ type, detail }) {
+    if (type === "state" || detail.room === this.name) this.#handlers[type](detail);
   }
 
   #handlers = {
@@ -180,8 +182,8 @@ export class SharedRoom {
   /** Not before its messages are sent: the leave would overtake one that waits. */
   #leaveIfUnused() {
     const isSending = [...this.#pending.values()].some(({ state }) => state === "sending" || state === "delayed");
-    if (this.#handles.size > 0 || isSending || this.#isOver) return;
-    this.#isOver = true;
+    if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
+    this.#ending.abort();
     this.#setPeople();
     this.#onRelease();
   }

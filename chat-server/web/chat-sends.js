@@ -155,8 +155,7 @@ export class Sends {
       const isUnknown = send.isUnknown || send.stage === "sent";
       send.reject(isUnknown ? new ChatError("outcome_unknown") : why(send));
     }
-    // Not at once: the next one may fail in the same way, and so may all that follow.
-    queueMicrotask(() => this.#next());
+    this.#next();
   }
 
   #failAll(error) {
