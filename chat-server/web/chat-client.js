@@ -44,10 +44,8 @@ export class ChatClient extends Emitter {
     super();
     const { debug } = options;
     this.#debug = debug === true ? (line) => console.debug(line) : debug || undefined;
-    this.#connection = new Connection(url, options, {
-      changed: (status) => this.#onStatus(status),
-      frame: (frame) => this.#onFrame(frame),
-    });
+    const onStatus = (status) => this.#onStatus(status);
+    this.#connection = new Connection(url, options, onStatus, (frame) => this.#onFrame(frame));
     const { requests } = this.#connection;
     this.#requests = requests;
     const onDelay = (delay) => this.#emit("delayed", delay);
@@ -167,9 +165,9 @@ export class ChatClient extends Emitter {
   typing(room, typing) {
     const entry = this.#rooms.get(room);
     if (!entry?.isJoined) return;
-    const { typing: before = false, at = 0 } = entry.typing ?? {};
-    if (before === typing && (!typing || now() - at < TYPING_REPEAT_MS)) return;
-    if (this.#requests.post({ type: "typing", room, typing })) entry.typing = { typing, at: now() };
+    const isRepeat = typing ? now() - entry.typedAt < TYPING_REPEAT_MS : entry.typedAt === -Infinity;
+    if (isRepeat || !this.#requests.post({ type: "typing", room, typing })) return;
+    entry.typedAt = typing ? now() : -Infinity;
   }
 
   members(room) {

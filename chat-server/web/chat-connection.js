@@ -59,7 +59,8 @@ export class Connection {
   /** The options of the client, with their defaults, and with the present `name` and `resume`. */
   options;
   #url;
-  #hooks;
+  #onStatus;
+  #onFrame;
   /** The present attempt, or connection: one object each. */
   #line = null;
   #socket = null;
@@ -90,13 +91,14 @@ export class Connection {
   /** Ends the watch for signs that the connection may have died. */
   #signs = null;
 
-  /** `hooks`: `changed(status)` at each change of state, and `frame(frame)` for each frame that
+  /** `onStatus(status)` is called at each change of state, and `onFrame(frame)` for each frame that
    *  answers nothing. */
-  constructor(url, options, hooks) {
+  constructor(url, options, onStatus, onFrame) {
     this.#url = String(url);
     // An undefined option is the same as a missing one.
     this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...defined(options) };
-    this.#hooks = hooks;
+    this.#onStatus = onStatus;
+    this.#onFrame = onFrame;
     if (typeof options.token === "function") this.#tokens = new TokenSource(options.token);
     this.requests = new Requests(this);
   }
@@ -261,7 +263,7 @@ export class Connection {
     const isMissing = error instanceof Unauthorized || !this.hasToken;
     const refusedBy = isMissing ? "no_token" : "token_refused";
     const by = error.code === "unauthorized" ? refusedBy : "server";
-    this.#end({ code: LOST, reason: error.message, by }, error);
+    this.#end({ code: LOST, by }, error);
   }
 
   #receive(data) {
@@ -275,12 +277,12 @@ export class Connection {
     if (!frame) return;
     // Its id is that of a request that may still be answered, perhaps of another connection.
     if (frame.type === "undelivered") {
-      if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
+      if (frame.session === this.welcome?.session) this.#onFrame(frame);
       return;
     }
     if (frame.type === "goodbye") this.#goodbye = frame;
     const isAnswer = this.requests.answer(frame);
-    if (!isAnswer && frame.id === undefined) this.#hooks.frame(frame);
+    if (!isAnswer && frame.id === undefined) this.#onFrame(frame);
   }
 
   #onWelcome(frame, bytes) {
@@ -408,6 +410,6 @@ export class Connection {
 
   #change(detail) {
     this.status = detail;
-    this.#hooks.changed(detail);
+    this.#onStatus(detail);
   }
 }

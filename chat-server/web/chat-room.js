@@ -17,6 +17,8 @@ export class Membership {
   asked = null;
   /** Whether a join has been sent on this connection. */
   isKnown = false;
+  /** When the members were told that the user is typing; `-Infinity` if the user is not. */
+  typedAt = -Infinity;
   /** Who waits for the first join. */
   #waiting = [];
 
