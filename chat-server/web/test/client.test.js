@@ -116,6 +116,29 @@ suite("calls", () => {
     strictEqual(await codeOf(chat.send("r", "from bob")), "none");
   });
 
+  test("all messages of a long queue may be refused", async () => {
+    server = new TestServer({ limits: { message_bytes: 4 } });
+    const chat = newClient();
+    chat.join("r");
+    const sent = Array.from({ length: 20_000 }, () => codeOf(chat.send("r", "too long")));
+    chat.connect();
+    deepStrictEqual(new Set(await Promise.all(sent)), new Set(["message_too_long"]));
+    strictEqual(chat.queued, 0);
+  });
+
+  test("a pause that the server asks for outlasts the connection", async () => {
+    const chat = await member({ backoffBaseMs: 1 });
+    server.refuse("send", "rate_limited", { retryAfterMs: 5_000 });
+    const sent = chat.send("r", "hi");
+    await settled();
+    server.drop();
+    await time.advance(4_900);
+    strictEqual(chat.state, "online");
+    strictEqual(server.received.filter(({ type }) => type === "send").length, 1);
+    await time.advance(5_200);
+    strictEqual((await sent).offset, 1);
+  });
+
   test("the version is that of the package", () => {
     const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
     strictEqual(ChatClient.version, version);
