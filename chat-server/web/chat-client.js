@@ -30,8 +30,6 @@ export class ChatClient extends Emitter {
   #requests;
   /** What the sends of all rooms share. */
   #sending;
-  /** The user of the last connection, by id. */
-  #userId;
   /** The rooms that the application has joined, by id; a reconnect joins them again. */
   #rooms = new Map();
   /** The rooms that the application has by `room`, by name. */
@@ -237,11 +235,9 @@ export class ChatClient extends Emitter {
   #onStatus(status) {
     const { state, error } = status;
     const isOnline = state === "online";
-    const before = this.#userId;
-    if (isOnline) this.#userId = this.user.id;
-    const isOther = before !== undefined && before !== this.#userId;
+    const { isOtherUser, hasToken } = this.#connection;
     for (const entry of this.#rooms.values()) {
-      if (isOther) entry.sends.becomeOther(this.#connection.hasToken);
+      if (isOnline && isOtherUser) entry.sends.becomeOther(hasToken);
       if (isOnline) this.#enter(entry);
       else entry.close(error);
       // A failed join is not repeated by a later connection.

@@ -55,6 +55,8 @@ export class Connection {
   status = { state: "idle" };
   /** The server's last `welcome`. */
   welcome = null;
+  /** Whether it named another user than the one before. */
+  isOtherUser = false;
   requests;
   /** The options of the client, with their defaults, and with the present `name` and `resume`. */
   options;
@@ -89,7 +91,7 @@ export class Connection {
   /** Timers and deadlines of the connection, by name. */
   #timers = {};
   /** Ends the watch for signs that the connection may have died. */
-  #signs = null;
+  #unwatchSigns = null;
 
   /** `onStatus(status)` is called at each change of state, and `onFrame(frame)` for each frame that
    *  answers nothing. */
@@ -175,7 +177,7 @@ export class Connection {
   #open() {
     clearDeadline(this.#timers.retry);
     this.#goodbye = null;
-    this.#signs ??= watchSigns((type) => {
+    this.#unwatchSigns ??= watchSigns((type) => {
       // The connection may have died, or the network may be back.
       if (this.isOnline || type !== "offline") this.check();
     });
@@ -287,12 +289,14 @@ export class Connection {
 
   #onWelcome(frame, bytes) {
     clearDeadline(this.#timers.welcome);
+    const { user } = this.welcome ?? frame;
     this.welcome = frame;
     this.options.resume = frame.resume ?? this.options.resume;
     if (frame.expires_in_ms !== undefined && this.#tokens) {
       this.#renewIn(renewalDelay(frame.expires_in_ms));
     }
     if (this.isOnline) return;
+    this.isOtherUser = user.id !== frame.user.id;
     this.requests.limit(frame.limits, bytes);
     this.#onlineSince = now();
     this.#settle();
@@ -402,8 +406,8 @@ export class Connection {
   /** The end of the client. `by` says who ended it. */
   #end({ code, reason, ...detail }, error = new ChatError("closed", reason || undefined)) {
     this.requests.disconnect();
-    this.#signs?.abort();
-    this.#signs = null;
+    this.#unwatchSigns?.();
+    this.#unwatchSigns = null;
     this.#settle(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }

@@ -55,8 +55,6 @@ export class SharedRoom {
   #ending = new AbortController();
   /** Whether the room was left because the client was closed: the next connection joins it again. */
   #isDue = false;
-  /** The id of the user who sees the room. */
-  #userId;
   /** What the snapshot has beside its lists. */
   #shown = { state: "joining", error: null, can: null, hasMore: false, count: 0 };
   /** Received messages, oldest first. */
@@ -88,7 +86,6 @@ export class SharedRoom {
     this.#options = { history, keep };
     this.#connection = connection;
     this.#onRelease = onRelease;
-    this.#userId = client.user?.id;
     const { signal } = this.#ending;
     for (const type of Object.keys(this.#handlers)) client.addEventListener(type, this, { signal });
     this.#join();
@@ -258,10 +255,9 @@ export class SharedRoom {
 
   #onOnline() {
     const { user } = this.#client;
-    const isOther = this.#userId && this.#userId !== user.id;
+    const { isOtherUser, hasToken } = this.#connection;
     // Without a token it is the same person, whom a server did not recognize.
-    if (isOther && this.#connection.hasToken) this.#empty();
-    this.#userId = user.id;
+    if (isOtherUser && hasToken) this.#empty();
     for (const [key, pending] of this.#pending) {
       if (pending.user.id !== user.id) this.#update(key, { user });
     }
