@@ -12,7 +12,7 @@ const SHORTEST_MS = 1_000;
 /** The application has no further token for this user: the token function throws it. */
 export class Unauthorized extends ChatError {
   constructor(message) {
-    super("unauthorized", message || undefined);
+    super("unauthorized", message || "There is no token.");
   }
 }
 
