@@ -102,11 +102,7 @@ export class ChatClient extends Emitter {
   }
 
   rename(name) {
-    return outcome((resolve) => {
-      this.#connection.textOf({ name }, true);
-      this.#connection.options.name = name;
-      resolve(this.#connection.reconnect());
-    });
+    return outcome((resolve) => resolve(this.#connection.rename(name)));
   }
 
   join(room, { history, since } = {}) {
@@ -304,7 +300,7 @@ export class ChatClient extends Emitter {
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
-    if (entry.asked) this.#requests.ask({ type: "leave", room });
+    if (entry.asked) this.#requests.request({ type: "leave", room }, {});
     this.#abandon(entry, new ChatError("not_in_room"));
     this.#emit("left", { room, reason, message, until });
   }

@@ -3,7 +3,7 @@
 
 import { ChatError, defined, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
-import { textOf } from "./chat-limits.js";
+import { checkName, textOf } from "./chat-limits.js";
 import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
@@ -136,8 +136,11 @@ export class Connection {
     return connecting;
   }
 
-  /** Replaces the connection. The code 1000 would say that the user leaves. */
-  reconnect() {
+  /** Replaces the connection by one with another name. */
+  rename(name) {
+    this.textOf({ type: "hello", name }, true);
+    checkName(name);
+    this.options.name = name;
     this.#forget()?.close();
     this.requests.disconnect();
     this.status = { state: "idle" };

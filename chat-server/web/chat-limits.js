@@ -23,9 +23,8 @@ export function bytesOf(text = "") {
 /** The text of a frame. Throws an error if it cannot be sent. `limits` are those of `welcome`, if
  *  there was one. */
 export function textOf(frame, limits) {
-  const { room, name, message, data } = frame;
+  const { room, message, data } = frame;
   if (room !== undefined && !isName(room)) throw new ChatError("room_name_invalid", NAME_RULE);
-  if (name !== undefined && !isName(name)) throw new ChatError("bad_field", NAME_RULE);
   // JSON carries half a character, but the server does not read it: there would be no answer.
   if (/\p{Cs}/u.test(message)) throw new ChatError("bad_field", "The text has half a character.");
   const text = jsonOf(frame);
@@ -36,6 +35,11 @@ export function textOf(frame, limits) {
   }
   if (bytesOf(text) + ID_BYTES > frameBytes) throw new ChatError("too_large");
   return text;
+}
+
+/** Throws an error if a user cannot take this name. */
+export function checkName(name) {
+  if (name !== undefined && !isName(name)) throw new ChatError("bad_field", NAME_RULE);
 }
 
 function jsonOf(value) {

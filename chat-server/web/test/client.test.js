@@ -116,6 +116,15 @@ suite("calls", () => {
     strictEqual(await codeOf(chat.send("r", "from bob")), "none");
   });
 
+  test("the server judges the name of a client, which a token may replace", async () => {
+    for (const name of ["", "Ann \ud83d", "x".repeat(200)]) {
+      const chat = newClient({ name, token: "ann" });
+      strictEqual((await chat.connect()).user.id, "ann");
+      strictEqual(await codeOf(chat.rename(name)), "bad_field");
+      strictEqual(chat.state, "online");
+    }
+  });
+
   test("all messages of a long queue may be refused", async () => {
     server = new TestServer({ limits: { message_bytes: 4 } });
     const chat = newClient();
