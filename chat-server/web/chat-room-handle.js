@@ -7,7 +7,7 @@ import { Emitter } from "./chat-events.js";
 /** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 5_000;
 
-/** What a change changes of the lists of the snapshot, if that has another name. A `state` may change all. */
+/** The list of the snapshot that a change concerns, if its name is another one. A `state` may change all. */
 const LISTS = { message: "messages", history: "messages", pending: "messages" };
 
 /** Messages in a page of the history. */

@@ -1,5 +1,5 @@
-// One room as a client knows it: whether it is there, the position at which its copy of the room's
-// sequence ends, and what of all that is received is new. It sends nothing: chat-client.js does.
+// One room as a client knows it: whether the client is there, the position at which its copy of the
+// room's sequence ends, and what of all that is received is new. chat-client.js joins and leaves it.
 
 export class Membership {
   room;
