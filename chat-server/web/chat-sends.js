@@ -32,6 +32,7 @@ export class Sends {
   /** Queues a message, in a frame of so many bytes. Resolves to its place. */
   add(frame, bytes) {
     return outcome((resolve, reject) => {
+      if (this.#queue.length === 0) this.#moved();
       this.#queue.push({ frame, bytes, resolve, reject, addedAt: now(), stage: "waiting" });
       this.#all.count += 1;
       this.#all.bytes += bytes;
@@ -98,12 +99,15 @@ export class Sends {
       return;
     }
     send.isUnknown ||= !isCertain(error);
-    // The next connection takes it along.
-    this.#become(send, isLost(error) ? "waiting" : "paused");
-    if (isLost(error)) return;
+    if (isLost(error)) {
+      // The next connection takes it along.
+      this.#watch();
+      return;
+    }
     send.error = error;
+    this.#become(send, "paused");
     setTimeout(() => {
-      this.#become(send, "waiting");
+      send.stage = "waiting";
       this.#next();
     }, pauseAfter(error));
     const { room, key } = send.frame;
@@ -169,7 +173,7 @@ export class Sends {
     return removed;
   }
 
-  /** One has left for the first time, or was taken. */
+  /** The first is another one, has left for the first time, or was taken. */
   #moved() {
     this.#movedAt = now();
     this.#isRenewed = false;
