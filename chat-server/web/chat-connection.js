@@ -136,7 +136,7 @@ export class Connection {
     return connecting;
   }
 
-  /** Replaces the connection by one with another name. */
+  /** Replaces the connection by one with another name. The code 1000 would say that the user leaves. */
   rename(name) {
     this.textOf({ type: "hello", name }, true);
     checkName(name);
@@ -401,7 +401,7 @@ export class Connection {
     return socket;
   }
 
-  /** Ends the connection, as the server is to know. */
+  /** Ends the connection for good: the user leaves. */
   #hangUp() {
     this.#forget()?.close(1000);
   }
