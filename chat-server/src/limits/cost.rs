@@ -212,20 +212,43 @@ pub(crate) fn longer(one: Option<Wait>, other: Option<Wait>) -> Option<Wait> {
     }
 }
 
-/// Calls `each` for every resource of a cost that has a rate; returns the longest of the waits.
+/// How long a cost is not covered by several buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Uncovered {
+    /// The longest wait.
+    pub(crate) wait: Wait,
+    /// The longest time without what the cost needs for itself: one larger than the burst waits even if
+    /// the bucket is full.
+    pub(crate) behind: Duration,
+}
+
+impl Uncovered {
+    /// Both, in other buckets.
+    pub(crate) fn with(self, other: Self) -> Self {
+        let wait = if other.wait.time > self.wait.time { other.wait } else { self.wait };
+        Self { wait, behind: self.behind.max(other.behind) }
+    }
+}
+
+/// Calls `each` for every resource of a cost that has a rate; returns how long it is not covered.
 fn longest_of(
     cost: &Cost,
     rates: &Rates,
     factor: u32,
     owner: Owner,
     mut each: impl FnMut(usize, Rate, u64) -> Duration,
-) -> Option<Wait> {
-    let mut longest = None;
+) -> Option<Uncovered> {
+    let mut longest: Option<Uncovered> = None;
     for (resource, amount) in cost.parts() {
         if let Some(rate) = rates.of(resource) {
-            let time = each(resource as usize, rate.times(factor), amount);
-            let wait = (!time.is_zero()).then_some(Wait { time, resource, owner });
-            longest = longer(longest, wait);
+            let rate = rate.times(factor);
+            let time = each(resource as usize, rate, amount);
+            if !time.is_zero() {
+                let wait = Wait { time, resource, owner };
+                let behind = time.saturating_sub(rate.beyond_burst(amount));
+                let uncovered = Uncovered { wait, behind };
+                longest = Some(longest.map_or(uncovered, |longest| longest.with(uncovered)));
+            }
         }
     }
     longest
@@ -239,7 +262,7 @@ impl Buckets {
         rates: &Rates,
         factor: u32,
         now: Duration,
-    ) -> Option<Wait> {
+    ) -> Option<Uncovered> {
         longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
             self.0[nth].take(rate, amount, now)
         })
@@ -288,7 +311,7 @@ impl SharedBuckets {
         factor: u32,
         owner: Owner,
         now: Duration,
-    ) -> Option<Wait> {
+    ) -> Option<Uncovered> {
         longest_of(cost, rates, factor, owner, |nth, rate, amount| {
             self.0[nth].take(rate, amount, now)
         })

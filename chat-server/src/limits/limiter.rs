@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cost::{Buckets, Cost, Owner, Resource, Wait, longer};
+use super::cost::{Buckets, Cost, Owner, Resource, Uncovered, Wait, longer};
 use super::usage_by_key::{KeyPermit, RoomSlot};
 use super::{ConnectionPermit, Limits, LimitsConfig, Rates};
 
@@ -117,8 +117,10 @@ impl RateLimiter {
     ///
     /// A frame that would wait longer than [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait)
     /// is rejected, and its charge is kept as a reservation: sent again after that time, the frame is
-    /// paid for. A connection has one reservation for each resource. Buckets that are overdrawn by
-    /// twice `max_wait` give no reservations, which bounds the overdraft by clients that never retry.
+    /// paid for. A connection has one reservation for each resource. Buckets that others have overdrawn
+    /// by twice `max_wait` give no reservations, which bounds the overdraft by clients that never retry.
+    /// The time that the frame needs for itself, because it costs more than the burst, does not count
+    /// there: it is the same at each attempt, and without a reservation the frame could never pass.
     ///
     /// Every frame waits for the connection's own rate of frames, also one that is rejected.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
@@ -140,8 +142,8 @@ impl RateLimiter {
         }
         let left = cost.less(&self.reserved_for(&cost));
         match self.take_rest(left, now) {
-            Some(wait) if wait.time > max_wait => {
-                if wait.time > 2 * max_wait {
+            Some(Uncovered { wait, behind }) if wait.time > max_wait => {
+                if behind > 2 * max_wait {
                     self.give_back(left);
                 } else {
                     let at = now + wait.time;
@@ -149,8 +151,9 @@ impl RateLimiter {
                 }
                 refused(wait.time, wait.limit())
             }
-            wait => {
+            uncovered => {
                 self.use_up(&cost);
+                let wait = uncovered.map(|uncovered| uncovered.wait);
                 Charge { wait: longer(pace, wait), refused: None }
             }
         }
@@ -244,12 +247,13 @@ impl RateLimiter {
 
     /// Takes `cost`, except what [`take_frame`](Self::take_frame) has taken; returns how long to wait
     /// until it is covered.
-    fn take_rest(&mut self, cost: Cost, now: Duration) -> Option<Wait> {
+    fn take_rest(&mut self, cost: Cost, now: Duration) -> Option<Uncovered> {
         let rest = cost.besides_frame();
         let own = self.own.take(&rest, &self.config.connection, self.factor, now);
-        self.shared().fold(own, |wait, (permit, rates, owner)| {
-            longer(wait, permit.buckets().take(&cost, rates, self.factor, owner, now))
-        })
+        let shared = self.shared().filter_map(|(permit, rates, owner)| {
+            permit.buckets().take(&cost, rates, self.factor, owner, now)
+        });
+        own.into_iter().chain(shared).reduce(Uncovered::with)
     }
 
     /// The buckets that the connection shares, and their rates.
@@ -325,6 +329,26 @@ mod tests {
             let longest = charge.refused.map_or(Duration::ZERO, |refused| refused.retry_after);
             assert!(longest < Duration::from_secs(11), "{longest:?}");
         }
+    }
+
+    #[test]
+    fn frame_that_costs_more_than_the_burst_passes_when_it_is_paid_for() {
+        let limits = limits(Rate::new(100, 100));
+        let mut client = connection(&limits);
+        // 49 s for itself, far more than twice the longest wait.
+        let refused = client.take(&limits, frames(5000)).refused.unwrap();
+        assert!(refused.retry_after > Duration::from_secs(48), "{refused:?}");
+        assert!(refused.retry_after <= Duration::from_secs(49), "{refused:?}");
+        let early = client.take(&limits, frames(5000)).refused.unwrap();
+        assert_eq!(early.limit, "early_retry");
+        assert!(early.retry_after <= refused.retry_after, "{early:?} after {refused:?}");
+        make_due(&mut client);
+        assert_eq!(client.take(&limits, frames(5000)), Charge::default(), "paid for");
+
+        // It is behind that one, and gets no reservation until the debt is paid.
+        let mut other = connection(&limits);
+        assert!(other.take(&limits, frames(5000)).refused.is_some());
+        assert!(other.reserved.is_none(), "the overdraft is bounded");
     }
 
     #[test]

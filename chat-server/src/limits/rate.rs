@@ -69,6 +69,11 @@ impl Rate {
         Duration::from_nanos(covered_at.saturating_sub(now))
     }
 
+    /// How long a cost is not covered by a full bucket: zero unless it is larger than the burst.
+    pub(crate) fn beyond_burst(self, cost: u64) -> Duration {
+        Duration::from_nanos(self.nanos(cost).saturating_sub(self.nanos(self.burst.into())))
+    }
+
     /// When a bucket is full at this rate that is full at `full_at` at the rate `old`. It lacks as many
     /// tokens as before, and at most the burst: a debt under the old rate may be hours under the new one.
     fn convert(self, old: Self, full_at: u64, now: u64) -> u64 {

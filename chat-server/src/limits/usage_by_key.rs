@@ -162,7 +162,7 @@ mod tests {
         let wait = |permit: &KeyPermit| {
             let buckets = permit.buckets();
             let wait = buckets.take(&Cost::frame(0), &rates, 1, Owner::User, now);
-            wait.map_or(Duration::ZERO, |wait| wait.time)
+            wait.map_or(Duration::ZERO, |uncovered| uncovered.wait.time)
         };
         let permit = users.acquire(0, 9, now).unwrap();
         assert_eq!(wait(&permit), Duration::ZERO);
