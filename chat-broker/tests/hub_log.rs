@@ -104,7 +104,7 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     let (first, last) = ("subscribing on the pub sub to room: room-0", "from room: room-299");
     assert_eq!(lines.with(first), [format!("INFO message={first}")]);
     assert_eq!(lines.with(last), Vec::<String>::new());
-    assert_eq!(lines.with("ubscribing").len(), 100);
+    assert_eq!(lines.with("room: room-").len(), 100);
     let summary = lines.with("suppressed log lines of subscribed");
     assert_eq!(summary.len(), 1, "{summary:?}");
     assert!(summary[0].contains(&format!("lines={}", 2 * ROOMS - 100)), "{summary:?}");
@@ -126,16 +126,54 @@ async fn failed_calls_are_logged_one_by_one_up_to_a_budget() {
     let (hub, driver) = Hub::new(broker.clone(), events, HubConfig::default());
     tokio::spawn(driver.run());
     let summary = || lines.with("suppressed log lines of failed broker calls");
-    // One a second.
-    broker.fail_next(Call::Subscribe, 25);
-    let ann = Topic::User(UserId::new("ann").unwrap());
-    let _membership = hub.attach(&ann, ConnectionId::new(1), Member);
-    tokio::time::sleep(Duration::from_secs(65)).await;
-    assert_eq!(lines.with("subscribe failed, retrying").len(), 10);
-    assert_eq!(summary(), Vec::<String>::new());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let damaged = Topic::Room(RoomId::new("damaged").unwrap());
+    broker.damage(std::slice::from_ref(&damaged));
+    let join = || hub.join(&damaged, ConnectionId::new(1), Member, JoinOptions::default());
+    for _ in 0..25 {
+        assert!(join().await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let failed = || lines.with("injected damage").len();
+    assert_eq!((failed(), summary()), (10, Vec::new()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(summary().len(), 1);
     assert!(summary()[0].contains("lines=15"), "{:?}", summary());
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_is_logged_at_once_then_each_minute_and_at_its_end() {
+    let lines = Lines::capture();
+    let (broker, events) = MemoryBroker::connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    let (hub, driver) = Hub::new(broker.clone(), events, HubConfig::default());
+    tokio::spawn(driver.run());
+    // One a second.
+    broker.fail_next(Call::Subscribe, 150);
+    let ann = Topic::User(UserId::new("ann").unwrap());
+    let _membership = hub.attach(&ann, ConnectionId::new(1), Member);
+    let (began, failed) =
+        (tokio::time::Instant::now(), || lines.with("subscribe failed, retrying"));
+    for (second, count) in [(1, 1), (59, 1), (61, 2), (119, 2), (121, 3), (149, 3)] {
+        let until = Duration::from_millis(second * 1000 + 500);
+        tokio::time::sleep_until(began + until).await;
+        assert_eq!(failed().len(), count, "after {second} s: {:?}", failed());
+    }
+    assert!(
+        failed()[1].contains("outage=60") && failed()[1].contains("failures=61"),
+        "{:?}",
+        failed()
+    );
+    let ended = || lines.with("subscribe works again");
+    assert_eq!(ended(), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(ended().len(), 1);
+    assert!(
+        ended()[0].contains("outage=150") && ended()[0].contains("failures=150"),
+        "{:?}",
+        ended()
+    );
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!((failed().len(), ended().len()), (3, 1), "and nothing more");
 }
 
 #[tokio::test]

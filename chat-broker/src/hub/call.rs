@@ -30,6 +30,26 @@ impl Kind {
             Self::Read => 32,
         }
     }
+
+    /// What the log has of a call that failed.
+    pub(super) fn failed(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe failed, retrying",
+            Self::Read => "read failed, retrying",
+            Self::Unsubscribe => "unsubscribe failed",
+            Self::Check => "check failed, retrying",
+        }
+    }
+
+    /// What the log has of the first call that succeeds after an outage.
+    pub(super) fn succeeds(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe works again",
+            Self::Read => "read works again",
+            Self::Unsubscribe => "unsubscribe works again",
+            Self::Check => "check works again",
+        }
+    }
 }
 
 /// A call that has ended.
@@ -38,6 +58,19 @@ pub(super) enum Outcome {
     Read(Vec<Topic>, Result<ReadResult, BrokerError>),
     Unsubscribed(Vec<Topic>, Result<(), BrokerError>),
     Checked(Vec<Topic>, Result<Vec<Position>, BrokerError>),
+}
+
+impl Outcome {
+    /// The kind of the call, if it succeeded.
+    pub(super) fn succeeded(&self) -> Option<Kind> {
+        match self {
+            Self::Subscribed(_, Ok(())) => Some(Kind::Subscribe),
+            Self::Read(_, Ok(_)) => Some(Kind::Read),
+            Self::Unsubscribed(_, Ok(())) => Some(Kind::Unsubscribe),
+            Self::Checked(_, Ok(_)) => Some(Kind::Check),
+            _ => None,
+        }
+    }
 }
 
 /// What one call reads.

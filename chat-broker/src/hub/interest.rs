@@ -88,6 +88,9 @@ struct Interest<'a, M> {
     unlogged: HashSet<Topic>,
     room_lines: LogBudget,
     failure_lines: LogBudget,
+    /// The outages of the broker, by kind of call: from the first call that it does not answer until one
+    /// succeeds. A broker may answer one kind and not the other, on another connection.
+    outages: [Option<Outage>; 4],
     /// A timer is set for the number of suppressed lines.
     summary_is_due: bool,
     interruptions: u64,
@@ -96,6 +99,18 @@ struct Interest<'a, M> {
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
     /// Sorted by due time.
     timers: VecDeque<(Instant, Timer)>,
+}
+
+/// A time in which the broker does not answer.
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    logged_at: Instant,
+    /// Calls that failed.
+    failures: u64,
+    /// Whether its lines are at the default level: a broker that answers every other call has any number
+    /// of outages.
+    is_logged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +146,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             unlogged: HashSet::new(),
             room_lines: LogBudget::new(ROOM_LINES),
             failure_lines: LogBudget::new(FAILURE_LINES),
+            outages: Default::default(),
             summary_is_due: false,
             interruptions: 0,
             queued: Default::default(),
@@ -404,11 +420,50 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    fn log_failure(&mut self, what: &str, error: &BrokerError, topics: usize) {
+    fn log_failure(&mut self, kind: Kind, error: &BrokerError, topics: usize) {
+        if matches!(error, BrokerError::Unavailable(_)) {
+            return self.log_outage(kind, error, topics);
+        }
+        let what = kind.failed();
         if self.may_log(|all| &mut all.failure_lines) {
             warn!(%error, topics, "{what}");
         } else {
             debug!(%error, topics, "{what}");
+        }
+    }
+
+    /// An outage is logged at once, and then once a minute: calls are made again each second.
+    fn log_outage(&mut self, kind: Kind, error: &BrokerError, topics: usize) {
+        let (now, what) = (Instant::now(), kind.failed());
+        let Some(outage) = &mut self.outages[kind as usize] else {
+            let is_logged = self.may_log(|all| &mut all.failure_lines);
+            self.outages[kind as usize] =
+                Some(Outage { since: now, logged_at: now, failures: 1, is_logged });
+            if is_logged {
+                warn!(%error, topics, "{what}");
+            } else {
+                debug!(%error, topics, "{what}");
+            }
+            return;
+        };
+        outage.failures += 1;
+        if now < outage.logged_at + MINUTE {
+            return debug!(%error, topics, "{what}");
+        }
+        (outage.logged_at, outage.is_logged) = (now, true);
+        let (outage, failures) = (now - outage.since, outage.failures);
+        warn!(%error, topics, ?outage, failures, "{what}");
+    }
+
+    /// A call of this kind has succeeded.
+    fn end_outage(&mut self, kind: Kind) {
+        let Some(ended) = self.outages[kind as usize].take() else { return };
+        let Outage { since, failures, is_logged, .. } = ended;
+        let (outage, what) = (since.elapsed(), kind.succeeds());
+        if is_logged {
+            info!(?outage, failures, "{what}");
+        } else {
+            debug!(?outage, failures, "{what}");
         }
     }
 

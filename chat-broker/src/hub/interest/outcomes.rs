@@ -15,6 +15,9 @@ use crate::hub::room::Phase;
 
 impl<M: Deliver + Clone> Interest<'_, M> {
     pub(super) fn finish_call(&mut self, outcome: Outcome) {
+        if let Some(kind) = outcome.succeeded() {
+            self.end_outage(kind);
+        }
         match outcome {
             Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
             Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
@@ -44,7 +47,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        self.log_failure("subscribe failed, retrying", error, topics.len());
+        self.log_failure(Kind::Subscribe, error, topics.len());
         for topic in topics {
             self.shared.reject_joins(&topic, error);
             self.states.insert(topic.clone(), State::Failed);
@@ -123,7 +126,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        self.log_failure("read failed, retrying", error, topics.len());
+        self.log_failure(Kind::Read, error, topics.len());
         for topic in topics {
             self.shared.update(&topic, |room, _| room.sequence.fail_reads());
             self.shared.reject_joins(&topic, error);
@@ -137,7 +140,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         // No retry: the broker does not subscribe to them again after a reconnect, and what still
         // arrives finds no room.
         if let Err(error) = outcome {
-            self.log_failure("unsubscribe failed", &error, topics.len());
+            self.log_failure(Kind::Unsubscribe, &error, topics.len());
         }
         for topic in topics {
             self.log_subscribed(&topic);
