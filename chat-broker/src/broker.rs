@@ -194,6 +194,13 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// The id of this node, by which the logs of other nodes name it, such as when its lease has expired:
+    /// 1 to 32 ASCII letters and digits, random, and never that of another node. A server takes it as
+    /// its own id. `None`, which is the default, if the broker has none. The answer never changes.
+    fn node(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the backend answers, as far as this node knows. A backend that is
     /// [full](BrokerStats::full) is [`Status::Ready`]: no other node has more room.
     fn status(&self) -> Status;

@@ -71,6 +71,10 @@ macro_rules! forward {
                 (**self).table()
             }
 
+            fn node(&self) -> Option<&str> {
+                (**self).node()
+            }
+
             fn status(&self) -> Status {
                 (**self).status()
             }

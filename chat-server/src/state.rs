@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use chat_broker::{Hub, Status};
+use chat_broker::{Broker, Hub, Status};
 use chat_core::{ConnectionId, HeavyHitters, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
@@ -129,7 +129,7 @@ impl State {
         if let Err(error) = config.check() {
             tracing::error!(%error, "invalid setting ignored");
         }
-        let started = SystemTime::now();
+        let (started, node) = (SystemTime::now(), node_id(&**hub.broker()));
         let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
         if hub.broker().table().is_none() {
             tracing::warn!(
@@ -160,7 +160,7 @@ impl State {
             resume: Resume::default(),
             started,
             latest_reload: RwLock::new(Reload { is_successful: true, in_effect_since: started }),
-            node: random_id(10),
+            node,
             backend: backend(),
             sessions,
             outboxes: OutboxStats::new(),
@@ -214,6 +214,16 @@ impl State {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
+}
+
+/// That of the broker, by which the logs of other servers name this one, unless it has none or one that
+/// cannot be part of a user's id.
+fn node_id(broker: &dyn Broker) -> String {
+    const LONGEST: usize = 32;
+    let is_valid = |id: &&str| {
+        !id.is_empty() && id.len() <= LONGEST && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    broker.node().filter(is_valid).map_or_else(|| random_id(10), str::to_owned)
 }
 
 /// The user that a message of the application is of. No client can be a user whose id begins with `@`.

@@ -251,6 +251,10 @@ impl Broker for RedisBroker {
         Some(self)
     }
 
+    fn node(&self) -> Option<&str> {
+        Some(&self.shared.node)
+    }
+
     fn status(&self) -> Status {
         if *self.closing.borrow() {
             Status::Closed

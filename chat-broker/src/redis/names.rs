@@ -197,9 +197,29 @@ fn decode_room(name: &str) -> Option<RoomId> {
     RoomId::new(percent_decode_str(name).decode_utf8().ok()?).ok()
 }
 
-/// A new random node name, which is never used again.
+/// Letters and digits that are hard to mistake for one another.
+const ALPHABET: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
+
+/// The characters of the id of a node: 50 random bits.
+const NODE_LEN: usize = 10;
+
+/// A new random id of a node, which is never used again.
 pub(super) fn new_node() -> String {
-    format!("{:016x}", random::bits())
+    let bits = random::bits();
+    let character =
+        |nth: usize| char::from(ALPHABET[(bits >> (5 * nth)) as usize % ALPHABET.len()]);
+    (0..NODE_LEN).map(character).collect()
+}
+
+/// The name under which a node has its `nth` lease: a new one each time, since a reaper may be at work
+/// under the one before.
+pub(super) fn leaseholder(node: &str, nth: u32) -> String {
+    if nth == 0 { node.to_owned() } else { format!("{node}.{nth}") }
+}
+
+/// The id of the node that has the lease of this name.
+pub(super) fn node_of(leaseholder: &str) -> &str {
+    leaseholder.split_once('.').map_or(leaseholder, |(node, _)| node)
 }
 
 #[cfg(test)]
@@ -229,6 +249,19 @@ mod tests {
         assert_eq!(third.secret(), "chat@3:secret");
         assert_eq!(third.records(), "chat@3:{records}");
         assert_eq!(third.record_keys()[0], "chat@3:{records}:meta");
+    }
+
+    #[test]
+    fn leases_of_a_node_have_its_id() {
+        let node = new_node();
+        assert_eq!(node.len(), NODE_LEN);
+        assert!(node.bytes().all(|byte| ALPHABET.contains(&byte)), "{node}");
+        let names = [0, 1, 2].map(|nth| leaseholder(&node, nth));
+        assert_eq!(names[0], node);
+        assert!(names[1] != names[0] && names[2] != names[1], "{names:?}");
+        for name in &names {
+            assert_eq!(node_of(name), node);
+        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use super::health::Health;
 use super::health::capacity::{Capacity, Eviction};
 use super::health::damage::Damage;
 use super::health::refusals::Refusals;
-use super::names::Names;
+use super::names::{Names, new_node};
 use super::scripts::Scripts;
 use super::stats::Counters;
 use crate::error::BrokerError;
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) config: RedisConfig,
     /// Opens connections, with the certificates in effect.
     client: RwLock<Client>,
+    /// The id of this node.
+    pub(super) node: String,
     pub(super) names: Names,
     pub(super) scripts: Scripts,
     pub(super) health: Arc<Health>,
@@ -43,6 +45,7 @@ impl Shared {
         Ok(Self {
             config,
             client: RwLock::new(client),
+            node: new_node(),
             names,
             scripts,
             health,

@@ -218,7 +218,11 @@ async fn only_a_crashed_server_is_logged_as_expired() {
 
     let crashing = start();
     crashing.until_ready().await;
-    join(&mut crashing.native().await, "r").await;
+    let mut bob = crashing.native().await;
+    let welcome = ask(&mut bob, "welcome", json!({"type": "hello"})).await;
+    join(&mut bob, "r").await;
     drop(crashing);
-    watching.until_logged("node lease expired, removing its occupants");
+    let line = watching.until_logged("node lease expired, removing its occupants");
+    let node = welcome["node"].as_str().unwrap();
+    assert!(line.contains(&format!("node=\"{node}\"")), "{node} in: {line}");
 }

@@ -39,6 +39,8 @@ pub(crate) struct LeaseTask {
     was_connected: bool,
     health: ConnectionHealth,
     node: Arc<str>,
+    /// How many names of this node have lost their lease.
+    lost: u32,
     /// The name of this node before it lost its lease, until Redis has it: the next renewal sends
     /// it, so that the occupants under it expire. Without that, nothing would find them.
     previous: Option<Arc<str>>,
@@ -60,7 +62,8 @@ impl LeaseTask {
             link: None,
             was_connected: false,
             health: shared.health.connection(),
-            node: names::new_node().into(),
+            node: names::leaseholder(&shared.node, 0).into(),
+            lost: 0,
             previous: None,
             has_lease: false,
             monitor: LeaseMonitor::new(shared.config.lease),
@@ -139,7 +142,9 @@ impl LeaseTask {
     /// Redis has lost the node, or may have: takes a new name. Under the old one, a reaper of
     /// another node may be at work, and would remove the users that are sent again.
     fn reregister(&mut self) {
-        let before = std::mem::replace(&mut self.node, names::new_node().into());
+        self.lost = self.lost.wrapping_add(1);
+        let name = names::leaseholder(&self.shared.node, self.lost);
+        let before = std::mem::replace(&mut self.node, name.into());
         if std::mem::take(&mut self.has_lease) {
             self.previous = Some(before);
         }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::lease::ExpiredNodes;
 use crate::error::BrokerError;
 use crate::redis::connection::store::Store;
-use crate::redis::names::Address;
+use crate::redis::names::{Address, node_of};
 
 /// Topics in one pipeline.
 const MAX_TOPICS: usize = 8;
@@ -23,14 +23,15 @@ const MAX_USERS: usize = 200;
 /// Reaps the nodes that it receives, until the sender is dropped.
 pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<ExpiredNodes>) {
     while let Some(ExpiredNodes { crashed, closed }) = expired.recv().await {
-        for node in &crashed {
+        for node in crashed.iter().map(|name| node_of(name)) {
             tracing::info!(node, "node lease expired, removing its occupants");
         }
-        for node in &closed {
+        for node in closed.iter().map(|name| node_of(name)) {
             tracing::debug!(node, "grace of a closed node ended, removing its occupants");
         }
-        for node in crashed.into_iter().chain(closed) {
-            if let Err(error) = reap(&store, &node).await {
+        for name in crashed.into_iter().chain(closed) {
+            if let Err(error) = reap(&store, &name).await {
+                let node = node_of(&name);
                 // A later renewal finds the node again.
                 tracing::warn!(node, %error, "occupants of an expired node not removed yet, retrying");
             }

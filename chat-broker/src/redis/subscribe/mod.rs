@@ -25,7 +25,7 @@ use super::connection::{Link, PING_INTERVAL};
 use super::error::is_refusal;
 use super::health::ConnectionHealth;
 use super::last_seen::LastSeen;
-use super::names::{self, Address};
+use super::names::Address;
 use super::presence::Presence;
 use super::shared::Shared;
 use super::wire;
@@ -92,7 +92,7 @@ impl Subscriber {
         events: EventSender,
     ) -> Arc<Self> {
         let shared = Arc::clone(&store.shared);
-        let own = shared.names.node(&names::new_node());
+        let own = shared.names.node(&shared.node);
         let unused = [&*own, ":unused"].concat();
         let records = shared.names.records();
         let health = shared.health.connection();

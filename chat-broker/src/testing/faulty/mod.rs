@@ -439,6 +439,10 @@ impl Broker for FaultyBroker {
         is_there.then_some(self)
     }
 
+    fn node(&self) -> Option<&str> {
+        self.inner.node()
+    }
+
     fn status(&self) -> Status {
         self.inner.status()
     }
