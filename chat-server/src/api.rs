@@ -105,9 +105,11 @@ static SCOPES: LazyLock<Vec<(&str, Option<ApiScope>)>> = LazyLock::new(|| {
     all.map(|call| (call.name, call.scope)).collect()
 });
 
-/// Begins the counters of what the keys of the server may call.
+/// Begins the counters of what the keys of the server may call, and ends those of keys that were removed.
 pub(crate) fn expect_requests(state: &State) {
-    for key in state.api_keys.all().iter() {
+    let keys = state.api_keys.all();
+    state.metrics.keep_api_requests(|name| keys.iter().any(|key| key.name() == name));
+    for key in keys.iter() {
         for (call, scope) in &*SCOPES {
             if scope.is_none_or(|scope| key.check_scope(scope).is_ok()) {
                 state.metrics.expect_api_request(key.name(), call);

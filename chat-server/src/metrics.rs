@@ -1,5 +1,7 @@
 //! The counters of a server.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +11,10 @@ use axum::http::StatusCode;
 use chat_broker::Histogram;
 use chat_core::{CloseReason, ErrorCode};
 use chat_transport::End;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
@@ -28,7 +32,7 @@ pub(crate) struct Metrics {
     limited: Family<LimitLabel, Counter>,
     refused: Family<RefusalLabels, Counter>,
     hooks: Family<HookLabels, Counter>,
-    api_requests: Family<ApiLabels, Counter>,
+    api_requests: ApiRequests,
     panics: Counter,
     /// The sums of `limited` and of `refused` over their labels.
     pub(crate) limits_reached: Arc<AtomicU64>,
@@ -108,11 +112,29 @@ struct RefusalLabels {
 }
 
 /// As many as there are keys, calls and statuses.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct ApiLabels {
     key: String,
     call: &'static str,
     status: u16,
+}
+
+/// The counters of calls. A [`Family`] does not list its labels, and those of a key that was removed must
+/// be found.
+#[derive(Debug, Clone, Default)]
+struct ApiRequests(Arc<Mutex<BTreeMap<ApiLabels, u64>>>);
+
+impl EncodeMetric for ApiRequests {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (labels, count) in &*self.0.lock() {
+            ConstCounter::new(*count).encode(encoder.encode_family(labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -161,8 +183,14 @@ impl Metrics {
     /// Begins the counters of a call that a key may make.
     pub(crate) fn expect_api_request(&self, key: &str, call: &'static str) {
         for status in API_STATUSES {
-            begin(&self.api_requests, ApiLabels { key: key.to_owned(), call, status });
+            let labels = ApiLabels { key: key.to_owned(), call, status };
+            self.api_requests.0.lock().entry(labels).or_default();
         }
+    }
+
+    /// Removes the counters of the calls of other keys than these, which the server has no longer.
+    pub(crate) fn keep_api_requests(&self, is_of_server: impl Fn(&str) -> bool) {
+        self.api_requests.0.lock().retain(|labels, _| is_of_server(&labels.key));
     }
 
     pub(crate) fn received(&self, bytes: usize) {
@@ -208,7 +236,7 @@ impl Metrics {
     /// Counts an answered call of the API.
     pub(crate) fn api_request(&self, key: &str, call: &'static str, status: StatusCode) {
         let labels = ApiLabels { key: key.to_owned(), call, status: status.as_u16() };
-        self.api_requests.get_or_create(&labels).inc();
+        *self.api_requests.0.lock().entry(labels).or_default() += 1;
     }
 
     /// Counts a panic of the task of a connection.

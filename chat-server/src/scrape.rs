@@ -21,7 +21,8 @@ use crate::state::State;
 
 /// The metrics in the OpenMetrics text format.
 pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
-    // At each scrape: keys may have been added since the last one.
+    // At each scrape: keys may have been added and removed since the last one. A call that was under way
+    // when its key was removed is counted after that.
     api::expect_requests(state);
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("chat");

@@ -142,6 +142,28 @@ fn key_command_prints_the_table_and_on_stderr_the_secret() {
     assert_eq!((code, err.lines().count()), (0, 1), "{err}");
     assert!(err.starts_with("ck_shop_"), "{err}");
     assert!(out.starts_with("[[api_keys]]\nname = \"shop\"") && !out.contains("ck_"), "{out}");
+#[tokio::test]
+async fn metrics_have_the_keys_of_the_server_alone() {
+    let started = server_with_key("scopes = [\"read\"]", &[]);
+    let server = &started.server;
+    assert_eq!(call(server, SHOP, "GET /rooms/r", None).await.0, 200);
+    assert_eq!(call(server, KEY, "GET /rooms/r", None).await.0, 200);
+    let series = async |key: &str| {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        let name = format!("chat_api_requests_total{{key=\"{key}\"");
+        let count = value_of(&page, &format!("{name},call=\"room\",status=\"200\"}}"));
+        (page.lines().filter(|line| line.starts_with(&name)).count(), count)
+    };
+    let before = series("api").await;
+    assert_eq!(before.1, Some(1_u64));
+    assert_eq!(series("shop").await.1, Some(1));
+    std::fs::write(&started.file, "").unwrap();
+    server.signal("HUP");
+    server.until_logged("settings reloaded");
+    assert_eq!(series("shop").await, (0, None), "the key was removed");
+    assert_eq!(series("api").await, before, "the other one goes on");
+}
+
     let (code, _, err) = run(crate::support::command().args(["key", "--name", "shop"]));
     assert!(code == 2 && err.contains("--scopes"), "{err}");
 }
