@@ -13,7 +13,10 @@ pub(crate) enum Cause {
     ClientClosed,
     /// The connection broke, or the client ended it without a close frame.
     Lost,
+    /// A moderator or a backend removed the user from the room of a client whose dialect has one room.
     Kicked,
+    /// A backend, or the application that embeds the server, closed all connections of the user.
+    Disconnected,
     Banned,
     TokenExpired,
     /// The client has sent no valid token in time.
@@ -41,10 +44,11 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::ClientClosed,
         Self::Lost,
         Self::Kicked,
+        Self::Disconnected,
         Self::Banned,
         Self::TokenExpired,
         Self::AuthTimeout,
@@ -125,6 +129,7 @@ impl Cause {
             Self::ClientClosed => "client_closed",
             Self::Lost => "lost",
             Self::Kicked => "kicked",
+            Self::Disconnected => "disconnected",
             Self::Banned => "banned",
             Self::TokenExpired => "token_expired",
             Self::AuthTimeout => "auth_timeout",
@@ -159,5 +164,66 @@ pub(crate) fn close_code(end: &End) -> u16 {
         End::Custom { code, .. } => *code,
         End::ByPeer { code, .. } => code.unwrap_or(1005),
         _ => 1006,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The names in the first column of the table of causes in docs/operating.md.
+    fn documented() -> BTreeSet<String> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, table) = page.split_once("\n| `cause=` |").unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let names =
+            rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_cause_is_documented_and_no_other() {
+        let causes = Cause::ALL.map(|cause| cause.as_str().to_owned());
+        assert_eq!(documented(), BTreeSet::from(causes));
+    }
+
+    /// The budgets of log lines are indexed by it.
+    #[test]
+    fn causes_are_listed_in_their_order() {
+        for (index, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index, "{cause}");
+        }
+    }
+
+    #[test]
+    fn every_cause_has_an_end() {
+        const VIOLATIONS: [LimitViolation; 6] = [
+            LimitViolation::Size,
+            LimitViolation::Fragments,
+            LimitViolation::ControlFrames,
+            LimitViolation::MessageTime,
+            LimitViolation::WriteTime,
+            LimitViolation::Heartbeat,
+        ];
+        let end = |end: End| Cause::of(&end, None, false);
+        let mut found = vec![
+            end(End::ByPeer { code: None, phrase: "".into() }),
+            end(End::Lost(None)),
+            end(End::Custom { code: 4100, phrase: "".into() }),
+            Cause::of(&End::Local(CloseReason::PolicyViolation), None, true),
+            // What the connection knows beside its end; `e2e::log` has the latter.
+            Cause::Panic,
+            Cause::Disconnected,
+        ];
+        found.extend(CloseReason::ALL.iter().map(|reason| end(End::Local(*reason))));
+        found.extend(VIOLATIONS.map(|violation| {
+            Cause::of(&End::Local(CloseReason::PolicyViolation), Some(violation), false)
+        }));
+        for cause in Cause::ALL {
+            assert!(found.contains(&cause), "nothing ends for {cause}");
+        }
     }
 }

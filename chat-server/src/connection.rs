@@ -103,6 +103,8 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
+    /// Whether the user was disconnected from the server, which has the close code of a kick.
+    is_disconnected: bool,
     /// Whether requests of backends may wait whose notification was handled by something else.
     may_have_requests: bool,
     /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
@@ -183,6 +185,7 @@ impl Connection {
             received_bytes: 0,
             member,
             dialect_known: params.native,
+            is_disconnected: false,
             may_have_requests: false,
             inbox: None,
             rooms: Vec::new(),

@@ -60,9 +60,10 @@ impl Connection {
 
     /// Counts and logs the end of the connection.
     pub(super) fn on_end<S>(&self, session: &Session<S>, end: &End, has_panicked: bool) {
-        let cause = match has_panicked {
-            true => Cause::Panic,
-            false => Cause::of(end, session.violation(), self.access.is_pending()),
+        let cause = match Cause::of(end, session.violation(), self.access.is_pending()) {
+            _ if has_panicked => Cause::Panic,
+            Cause::Kicked if self.is_disconnected => Cause::Disconnected,
+            cause => cause,
         };
         self.state.metrics.closed(end, cause);
         let user = &self.member.user.id;

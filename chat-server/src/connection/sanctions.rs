@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::Connection;
 use super::rooms::JoinedRoom;
+use crate::cause::Cause;
 use crate::error::Error;
 use crate::moderation::{Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope};
 use crate::service::sanctions;
@@ -94,9 +95,10 @@ impl Connection {
     /// Ends the connection, without a grace period in its rooms.
     pub(super) fn enforce(&mut self, notice: &SanctionNotice) {
         self.rooms.clear();
+        self.is_disconnected = notice.kind == SanctionKind::Kick;
         let reason = match notice.kind {
             // Moderators kick from rooms: it is the application that ends connections.
-            SanctionKind::Kick => "disconnected",
+            SanctionKind::Kick => Cause::Disconnected.as_str(),
             SanctionKind::Ban => SanctionKind::Ban.wire_name(),
         };
         let mut goodbye = Goodbye::new(reason, false);

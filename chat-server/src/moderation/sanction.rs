@@ -124,7 +124,8 @@ pub(crate) async fn impose(
     let reason = stored.reason.as_deref().map(printable);
     let reason = reason.as_deref();
     let (user, ok) = (user.as_str(), done.is_ok());
-    tracing::info!(%by, kind = kind.name(), %scope, user, seconds, reason, ok, "user sanctioned");
+    let kind = kind.in_log(scope);
+    tracing::info!(%by, kind, %scope, user, seconds, reason, ok, "user sanctioned");
     done.map(|()| stored.id)
 }
 
@@ -167,11 +168,20 @@ pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
 }
 
 impl SanctionKind {
-    /// The name, in keys of records and in the log.
+    /// The name in keys of records.
     fn name(self) -> &'static str {
         match self {
             Self::Kick => "kick",
             Self::Ban => "ban",
+        }
+    }
+
+    /// The name in the log. To kick is to remove from a room: a user who is removed from all servers is
+    /// disconnected, as the call of the API is named.
+    fn in_log(self, scope: SanctionScope<'_>) -> &'static str {
+        match (self, scope) {
+            (Self::Kick, SanctionScope::Server) => "disconnect",
+            _ => self.name(),
         }
     }
 }

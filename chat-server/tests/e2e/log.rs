@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::auth::{SECRET, native, signed};
-use crate::support::{Chat, FAST, ask, command, join};
+use crate::support::{Chat, FAST, ask, command, join, next_of};
 
 const KEY: &str = "a key for backends";
 
@@ -102,8 +102,15 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     let mut closing = client(&server, "client_closed").await;
     ask(&mut closing, "pong", json!({"type": "ping"})).await;
     closing.close().await;
-    let mut kicked = client(&server, "kicked").await;
-    post(&server, "/api/users/kicked/disconnect", &json!({"reason": "enough"})).await;
+    let mut disconnected = client(&server, "disconnected").await;
+    post(&server, "/api/users/disconnected/disconnect", &json!({"reason": "enough"})).await;
+    assert_eq!(disconnected.recv_until_close().await.1.0, 4002);
+    // In this dialect a kick from the room ends the connection.
+    let token = token("kicked", Duration::from_secs(600));
+    let in_url = server.ws(&format!("/join-room/r?token={token}"));
+    let mut kicked = WsClient::connect(&in_url).await;
+    next_of(&mut kicked, "system").await;
+    post(&server, "/api/rooms/r/kick", &json!({"user": "kicked"})).await;
     assert_eq!(kicked.recv_until_close().await.1.0, 4002);
     let mut banned = client(&server, "banned").await;
     let ban = json!({"reason": "\"spam\"\n", "seconds": 90});
@@ -112,6 +119,7 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     for (user, code) in [
         ("client_closed", 1000),
         ("lost", 1006),
+        ("disconnected", 4002),
         ("kicked", 4002),
         ("banned", 4003),
         ("token_expired", 4004),
@@ -134,6 +142,10 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     let closed = ended(&server, "client_closed");
     assert_eq!((&closed["frames_in"], &closed["bytes_in"]), (&json!(1), &json!(15)), "{closed}");
     assert_eq!(closed["frames_out"], 1, "{closed}");
+    for (kind, user) in [("disconnect", "disconnected"), ("kick", "kicked")] {
+        let line = server.until_logged(&format!(r#""kind":"{kind}""#));
+        assert!(line.contains(&format!(r#""user":"{user}""#)), "{line}");
+    }
     let ban: Value = serde_json::from_str(&server.until_logged(r#""kind":"ban""#)).unwrap();
     for (field, value) in [
         ("by", json!("the key api")),
