@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State as Shared};
+use axum::http::Version;
 use axum::http::header::{HOST, HeaderValue};
 use axum::http::uri::Authority;
-use axum::http::{StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chat_transport::handshake;
@@ -54,11 +54,7 @@ async fn answer(
 }
 
 fn set_host(request: &mut Request) -> Result<(), Refusal> {
-    let host = named_host(request).map_err(|()| {
-        let message = "The request must have exactly one valid Host header.";
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message);
-        refusal.because("invalid_host")
-    })?;
+    let host = named_host(request).map_err(|()| Refusal::invalid_host())?;
     if let Some(host) = host {
         request.headers_mut().insert(HOST, host);
     }

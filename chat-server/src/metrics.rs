@@ -68,7 +68,7 @@ const LIMITS: [&str; 15] = [
 ];
 
 /// What handshakes are refused for.
-const REFUSALS: [(u16, &str); 20] = [
+pub(crate) const REFUSALS: [(u16, &str); 20] = [
     (400, "bad_field"),
     (400, "http_version"),
     (400, "invalid_host"),
@@ -295,4 +295,29 @@ impl Metrics {
 /// Makes a counter exist.
 fn begin<L: Clone + Eq + Hash>(family: &Family<L, Counter>, labels: L) {
     drop(family.get_or_create(&labels));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of all limits in docs/operating.md has each, as `limit=` has it.
+    #[test]
+    fn every_limit_is_documented_and_counted_from_the_start() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, limits) = page.split_once("### All limits").unwrap();
+        let limits = limits.split("\n## ").next().unwrap();
+        let metrics = Metrics::new(false);
+        let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
+        for limit in LIMITS.into_iter().chain(of_causes).chain(Wait::limits()) {
+            assert!(metrics.limited.get(&LimitLabel { limit }).is_some(), "{limit} has no 0");
+            let of_resource = |(_, resource)| format!("_{resource}`");
+            let forms = [format!("`{limit}`"), format!("`limit=\"{limit}\"`")];
+            let is_documented = forms.iter().any(|form| limits.contains(form))
+                // `connection_kept_bytes` is one of `…_kept_bytes`.
+                || limit.split_once('_').map(of_resource).is_some_and(|form| limits.contains(&form));
+            assert!(is_documented, "{limit}");
+        }
+    }
 }

@@ -103,6 +103,17 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message).because("foreign_host")
     }
 
+    pub(crate) fn invalid_host() -> Self {
+        let message = "The request must have exactly one valid Host header.";
+        Self::new(StatusCode::BAD_REQUEST, "bad_field", message).because("invalid_host")
+    }
+
+    /// A handshake over HTTP/2, or through something that takes upgrades away.
+    pub(crate) fn no_upgrade() -> Self {
+        let message = "Open the WebSocket by HTTP/1.1.";
+        Self::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message)
+    }
+
     pub(crate) fn http_rate(retry_after: Duration) -> Self {
         let message = "Too many requests. Send fewer requests per second.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chat_core::{Dialect, RoomId};
@@ -64,8 +64,7 @@ impl Upgrade {
             Err(error) => return Ok(no_handshake(&state.metrics, error)),
         };
         let Some(on_upgrade) = self.on_upgrade else {
-            let message = "Open the WebSocket by HTTP/1.1.";
-            return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message));
+            return Err(Refusal::no_upgrade());
         };
         let (parts, _) = request.into_parts();
         state.proxies.warn_if_untrusted(&parts.headers, &parts.extensions);
@@ -89,6 +88,14 @@ impl Upgrade {
 
 /// The answer to a request that is not a valid handshake.
 fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
+    let refusal = not_a_handshake(error);
+    metrics.refused(&refusal);
+    let mut response = refusal.into_response();
+    response.headers_mut().extend(error.response().into_parts().0.headers);
+    response
+}
+
+fn not_a_handshake(error: HandshakeError) -> Refusal {
     let reason = match error {
         HandshakeError::Method => "method",
         HandshakeError::NotAnUpgrade => "no_upgrade",
@@ -98,11 +105,7 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
         _ => "malformed",
     };
     let message = format!("Not a WebSocket handshake: {error}.");
-    let refusal = Refusal::new(error.status(), "no_websocket", message).because(reason);
-    metrics.refused(&refusal);
-    let mut response = refusal.into_response();
-    response.headers_mut().extend(error.response().into_parts().0.headers);
-    response
+    Refusal::new(error.status(), "no_websocket", message).because(reason)
 }
 
 fn admit(state: &State, address: Option<IpAddr>) -> Result<ConnectionPermit, Refusal> {
@@ -211,13 +214,57 @@ fn session_below(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use async_trait::async_trait;
     use chat_core::UserId;
     use tokio::task::yield_now;
 
     use super::*;
     use crate::auth::{Authenticator, Identity};
+    use crate::metrics::REFUSALS;
+    use crate::moderation::{SanctionKind, SanctionNotice};
     use crate::{BanOptions, Server};
+
+    /// All that [`connect`](crate::http) and the check of hosts refuse handshakes with, and nothing else,
+    /// has a counter from the start.
+    #[test]
+    fn every_refusal_of_a_handshake_is_counted_from_the_start() {
+        let notice = SanctionNotice { kind: SanctionKind::Ban, reason: None, until: None };
+        let invalid = UserId::new("").unwrap_err();
+        let mut refusals = vec![
+            Refusal::name("room", invalid),
+            Refusal::name("userId", invalid),
+            Refusal::invalid_host(),
+            Refusal::host(),
+            Refusal::origin(),
+            Refusal::body_too_large(),
+            Refusal::no_upgrade(),
+            Refusal::draining(),
+            Refusal::banned(notice),
+            Refusal::forbidden(),
+            AuthError::Missing.into(),
+            AuthError::Unavailable("keys".to_owned()).into(),
+            LimitReached::Full.into(),
+            LimitReached::Address.into(),
+        ];
+        refusals.extend(
+            [
+                HandshakeError::Malformed,
+                HandshakeError::HttpVersion,
+                HandshakeError::Method,
+                HandshakeError::NotAnUpgrade,
+                HandshakeError::Version,
+                HandshakeError::Key,
+            ]
+            .map(not_a_handshake),
+        );
+        let found: BTreeSet<_> =
+            refusals.iter().map(|each| (each.status.as_u16(), each.reason)).collect();
+        assert_eq!(found, BTreeSet::from(REFUSALS));
+        let metrics = Metrics::new(false);
+        refusals.iter().for_each(|each| metrics.refused(each));
+    }
 
     #[derive(Debug)]
     struct NoOne;
