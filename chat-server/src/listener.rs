@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chat_core::Backoff;
 use chat_transport::SharedTcp;
@@ -77,7 +77,18 @@ pub(crate) struct ListenerContext {
     pub(crate) router: Router,
     /// The limits on HTTP connections and requests.
     pub(crate) limits: Arc<Limits>,
+    /// The requests that the rates of requests are about.
+    pub(crate) throttled: Throttled,
     pub(crate) state: Arc<State>,
+}
+
+/// The requests that wait for the rates of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Throttled {
+    All,
+    /// Those with a key that is not valid, by the rates of clients: backends and operators call as often
+    /// as their keys allow.
+    Unauthorized,
 }
 
 /// Accepts connections until the future is dropped.
@@ -134,7 +145,8 @@ impl ListenerContext {
             }
         };
         let tcp = SharedTcp::accepted(stream, &state.transport);
-        let clock = Arc::new(Clock::new(phase_timeouts(&state.config, limits.config().max_wait)));
+        let clock =
+            Arc::new(Clock::new(phase_timeouts(&state.config, state.limits.config().max_wait)));
         let stream =
             HttpStream::new(tcp.clone(), Arc::clone(&clock), max_head_bytes(&state.config));
         let metrics = state.metrics.clone();
@@ -147,7 +159,7 @@ impl ListenerContext {
                 is_proxy,
             },
             throttle: RequestThrottle {
-                limits,
+                throttled: self.throttled,
                 state,
                 bucket: (!is_proxy).then(RequestBucket::default),
             },
@@ -250,6 +262,17 @@ struct Requests {
 }
 
 impl Requests {
+    /// Waits for the rate of requests, if the request counts.
+    async fn wait_for_rate(&self, address: Option<IpAddr>, counts: bool) -> Result<(), Refusal> {
+        if counts {
+            let wait = self.throttle.reserve(address)?;
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+        }
+        Ok(())
+    }
+
     async fn serve(
         self: Arc<Self>,
         request: hyper::Request<Incoming>,
@@ -260,15 +283,19 @@ impl Requests {
         let (body, is_unread) = RequestBody::new(body, Arc::clone(&self.clock));
         let mut request = hyper::Request::from_parts(parts, body);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let mut response = match self.throttle.reserve(&request) {
-            Ok(wait) => {
-                if !wait.is_zero() {
-                    sleep(wait).await;
-                }
+        let address = self.throttle.address(&request);
+        let all = self.throttle.throttled == Throttled::All;
+        let mut response = match self.wait_for_rate(address, all).await {
+            Ok(()) => {
                 if is_unread.load(Ordering::Relaxed) {
                     self.clock.awaits_body();
                 }
-                self.router.call(request).await?
+                let response = self.router.call(request).await?;
+                let is_guess = !all && response.status() == StatusCode::UNAUTHORIZED;
+                match self.wait_for_rate(address, is_guess).await {
+                    Ok(()) => response,
+                    Err(refusal) => closing(refusal),
+                }
             }
             Err(refusal) => closing(refusal),
         };
@@ -279,23 +306,27 @@ impl Requests {
 
 /// The request rate of a connection.
 struct RequestThrottle {
-    limits: Arc<Limits>,
+    throttled: Throttled,
     state: Arc<State>,
     /// `None` for a connection of a trusted proxy, which carries requests of many clients.
     bucket: Option<RequestBucket>,
 }
 
 impl RequestThrottle {
-    /// How long a request waits before it is served. hyper reads no further request during the wait.
-    ///
-    /// # Errors
-    /// The rejection of a request that would wait for too long.
-    fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
+    /// The address whose rate a request counts for.
+    fn address<B>(&self, request: &hyper::Request<B>) -> Option<IpAddr> {
         let address = self.state.proxies.client_address(request.headers(), request.extensions());
         // A proxy's own requests, such as health checks, have no client: its address is not limited.
         let is_own = |address: &IpAddr| self.state.proxies.trust(*address);
-        let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
-        let wait = self.limits.request(self.bucket.as_ref(), address);
+        address.filter(|address| self.bucket.is_some() || !is_own(address))
+    }
+
+    /// How long a request waits. hyper reads no further request during the wait.
+    ///
+    /// # Errors
+    /// The rejection of a request that would wait for too long.
+    fn reserve(&self, address: Option<IpAddr>) -> Result<Duration, Refusal> {
+        let wait = self.state.limits.request(self.bucket.as_ref(), address);
         if wait.as_ref().map_or(true, |wait| !wait.is_zero()) {
             self.state.metrics.limited("http_rate");
         }

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::handle::{RoomHandle, UserHandle};
 use crate::hooks::Hooks;
 use crate::limits::{Limits, LimitsConfig};
-use crate::listener::{ListenerContext, accept};
+use crate::listener::{ListenerContext, Throttled, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::service::members;
@@ -200,7 +200,9 @@ impl Server {
     }
 
     /// Serves [`operator_router`](Self::operator_router) on `listener` until the call is dropped, with at
-    /// most 64 connections at a time. They do not count among those of clients.
+    /// most 64 connections at a time. They do not count among those of clients, and their requests wait for
+    /// no rate, except those with a wrong API key: these count for the
+    /// [rates of clients](LimitsConfig::http_requests).
     ///
     /// ```no_run
     /// # async fn example(server: chat_server::Server) -> std::io::Result<()> {
@@ -216,7 +218,8 @@ impl Server {
         let mut few = LimitsConfig::off();
         few.http_connections = Some(OPERATORS);
         let (limits, state) = (Arc::new(Limits::new(few)), Arc::clone(&self.state));
-        accept(listener, ListenerContext { router: self.operator_router(), limits, state }).await;
+        let (router, throttled) = (self.operator_router(), Throttled::Unauthorized);
+        accept(listener, ListenerContext { router, limits, throttled, state }).await;
     }
 
     /// Serves clients on `listeners`, by [`router`](Self::router) and with `/healthz`, `/readyz` and,
@@ -235,7 +238,8 @@ impl Server {
         for listener in listeners {
             let (limits, state) = (Arc::clone(&self.state.limits), Arc::clone(&self.state));
             let router = http::router_with_operators(&state);
-            accepting.spawn(accept(listener, ListenerContext { router, limits, state }));
+            let throttled = Throttled::All;
+            accepting.spawn(accept(listener, ListenerContext { router, limits, throttled, state }));
         }
         shutdown.await;
         self.shutdown().await;

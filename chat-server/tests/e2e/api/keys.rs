@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{KEY, SHOP, call, call_with, server_with_key};
-use crate::support::{run, value_of};
+use crate::support::{exchange, run, value_of};
 
 #[tokio::test]
 async fn key_is_for_its_scopes_rooms_and_users() {
@@ -88,6 +88,41 @@ async fn api_is_on_the_address_of_operators() {
     assert_eq!(status, 404, "{answer}");
 }
 
+/// As on the port for clients. Calls with a key wait for no rate but that of the key.
+#[tokio::test]
+async fn wrong_keys_are_limited_on_the_address_of_operators() {
+    let args =
+        ["--metrics-addr", "127.0.0.1:0", "--max-wait", "0s", "--http-rate-per-address", "1/3"];
+    let started = server_with_key("scopes = [\"read\"]", &args);
+    let port = started.server.metrics_port();
+    let get = async |key: &str| call_with(port, key, "", "GET /rooms/r", None).await;
+    for _ in 0..3 {
+        assert_eq!(get("a wrong key").await.0, 401);
+    }
+    let (status, head, answer) = get("a wrong key").await;
+    assert_eq!((status, &answer["code"]), (429, &json!("rate_limited")), "{head}");
+    assert!(head.contains("retry-after: ") && head.contains("connection: close"), "{head}");
+    for _ in 0..10 {
+        assert_eq!(get(SHOP).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn wrong_keys_on_one_connection_of_an_operator_are_limited() {
+    let args = ["--metrics-addr", "127.0.0.1:0", "--max-wait", "0s", "--http-rate", "1/3"];
+    let started = server_with_key("scopes = [\"read\"]", &args);
+    let request = |key: &str| {
+        format!("GET /api/rooms/r HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {key}\r\n\r\n")
+    };
+    let (right, wrong) = (request(SHOP).repeat(10), request("wrong").repeat(9));
+    let (first, head, rest) = exchange(started.server.metrics_port(), &(right + &wrong)).await;
+    let answers = head + &rest;
+    let count = |status: &str| answers.matches(&format!("HTTP/1.1 {status} ")).count();
+    // Without the status line of the first.
+    assert_eq!(first, 200);
+    assert_eq!([count("200"), count("401"), count("429")], [9, 3, 1], "{answers}");
+}
+
 #[tokio::test]
 async fn keys_are_replaced_while_the_server_runs() {
     let server = Server::builder().start();
@@ -105,6 +140,28 @@ async fn keys_are_replaced_while_the_server_runs() {
     server.set_api_keys(vec![second.scopes([ApiScope::Read])]);
     assert_eq!(status(first_secret.reveal()).await, 401);
     assert_eq!(status(second_secret.reveal()).await, 200);
+}
+
+#[tokio::test]
+async fn metrics_have_the_keys_of_the_server_alone() {
+    let started = server_with_key("scopes = [\"read\"]", &[]);
+    let server = &started.server;
+    assert_eq!(call(server, SHOP, "GET /rooms/r", None).await.0, 200);
+    assert_eq!(call(server, KEY, "GET /rooms/r", None).await.0, 200);
+    let series = async |key: &str| {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        let name = format!("chat_api_requests_total{{key=\"{key}\"");
+        let count = value_of(&page, &format!("{name},call=\"room\",status=\"200\"}}"));
+        (page.lines().filter(|line| line.starts_with(&name)).count(), count)
+    };
+    let before = series("api").await;
+    assert_eq!(before.1, Some(1_u64));
+    assert_eq!(series("shop").await.1, Some(1));
+    std::fs::write(&started.file, "").unwrap();
+    server.signal("HUP");
+    server.until_logged("settings reloaded");
+    assert_eq!(series("shop").await, (0, None), "the key was removed");
+    assert_eq!(series("api").await, before, "the other one goes on");
 }
 
 /// The secret of a key is replaced: the new one is used with the name of the key.
@@ -142,28 +199,6 @@ fn key_command_prints_the_table_and_on_stderr_the_secret() {
     assert_eq!((code, err.lines().count()), (0, 1), "{err}");
     assert!(err.starts_with("ck_shop_"), "{err}");
     assert!(out.starts_with("[[api_keys]]\nname = \"shop\"") && !out.contains("ck_"), "{out}");
-#[tokio::test]
-async fn metrics_have_the_keys_of_the_server_alone() {
-    let started = server_with_key("scopes = [\"read\"]", &[]);
-    let server = &started.server;
-    assert_eq!(call(server, SHOP, "GET /rooms/r", None).await.0, 200);
-    assert_eq!(call(server, KEY, "GET /rooms/r", None).await.0, 200);
-    let series = async |key: &str| {
-        let (_, _, page) = server.http("GET", "/metrics").await;
-        let name = format!("chat_api_requests_total{{key=\"{key}\"");
-        let count = value_of(&page, &format!("{name},call=\"room\",status=\"200\"}}"));
-        (page.lines().filter(|line| line.starts_with(&name)).count(), count)
-    };
-    let before = series("api").await;
-    assert_eq!(before.1, Some(1_u64));
-    assert_eq!(series("shop").await.1, Some(1));
-    std::fs::write(&started.file, "").unwrap();
-    server.signal("HUP");
-    server.until_logged("settings reloaded");
-    assert_eq!(series("shop").await, (0, None), "the key was removed");
-    assert_eq!(series("api").await, before, "the other one goes on");
-}
-
     let (code, _, err) = run(crate::support::command().args(["key", "--name", "shop"]));
     assert!(code == 2 && err.contains("--scopes"), "{err}");
 }
