@@ -50,7 +50,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         batch::batch,
         document_call,
     ),
-    components(schemas(ErrorBody))
+    components(schemas(ErrorBody, rooms::Order))
 )]
 struct Document;
 
@@ -173,4 +173,26 @@ fn openapi_document_describes_every_call() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == text, "write it again as the first lines of {} say", file!());
+}
+
+#[test]
+fn every_reference_in_the_document_resolves() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|field| references(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 100, "{} references", found.len());
+    for reference in found {
+        let target = reference.strip_prefix('#').and_then(|path| document.pointer(path));
+        assert!(target.is_some(), "{reference}");
+    }
 }

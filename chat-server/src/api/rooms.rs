@@ -180,7 +180,7 @@ pub(super) struct RoomsParams {
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
-enum Order {
+pub(super) enum Order {
     /// Those with the most traffic on this server first.
     Traffic,
 }
