@@ -81,7 +81,7 @@ fn calls() -> Vec<Call> {
         Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
         Call::get("bans", "/bans", Moderate, moderation::bans),
         Call::get("nodes", "/nodes", Admin, nodes::nodes),
-        Call::get("samples", "/samples", Read, nodes::samples),
+        Call::get("samples", "/samples", Admin, nodes::samples),
         Call::get("connections", "/connections", Admin, connections::connections),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),

@@ -46,7 +46,7 @@ pub enum ApiScope {
     Erase,
     /// To issue tokens for clients.
     Tokens,
-    /// To list the servers, and what has the most traffic on one.
+    /// To list the servers, what one did in the last minutes, and what has the most traffic on it.
     Admin,
 }
 

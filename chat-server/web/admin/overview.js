@@ -10,14 +10,14 @@ const REFRESH_MS = 5000;
 
 export function overview({ view, api, has, isForAll, repeat }) {
   const samples = new Samples(api);
+  if (!has("admin")) return view.append(make("h1", {}, "Servers"), muted("The servers and their figures need a key with the scope admin."));
   const servers = make("div");
   const state = make("p", { "data-testid": "state" });
   const plots = make("div", { class: "plots" });
   const traffic = make("div");
   view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots, traffic));
-  if (!has("admin")) servers.append(muted("The list of servers needs a key with the scope admin."));
-  if (!has("admin") || !isForAll) traffic.append(muted("What has the most traffic needs a key with the scope admin, for all rooms."));
-  repeat(REFRESH_MS, (signal) => settled([showSamples(signal), ...(has("admin") ? [showNodes(signal), showBusiest(signal)] : [])]));
+  if (!isForAll) traffic.append(muted("What has the most traffic needs a key for all rooms."));
+  repeat(REFRESH_MS, (signal) => settled([showSamples(signal), showNodes(signal), showBusiest(signal)]));
 
   async function showSamples(signal) {
     await samples.update(signal);
@@ -43,10 +43,10 @@ function listOf(nodes) {
     const config = differs
       ? make("strong", { class: "bad", title: "Its version or its settings differ from those of most servers." }, `${node.config} (differs)`)
       : node.config;
-    return [node.node, node.version, number(node.connections), number(node.rooms), duration(node.uptime_ms), config];
+    return [node.node, node.host ?? "", node.version, number(node.connections), number(node.rooms), duration(node.uptime_ms), config];
   });
   const total = nodes.reduce((sum, node) => sum + node.connections, 0);
-  const list = table("servers", ["Server", "Version", "#Connections", "#Rooms", "Running for", "Settings"], rows, "No server has announced itself yet.");
+  const list = table("servers", ["Server", "Host", "Version", "#Connections", "#Rooms", "Running for", "Settings"], rows, "No server has announced itself yet.");
   return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
 }
 

@@ -34,6 +34,20 @@ async fn noisiest_client_is_found_among_a_thousand() {
     assert!(frames > 20.0 * listed[1]["frames"].as_f64().unwrap(), "{answer}");
 }
 
+/// Figures of a whole server are for operators: a key for a few rooms would learn of the others.
+#[tokio::test]
+async fn figures_of_servers_need_the_scope_admin() {
+    let others = "scopes = [\"send\", \"read\", \"moderate\", \"erase\", \"tokens\"]";
+    let (started, operators) =
+        (server_with_key(others, &[]), server_with_key("scopes = [\"admin\"]", &[]));
+    for path in ["/nodes", "/samples", "/connections"] {
+        let of = format!("GET {path}");
+        let (status, answer) = call(&started.server, SHOP, &of, None).await;
+        assert_eq!((status, answer["code"].as_str()), (403, Some("forbidden")), "{path}");
+        assert_eq!(call(&operators.server, SHOP, &of, None).await.0, 200, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn hottest_room_is_found_among_a_thousand() {
     const MEMBERS: usize = 10;
