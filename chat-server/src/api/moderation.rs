@@ -62,13 +62,16 @@ pub(super) struct UnbanRequest {
     user: Option<String>,
 }
 
-/// How to disconnect a user. With `until` or `seconds` the user is banned from all servers.
+/// How to disconnect a user. With `ban`, `until` or `seconds` the user is banned from all servers.
 #[derive(Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct DisconnectRequest {
     /// The reason, which the user receives, in at most 512 bytes.
     reason: Option<String>,
+    /// Whether the user is banned. Without `until` and `seconds` the ban lasts for ten years, the longest
+    /// time. Default: whether there is one of these.
+    ban: Option<bool>,
     /// The end of the ban, in milliseconds since 1970.
     #[serde(default, deserialize_with = "integer")]
     until: Option<u64>,
@@ -192,7 +195,7 @@ pub(super) async fn unban(
     Ok(Done::OK)
 }
 
-/// Closes all connections of a user; with a time, bans the user from all servers.
+/// Closes all connections of a user; with `ban` or a time, bans the user from all servers.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/users/{user}/disconnect", tag = "moderation",
     params(("user" = String, Path, description = "The id of the user")),
@@ -203,10 +206,18 @@ pub(super) async fn disconnect(
     Shared(state): Shared<Arc<State>>,
     Extension(key): Extension<Arc<ActiveKey>>,
     UserPath(user): UserPath,
-    OptionalBody(DisconnectRequest { reason, until, seconds }): OptionalBody<DisconnectRequest>,
+    OptionalBody(request): OptionalBody<DisconnectRequest>,
 ) -> Answer {
+    let DisconnectRequest { reason, ban, until, seconds } = request;
     let (scope, reason) = (SanctionScope::Server, reason.as_deref());
-    match duration(until, seconds)? {
+    let time = match (ban, duration(until, seconds)?) {
+        (Some(true), time) => Some(time.unwrap_or(LONGEST_BAN)),
+        (Some(false), Some(_)) => {
+            return Err(bad_field("The body has the time of a ban, and \"ban\":false."));
+        }
+        (_, time) => time,
+    };
+    match time {
         Some(time) => sanctions::ban(&state, key.actor(), scope, &user, time, reason).await?,
         None => sanctions::kick(&state, key.actor(), scope, &user, reason).await?,
     }

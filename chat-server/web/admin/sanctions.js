@@ -29,16 +29,10 @@ export function askForSanction({ title, action, timed = true }) {
         ended.abort();
         if (dialog.returnValue !== "confirmed") return resolve(undefined);
         const given = { reason: reason.value.trim() || undefined };
-        resolve(timed ? { ...given, ...timeOf(time.value) } : given);
+        // A ban without a time lasts until it is ended.
+        resolve(timed && time.value !== "" ? { ...given, seconds: Number(time.value) } : given);
       },
       { signal },
     );
   });
-}
-
-/** The longest ban is the one without a time in a room; for all servers a time is what makes it a ban. */
-const LONGEST_S = 10 * 365 * 86_400;
-
-function timeOf(seconds) {
-  return { seconds: seconds === "" ? LONGEST_S : Number(seconds) };
 }

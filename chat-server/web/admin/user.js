@@ -55,16 +55,16 @@ export function user({ view, api, has, attempt, repeat }, id) {
       found.push(field("A direct message from this key", "message", "Send", send));
     }
     if (has("moderate")) {
-      const disconnect = async (options) => {
-        const given = await askForSanction(options);
-        if (given) await change(() => api.post(userPath(id, "/disconnect"), given));
+      const disconnect = async (options, ban) => {
+        const given = await askForSanction({ ...options, timed: ban });
+        if (given) await change(() => api.post(userPath(id, "/disconnect"), { ...given, ban }));
       };
       found.push(
         make(
           "p",
           { class: "actions" },
-          button("Disconnect", "disconnect", () => disconnect({ title: `Disconnect ${id}`, action: "Disconnect", timed: false }), ""),
-          button("Ban from all servers", "ban", () => disconnect({ title: `Ban ${id} from all servers`, action: "Ban" }), ""),
+          button("Disconnect", "disconnect", () => disconnect({ title: `Disconnect ${id}`, action: "Disconnect" }, false), ""),
+          button("Ban from all servers", "ban", () => disconnect({ title: `Ban ${id} from all servers`, action: "Ban" }, true), ""),
         ),
       );
     }

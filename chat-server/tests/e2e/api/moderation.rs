@@ -30,6 +30,23 @@ async fn bans_are_listed_in_pages() {
 }
 
 #[tokio::test]
+async fn user_is_banned_from_all_servers_until_an_unban() {
+    let server = server(&[]);
+    let (of_ann, path) = ("/bans?user=ann", "/users/ann/disconnect");
+    post(&server, path, json!({"ban": true, "reason": "spam"})).await;
+    let page = get(&server, of_ann).await;
+    assert_eq!(page, json!({"bans": [{"user": "ann", "reason": "spam"}]}), "without an end");
+    post(&server, "/users/ann/unban", json!({})).await;
+    post(&server, path, json!({"ban": false})).await;
+    assert_eq!(get(&server, of_ann).await, json!({"bans": []}));
+    post(&server, path, json!({"ban": true, "seconds": 600})).await;
+    assert!(get(&server, of_ann).await["bans"][0]["until"].is_u64());
+    let contradiction = json!({"ban": false, "seconds": 600});
+    let of = format!("POST {path}");
+    assert_eq!(refused(&server, &of, Some(contradiction)).await, (400, "bad_field".to_owned()));
+}
+
+#[tokio::test]
 async fn key_lists_the_bans_of_its_rooms_and_users() {
     let lines = "scopes = [\"moderate\"]\nrooms = [\"shop-*\", \"@shop-*\"]";
     let started = server_with_key(lines, &[]);
