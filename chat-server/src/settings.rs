@@ -17,6 +17,7 @@ mod config_file;
 mod connections;
 mod exit;
 mod file;
+mod files;
 mod key_command;
 mod limits;
 mod listen;
@@ -50,6 +51,7 @@ use rooms::Rooms;
 use text_command::TextCommand;
 
 pub(crate) use exit::{Exit, print, print_key, say};
+pub(crate) use files::read_text;
 pub(crate) use key_command::NewKey;
 pub(crate) use listen::Listen;
 pub(crate) use operator_command::{
@@ -184,7 +186,7 @@ impl Cli {
         sources.check_names(&command).map_err(Exit::Unknown)?;
         let mut tables = Tables::default();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
-            let text = std::fs::read_to_string(path).map_err(|error| {
+            let text = files::read_text(path).map_err(|error| {
                 Invalid::new("config", path.display(), format!("cannot read it: {error}"))
             })?;
             let file = sources.add_file(File::parse(path, &text).map_err(Exit::File)?);

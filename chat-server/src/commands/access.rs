@@ -7,7 +7,7 @@ use std::time::Duration;
 use chat_transport::client::{Client, ClientConfig, ClientError, Events};
 
 use super::address_for_clients;
-use crate::settings::{ClientArgs, Exit, Invalid, Settings};
+use crate::settings::{ClientArgs, Exit, Invalid, Settings, read_text};
 
 /// How long a token is valid that a command signs. The client fetches another one in time.
 #[cfg(feature = "jwt")]
@@ -66,7 +66,7 @@ impl Access {
 }
 
 fn token_in(file: &Path) -> Result<String, Invalid> {
-    let token = std::fs::read_to_string(file).map_err(|error| {
+    let token = read_text(file).map_err(|error| {
         Invalid::new("token-file", file.display(), format!("cannot read it: {error}"))
     })?;
     Ok(token.trim().to_owned())

@@ -75,6 +75,7 @@ mod config {
 
     use chat_broker::{BrokerError, RedisConfig};
 
+    use super::super::files;
     use super::super::value::Invalid;
     use super::Redis;
 
@@ -132,7 +133,7 @@ mod config {
     }
 
     fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Invalid> {
-        std::fs::read(path)
+        files::read(path)
             .map_err(|error| invalid(setting, path, &format!("cannot read it: {error}")))
     }
 

@@ -127,5 +127,5 @@ impl TokenArgs {
 fn read(file: &Path) -> Result<Vec<u8>, Invalid> {
     let wrong =
         |error| Invalid::new("private-key", file.display(), format!("cannot read it: {error}"));
-    std::fs::read(file).map_err(wrong)
+    super::files::read(file).map_err(wrong)
 }

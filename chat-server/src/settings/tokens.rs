@@ -193,6 +193,7 @@ mod keys {
 
     use chat_server::{InvalidKey, JwtKeys, Secret};
 
+    use super::super::files;
     use super::super::value::Invalid;
     use super::super::value::secret;
     #[cfg(feature = "jwks")]
@@ -307,7 +308,7 @@ mod keys {
 
     fn read(setting: &str, file: &Path) -> Result<Vec<u8>, Invalid> {
         let why = |error| Invalid::new(setting, file.display(), format!("cannot read it: {error}"));
-        std::fs::read(file).map_err(why)
+        files::read(file).map_err(why)
     }
 
     fn wrong(setting: &str, file: &Path, error: &InvalidKey) -> Invalid {

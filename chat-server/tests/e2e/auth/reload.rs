@@ -1,6 +1,7 @@
 //! SIGHUP: keys and other settings are replaced while clients stay connected.
 
 use std::fs;
+use std::process::Command;
 
 use chat_broker::testing::RedisServer;
 use chat_server::{JwtSigner, TokenClaims};
@@ -125,6 +126,31 @@ async fn failed_reload_changes_nothing_and_says_what_the_start_would() {
     fs::write(&secret, NEXT_SECRET).unwrap();
     reload(&server, 1);
     assert_eq!(status(&server, &token).await, Some(401));
+    assert_eq!(status(&server, &signed_with(NEXT_SECRET, &claims("ann"))).await, None);
+}
+
+/// A file that became a pipe or a directory must not stop all later reloads.
+#[tokio::test]
+async fn reload_from_a_pipe_without_a_writer_fails_and_the_next_one_works() {
+    let keys = Keys::new("pipe-reload");
+    let secret = keys.write("secret", format!("{SECRET}\n"));
+    let good = format!("jwt-secret-file = {secret:?}\n");
+    let file = keys.write("chat.toml", &good);
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    let mut failures = 0;
+    for (path, text) in [(&file, &good), (&secret, &NEXT_SECRET.to_owned())] {
+        for make in ["mkfifo", "mkdir"] {
+            fs::remove_file(path).unwrap();
+            assert!(Command::new(make).arg(path).status().unwrap().success());
+            failures += 1;
+            server.signal("HUP");
+            let line = server.until_logged_times("SIGHUP: settings not reloaded", failures);
+            assert!(line.contains("cannot read it") && line.contains(&**path), "{make}: {line}");
+            if make == "mkdir" { fs::remove_dir(path) } else { fs::remove_file(path) }.unwrap();
+            fs::write(path, text).unwrap();
+        }
+        reload(&server, failures / 2);
+    }
     assert_eq!(status(&server, &signed_with(NEXT_SECRET, &claims("ann"))).await, None);
 }
 
