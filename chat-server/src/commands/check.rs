@@ -8,10 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use chat_server::ServerConfig;
+use chat_server::{Rate, ServerConfig};
 use tokio::net::lookup_host;
 
 use super::print;
+use crate::open_files;
 use crate::settings::{CheckArgs, Exit, SettingInEffect, Settings, Sources};
 use report::Report;
 
@@ -36,19 +37,56 @@ pub(super) async fn run(
     check_files(&mut report);
     check_redis(&mut report, &server, settings, sources).await;
     let file = sources.file();
-    let listed = in_effect(&args.settings, settings);
+    let listed = in_effect(&args.settings, settings, &server);
     let text = if args.json { report.json(file, &listed) } else { report.text(file, &listed) };
     print(&text);
     Ok(if report.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The settings, with the number of threads where it depends on the machine.
-fn in_effect(listed: &[SettingInEffect], settings: &Settings) -> Vec<SettingInEffect> {
+/// The settings, with the values of defaults that follow from other settings and from the machine.
+fn in_effect(
+    listed: &[SettingInEffect],
+    settings: &Settings,
+    server: &ServerConfig,
+) -> Vec<SettingInEffect> {
     let mut listed = listed.to_vec();
-    for setting in listed.iter_mut().filter(|setting| setting.name == "threads") {
-        setting.value = settings.listen.threads().to_string();
+    let computed = computed(settings, server);
+    for setting in listed.iter_mut().filter(|setting| setting.source == SettingInEffect::DEFAULT) {
+        if let Some((_, value)) = computed.iter().find(|(name, _)| *name == setting.name) {
+            setting.value.clone_from(value);
+            setting.source = "computed".to_owned();
+        }
     }
     listed
+}
+
+fn computed(settings: &Settings, server: &ServerConfig) -> Vec<(&'static str, String)> {
+    let by_system = settings.limits.connections_by_system();
+    let limits = open_files::bound(server.clone(), by_system).limits;
+    let count = |count: Option<usize>| count.map_or("none".to_owned(), |count| count.to_string());
+    let rate = |rate: Option<Rate>| rate.map_or("off".to_owned(), in_units);
+    Vec::from([
+        ("threads", settings.listen.threads().to_string()),
+        ("metrics-addr", format!("port {}", settings.listen.port)),
+        ("max-frame-bytes", server.transport.max_message_bytes.to_string()),
+        ("max-connections", count(limits.connections)),
+        ("max-connections-per-address", count(limits.connections_per_address)),
+        ("http-rate-per-address", rate(limits.http_requests_per_address)),
+        ("rate-per-address", rate(limits.address.frames)),
+        ("byte-rate-per-address", rate(limits.address.received_bytes)),
+        ("answer-rate-per-address", rate(limits.address.answer_bytes)),
+        ("kept-rate-per-address", rate(limits.address.kept_bytes)),
+    ])
+}
+
+/// A rate as settings have it: `2M/8M`.
+fn in_units(rate: Rate) -> String {
+    const UNITS: [(u32, &str); 2] = [(1024 * 1024, "M"), (1024, "K")];
+    let written = |number: u32| {
+        let unit = UNITS.into_iter().find(|(unit, _)| number.is_multiple_of(*unit));
+        unit.map_or_else(|| number.to_string(), |(unit, name)| format!("{}{name}", number / unit))
+    };
+    format!("{}/{}", written(rate.per_second()), written(rate.burst()))
 }
 
 fn check_settings(

@@ -233,13 +233,16 @@ pub(crate) struct ClientArgs {
 pub(crate) struct SettingInEffect {
     pub(crate) name: String,
     pub(crate) value: String,
-    /// As [`Sources::name`] has it, or `default`.
+    /// As [`Sources::name`] has it, or [`DEFAULT`](Self::DEFAULT).
     pub(crate) source: String,
     #[serde(skip)]
     pub(crate) is_secret: bool,
 }
 
 impl SettingInEffect {
+    /// The source of a value that no source has.
+    pub(crate) const DEFAULT: &str = "default";
+
     pub(crate) fn is_of_file(&self) -> bool {
         self.source.strip_prefix(&*self.name).is_some_and(|place| place.starts_with(" ("))
     }
@@ -255,7 +258,7 @@ pub(super) fn in_effect(
         let name = arg.get_long()?;
         let given = matches.value_source(arg.get_id().as_str());
         let source = match given {
-            None | Some(ValueSource::DefaultValue) => "default".to_owned(),
+            None | Some(ValueSource::DefaultValue) => SettingInEffect::DEFAULT.to_owned(),
             Some(_) => sources.name(name),
         };
         let is_secret = arg.is_hide_env_values_set();

@@ -75,6 +75,39 @@ async fn settings_are_listed_with_their_sources_and_without_secrets() {
     }
 }
 
+/// A default that follows from others, or from the machine, is listed with its value.
+#[test]
+fn computed_defaults_are_listed_with_their_values() {
+    let listed = |args: &[&str]| {
+        let (_, report) = check(command().env_remove("CHAT_THREADS").args(args));
+        let settings = report["settings"].as_array().unwrap().clone();
+        move |name: &str| {
+            let setting = settings.iter().find(|setting| setting["name"] == name).unwrap();
+            [&setting["value"], &setting["source"]].map(|text| text.as_str().unwrap().to_owned())
+        }
+    };
+    let computed = |value: &str| [value.to_owned(), "computed".to_owned()];
+    let alone = listed(&["--max-message-bytes=1000", "--port=2"]);
+    assert_eq!(alone("max-frame-bytes"), computed("11096"));
+    assert_eq!(alone("metrics-addr"), computed("port 2"));
+    assert_eq!(alone("max-connections-per-address"), computed("none"));
+    assert_eq!(alone("byte-rate-per-address"), computed("off"));
+    for of_machine in ["threads", "max-connections"] {
+        let [value, source] = alone(of_machine);
+        assert!(value.parse::<u32>().is_ok_and(|count| count > 0), "{of_machine}: {value}");
+        assert_eq!(source, "computed", "{of_machine}");
+    }
+    let behind = listed(&["--trusted-proxies=10.0.0.0/8", "--rate-per-address=7", "--threads=1"]);
+    assert_eq!(behind("max-connections-per-address"), computed("100"));
+    assert_eq!(behind("byte-rate-per-address"), computed("2M/8M"));
+    assert_eq!(behind("http-rate-per-address"), computed("100/500"));
+    assert_eq!(behind("rate-per-address"), ["7", "--rate-per-address"]);
+    assert_eq!(behind("threads"), ["1", "--threads"]);
+    let off = listed(&["--limits=off", "--trusted-proxies=10.0.0.0/8"]);
+    assert_eq!(off("max-connections"), computed("none"));
+    assert_eq!(off("byte-rate-per-address"), computed("off"));
+}
+
 #[test]
 fn file_is_named_and_its_secrets_are_for_its_user_alone() {
     use std::os::unix::fs::PermissionsExt;
