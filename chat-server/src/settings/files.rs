@@ -13,6 +13,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a pipe may take: a reload would wait without end for one that nobody writes to.
 const PIPE_TIME: Duration = Duration::from_secs(5);
 
+/// How long the reader of such a pipe may take to end. One whose writer does not close the pipe stays.
+const PIPE_END: Duration = Duration::from_secs(1);
+
 /// # Errors
 /// The file cannot be read, is too large, or is a pipe that was not written and closed in time.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
@@ -43,8 +46,9 @@ fn read_pipe(path: &Path) -> Result<Vec<u8>> {
     thread::Builder::new().name("pipe".to_owned()).spawn(reader)?;
     receiver.recv_timeout(PIPE_TIME).unwrap_or_else(|_| {
         // A writer ends the wait of that thread, which then finds the end. To open a pipe for both waits
-        // for nobody.
+        // for nobody. The next attempt must find no reader that takes a part of the file from it.
         drop(OpenOptions::new().read(true).write(true).open(path));
+        let _ = receiver.recv_timeout(PIPE_END);
         let why = format!("nobody has written it and closed it within {PIPE_TIME:?}");
         Err(Error::new(ErrorKind::TimedOut, why))
     })
