@@ -83,12 +83,13 @@ async fn run(
     let mut signals = Signals::new().map_err(no_signals)?;
     let hangup = signals::hangup().map_err(no_signals)?;
     let config = open_files::bound(server, settings.limits.connections_by_system());
-    let listeners = listening::for_clients(&settings.listen).await?;
-    let operators = listening::for_operators(&settings.listen)?;
+    // First: a setting that is wrong ends the program with 2, and a port that is taken with 1.
     let (builder, engine, tokens) = tokio::select! {
         started = connected(&settings, config.hub.grace) => started?,
         _ = signals.recv() => return Ok(()),
     };
+    let listeners = listening::for_clients(&settings.listen).await?;
+    let operators = listening::for_operators(&settings.listen)?;
     let server = builder.config(config).start();
     log_start(&settings, &server, &listeners, operators.as_ref());
     if let Some(listener) = operators {

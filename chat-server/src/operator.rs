@@ -58,7 +58,10 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, Cow<'static, 
     } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {
         (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n".into())
     } else if !state.can_authenticate() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the keys of tokens are not known yet\n".into())
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the keys of tokens are not known yet, or all have ended\n".into(),
+        )
     } else {
         let why = state.hub.broker().stats().outage;
         let why = why.unwrap_or_else(|| "the broker takes no messages".to_owned());

@@ -102,6 +102,7 @@ impl Reload {
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
+        self.server.set_needs_restart(!lasting.is_empty());
         if !lasting.is_empty() {
             warn!("SIGHUP: changed settings that need a restart: {}", lasting.join(", "));
         }

@@ -127,6 +127,8 @@ fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let reload = *state.latest_reload.read();
     let help = "Whether the latest reload of the settings succeeded; 1 before the first";
     page.gauge("settings_reload_successful", help, reload.is_successful.into())?;
+    let help = "Whether settings were changed and read that count from the next start on";
+    page.gauge("settings_need_restart", help, reload.needs_restart.into())?;
     let help = "When the settings in effect were read, since 1970";
     page.seconds("settings_reload_timestamp_seconds", help, since_1970(reload.in_effect_since))
 }

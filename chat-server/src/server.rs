@@ -22,7 +22,7 @@ use crate::listener::{ListenerContext, Throttled, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
 use crate::service::members;
-use crate::state::{Reload, State, Task};
+use crate::state::{State, Task};
 use crate::{api, fleet, http, operator, sampler};
 
 /// The most connections to the operator routes.
@@ -359,9 +359,16 @@ impl Server {
         in_effect.api_keys.clone_from(&config.api_keys);
         in_effect.shared_settings.clone_from(&config.shared_settings);
         *state.settings_digest.write() = in_effect.digest();
-        *state.latest_reload.write() =
-            Reload { is_successful: true, in_effect_since: SystemTime::now() };
+        let mut latest = state.latest_reload.write();
+        latest.is_successful = true;
+        latest.in_effect_since = SystemTime::now();
         Ok(())
+    }
+
+    /// Sets `chat_settings_need_restart` on the metrics page: for an application that has read settings
+    /// which differ from those of the start and count from the next start on.
+    pub fn set_needs_restart(&self, needs_restart: bool) {
+        self.state.latest_reload.write().needs_restart = needs_restart;
     }
 
     /// Sets `chat_settings_reload_successful` on the metrics page to 0 until the next

@@ -98,6 +98,8 @@ pub(crate) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reload {
     pub(crate) is_successful: bool,
+    /// Whether settings have changed that count from the next start on.
+    pub(crate) needs_restart: bool,
     /// When the settings in effect were read: at the latest reload that succeeded, or at the start.
     pub(crate) in_effect_since: SystemTime,
 }
@@ -159,7 +161,11 @@ impl State {
             moderation,
             resume: Resume::default(),
             started,
-            latest_reload: RwLock::new(Reload { is_successful: true, in_effect_since: started }),
+            latest_reload: RwLock::new(Reload {
+                is_successful: true,
+                needs_restart: false,
+                in_effect_since: started,
+            }),
             node,
             backend: backend(),
             sessions,

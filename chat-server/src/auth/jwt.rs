@@ -247,9 +247,13 @@ impl Authenticator for JwtAuthenticator {
         self.verify(client.token.ok_or(AuthError::Missing)?)
     }
 
-    #[cfg(feature = "jwks")]
     fn is_ready(&self) -> bool {
-        self.verifier().keys.remote_keys().is_none_or(RemoteKeys::is_loaded)
+        let verifier = self.verifier();
+        #[cfg(feature = "jwks")]
+        if !verifier.keys.remote_keys().is_none_or(RemoteKeys::is_loaded) {
+            return false;
+        }
+        !verifier.keys.have_ended()
     }
 
     #[cfg(feature = "jwks")]

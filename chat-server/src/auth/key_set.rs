@@ -117,6 +117,13 @@ impl JwtKeys {
         self.fixed.is_empty()
     }
 
+    /// Whether there are keys, and each has ended, so that no token is valid.
+    pub(super) fn have_ended(&self) -> bool {
+        let now = SystemTime::now();
+        let has_ended = |key: &NamedKey| key.until.is_some_and(|until| until <= now);
+        !self.fixed.is_empty() && self.fixed.iter().all(has_ended) && self.fetched().is_empty()
+    }
+
     fn with(mut self, key: VerificationKey) -> Self {
         self.fixed.push(NamedKey { id: None, key, only: None, until: None });
         self

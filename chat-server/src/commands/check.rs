@@ -30,11 +30,17 @@ pub(super) async fn run(
     let mut report = Report::default();
     check_settings(&mut report, &server, settings, sources);
     if let Some(file) = sources.file() {
-        check_file(&mut report, file, &args.settings);
+        let of_file = |setting: &SettingInEffect| setting.is_secret && setting.is_of_file();
+        let has_secrets =
+            args.settings.iter().any(of_file) || settings.tokens.tables_have_secrets();
+        check_file(&mut report, file, has_secrets);
+    }
+    for file in settings.tokens.secret_files() {
+        check_file(&mut report, file, true);
     }
     check_host(&mut report, settings).await;
     check_tokens(&mut report, settings, sources).await;
-    check_files(&mut report);
+    check_files(&mut report, &server, settings);
     check_redis(&mut report, &server, settings, sources).await;
     let file = sources.file();
     let listed = in_effect(&args.settings, settings, &server);
@@ -114,13 +120,12 @@ fn check_settings(
 }
 
 /// A file with secrets is for the server's user alone, and its group.
-fn check_file(report: &mut Report, file: &Path, listed: &[SettingInEffect]) {
+fn check_file(report: &mut Report, file: &Path, has_secrets: bool) {
     const CHECK: &str = "file";
     let mode = match file.metadata() {
         Ok(metadata) => metadata.permissions().mode(),
         Err(error) => return report.warn(CHECK, format!("{}: {error}", file.display())),
     };
-    let has_secrets = listed.iter().any(|setting| setting.is_secret && setting.is_of_file());
     if has_secrets && mode & 0o004 != 0 {
         let file = file.display();
         report.warn(CHECK, format!("{file} has secrets, and every user can read it: chmod o-r"));
@@ -193,14 +198,26 @@ async fn check_remote_keys(report: &mut Report, settings: &Settings, sources: &S
 }
 
 /// Each connection is an open file.
-fn check_files(report: &mut Report) {
-    match rlimit::Resource::NOFILE.get() {
-        Ok((_, hard)) if hard < FEW_FILES => report.warn(
-            "files",
-            format!("{hard} open files at most, and each client is one: raise LimitNOFILE"),
-        ),
-        Ok((_, hard)) => report.ok("files", format!("{hard} open files at most")),
-        Err(error) => report.warn("files", format!("the limit of open files is unknown: {error}")),
+fn check_files(report: &mut Report, server: &ServerConfig, settings: &Settings) {
+    const CHECK: &str = "files";
+    let files = match rlimit::Resource::NOFILE.get() {
+        Ok((_, hard)) => hard,
+        Err(error) => {
+            return report.warn(CHECK, format!("the limit of open files is unknown: {error}"));
+        }
+    };
+    let too_few = match settings.limits.connections_by_system() {
+        // The server admits as many clients as there are files for.
+        true => None,
+        false => open_files::too_few(&server.limits, files),
+    };
+    if let Some(too_few) = too_few {
+        report.warn(CHECK, too_few);
+    } else if files < FEW_FILES {
+        let why = "and each client is one: raise LimitNOFILE";
+        report.warn(CHECK, format!("{files} open files at most, {why}"));
+    } else {
+        report.ok(CHECK, format!("{files} open files at most"));
     }
 }
 

@@ -55,8 +55,16 @@ impl File {
         let entries = |table: &DeTable<'_>| {
             let entries = table.iter().map(|(key, value)| {
                 let line = line(text, key.span().start);
-                Entry::new(key.get_ref(), line, value.get_ref())
-                    .ok_or_else(|| wrong(line, &format!(", {}: {EXPECTED}", key.get_ref())))
+                Entry::new(key.get_ref(), line, value.get_ref()).ok_or_else(|| {
+                    wrong(
+                        line,
+                        &format!(
+                            ", {}: {}",
+                            key.get_ref(),
+                            expected(key.get_ref(), value.get_ref())
+                        ),
+                    )
+                })
             });
             entries.collect::<Result<Vec<_>, _>>()
         };
@@ -166,7 +174,19 @@ fn unknown(what: &str, entry: &Entry, command: &Command) -> String {
     format!("there is no such {what}{meant}")
 }
 
-const EXPECTED: &str = "expected a text in quotes, a whole number, or a list of them in brackets";
+/// Why a value is none that a setting has.
+fn expected(key: &str, value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::Boolean(_) => {
+            "expected \"on\" or \"off\", in quotes, of a setting that has these".to_owned()
+        }
+        // Of a table, or of several.
+        DeValue::Array(_) | DeValue::Table(_) if TABLES.contains(&&*key.replace('-', "_")) => {
+            format!("there is no such table; did you mean [[{}]]?", key.replace('-', "_"))
+        }
+        _ => "expected a text in quotes, a whole number, or a list of them in brackets".to_owned(),
+    }
+}
 
 impl Entry {
     /// `None` for a value that no setting has.

@@ -135,7 +135,12 @@ fn errors_of_the_file_name_the_line_and_the_key() {
         ("[[api_keys]]\nname = \"a\"", "line 2, api_keys: hash is missing"),
         ("[[api_keys]]\nname = \"a_b\"", "line 2, name: a name has 1 to 32 letters"),
         ("[[api_keys]]\nhash = \"abc\"", "line 2, hash: expected \"sha256:\""),
-        ("[[api_keys]]\nscopes = [\"fly\"]", "line 2, scopes"),
+        ("[[api_keys]]\nscopes = [\"fly\"]", "line 2, scopes: expected send, read, "),
+        ("[[api_keys]]\nscopes = [\"sned\"]", "; did you mean send?, in [[api_keys]]"),
+        (
+            "[[jwt-keys]]\nsecret = \"a\"",
+            "line 1, jwt-keys: there is no such table; did you mean [[jwt_keys]]?",
+        ),
         ("[[api_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
         ("\nprot = 1", "line 2, prot: there is no such setting; did you mean port?"),
         ("[[jwt_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
@@ -144,7 +149,8 @@ fn errors_of_the_file_name_the_line_and_the_key() {
             "line 2, secert: there is no such key; did you mean secret?",
         ),
         ("config = \"a\"", "line 1, config: there is no such setting"),
-        ("log = true", "line 1, log: expected a text in quotes"),
+        ("log = 1.5", "line 1, log: expected a text in quotes"),
+        ("limits = true", "line 1, limits: expected \"on\" or \"off\", in quotes"),
         ("api-key = 1.234567890", "line 1, api-key: expected a text in quotes"),
         ("port = 1\nport = 2", "line 2: duplicate key"),
     ] {

@@ -1,6 +1,6 @@
 //! Settings of the tokens that clients need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use chat_server::{Secret, ServerConfig};
@@ -144,6 +144,17 @@ impl Tokens {
             return Err(Invalid::new("jwt-jwks-ca", file.display(), "it needs jwt-jwks-url"));
         }
         Ok(has_key)
+    }
+
+    /// Whether a table has a secret in the configuration file itself.
+    pub(crate) fn tables_have_secrets(&self) -> bool {
+        self.tables.iter().any(|table| table.secret.is_some())
+    }
+
+    /// The files with a secret each.
+    pub(crate) fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let of_tables = self.tables.iter().filter_map(|table| table.secret_file.as_ref());
+        self.jwt_secret_file.iter().chain(of_tables).map(PathBuf::as_path)
     }
 
     fn has_key_without_end(&self) -> bool {

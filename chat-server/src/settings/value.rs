@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 #[cfg(any(test, feature = "jwks"))]
 use axum::http::Uri;
 use chat_server::{InvalidRate, IpNet, Rate, Secret};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The most of anything that is counted in bytes: more is a mistake.
@@ -194,8 +194,21 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
 
 /// Why a parser refuses a value, if that is the error.
 pub(super) fn refusal(error: &clap::Error) -> Option<String> {
-    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation);
-    why.map(ToString::to_string)
+    match error.kind() {
+        ErrorKind::ValueValidation => error.source().map(ToString::to_string),
+        ErrorKind::InvalidValue => none_of(error),
+        _ => None,
+    }
+}
+
+/// Why a value is refused that is none of a list.
+fn none_of(error: &clap::Error) -> Option<String> {
+    let ContextValue::Strings(known) = error.get(ContextKind::ValidValue)? else { return None };
+    let meant = match error.get(ContextKind::SuggestedValue) {
+        Some(ContextValue::String(meant)) => format!("; did you mean {meant}?"),
+        _ => String::new(),
+    };
+    Some(format!("expected {}{meant}", known.join(", ")))
 }
 
 /// A value without what surrounds it by mistake: white space, and the mark with which some editors

@@ -206,6 +206,23 @@ fn what_the_machine_lacks_now_is_exit_code_1() {
     }
 }
 
+/// Exit code 1 would have a service manager try for ever.
+#[test]
+fn wrong_setting_is_exit_code_2_where_the_port_is_taken_as_well() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (flags, named) in [
+        (["--jwt-secret", "short"], "--jwt-secret"),
+        (["--jwt-public-key", "/nonexistent"], "--jwt-public-key"),
+        (["--redis-url", "http://a.example"], "--redis-url"),
+    ] {
+        let (code, _, err) =
+            run(command().args(["--host", "127.0.0.1", "--port", &port]).args(flags));
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains(named), "{named} in {err}");
+    }
+}
+
 /// As a file of variables with the line ends of Windows gives them.
 #[tokio::test]
 async fn white_space_around_variables_is_not_part_of_them() {

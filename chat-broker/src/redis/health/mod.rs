@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chat_core::printable;
 use redis::RedisError;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -151,7 +152,8 @@ impl State {
             outage.worst = worst;
             outage.cause = match worst {
                 HealthState::Refused => self.refusal.clone(),
-                _ => cause.to_string(),
+                // In one line: what answers may not be a Redis, and its words may be any.
+                _ => printable(&cause.to_string()).into_owned(),
             };
         }
         if is_new || (condition == worst && now - outage.logged >= REMINDER) {

@@ -64,7 +64,7 @@ async fn server_is_not_ready_until_keys_are_fetched() {
     let line = server.until_logged("keys of tokens not fetched, not ready");
     assert!(line.contains("the answer has the status 500"), "{line}");
     let (code, _, text) = server.http("GET", "/readyz").await;
-    assert_eq!((code, &*text), (503, "the keys of tokens are not known yet\n"));
+    assert_eq!((code, &*text), (503, "the keys of tokens are not known yet, or all have ended\n"));
     assert_eq!(status(&server, &a.token("ann")).await, Some(503), "the client tries again");
     let failed = "chat_key_fetches_total{outcome=\"failed\"}";
     server.until_metric(failed, |count| count >= 1).await;

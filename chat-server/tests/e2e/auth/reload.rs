@@ -62,6 +62,7 @@ async fn reload_replaces_secrets_origins_rules_and_log_level() {
     assert!(server.until_logged("HTTP connection ended with an error").contains("DEBUG"));
     let line = server.until_logged("changed settings that need a restart");
     assert!(line.ends_with("need a restart: history, rooms"), "{line}");
+    server.until_metric("chat_settings_need_restart", |needed| needed == 1).await;
 
     let mut audience = claims("bob");
     audience.aud = vec!["chat".to_owned()];
@@ -270,6 +271,21 @@ async fn former_secret_ends_by_itself_and_closes_no_connection() {
         assert_eq!(status(server, &token(SECRET)).await, Some(401), "the former one has ended");
         ask(client, "pong", json!({"type": "ping"})).await;
     }
+}
+
+/// A rollout that waits for `/readyz` must not go on with servers that nobody can enter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn server_whose_last_key_has_ended_is_not_ready() {
+    let keys = Keys::new("ended");
+    let table = |until: &str| format!("[[jwt_keys]]\nsecret = {SECRET:?}\nuntil = {until:?}\n");
+    let file = keys.write("chat.toml", &table("2020-01-01"));
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    server.until_logged("every key of tokens has ended");
+    let (code, _, text) = server.http("GET", "/readyz").await;
+    assert_eq!((code, &*text), (503, "the keys of tokens are not known yet, or all have ended\n"));
+    fs::write(&file, table("2099-01-01")).unwrap();
+    reload(&server, 1);
+    server.until_ready().await;
 }
 
 #[tokio::test]

@@ -123,6 +123,31 @@ fn file_is_named_and_its_secrets_are_for_its_user_alone() {
     assert_eq!(report["file"], file.path().to_str().unwrap());
     assert_found(&report, "file", "warn", "every user can read it");
     assert_found(&mode(0o640), "file", "ok", "mode 640");
+
+    let secret = ConfigFile::new("check-mode-secret", SECRET);
+    let path = secret.path().display();
+    for (text, name) in [
+        (format!("[[jwt_keys]]\nsecret = {SECRET:?}\n"), file.path()),
+        (format!("jwt-secret-file = \"{path}\"\n"), secret.path()),
+        (format!("[[jwt_keys]]\nsecret-file = \"{path}\"\n"), secret.path()),
+    ] {
+        std::fs::write(file.path(), &text).unwrap();
+        let report = mode(0o644);
+        let checks = report["checks"].as_array().unwrap().iter();
+        let warned = checks.filter(|check| check["status"] == "warn");
+        let warned: Vec<_> = warned.filter_map(|check| check["detail"].as_str()).collect();
+        let wanted = format!("{} has secrets, and every user can read it", name.display());
+        assert!(warned.iter().any(|detail| detail.starts_with(&wanted)), "{text}: {report}");
+    }
+}
+
+#[test]
+fn connections_that_need_more_files_than_there_are_is_a_warning() {
+    let mut program = Command::new("prlimit");
+    program.arg("--nofile=2000").arg(env!("CARGO_BIN_EXE_chat-server")).env_clear();
+    program.args(["--max-connections", "5000"]);
+    let (_, report) = check(&mut program);
+    assert_found(&report, "files", "warn", "max-connections is 5000, which needs 9160 open files");
 }
 
 #[test]
