@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::tokens::JwtKeyTable;
-use super::value::refusal;
+use super::value::{none_of, refusal};
 use super::variables::did_you_mean;
 
 /// A file, as text: clap reads the values.
@@ -139,7 +139,8 @@ impl File {
             let others = required.iter().filter(|(key, _)| *key != entry.key);
             let others = others.map(|(key, value)| format!("--{key}={value}"));
             T::try_parse_from(entry.arguments().chain(others)).map_err(|error| {
-                let why = refusal(&error).unwrap_or_else(|| unknown("key", entry, &T::command()));
+                let why = refusal(&error).or_else(|| none_of(&error));
+                let why = why.unwrap_or_else(|| unknown("key", entry, &T::command()));
                 self.wrong(entry, &format!("{why}, in [[{name}]]"))
             })?;
         }

@@ -194,15 +194,12 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
 
 /// Why a parser refuses a value, if that is the error.
 pub(super) fn refusal(error: &clap::Error) -> Option<String> {
-    match error.kind() {
-        ErrorKind::ValueValidation => error.source().map(ToString::to_string),
-        ErrorKind::InvalidValue => none_of(error),
-        _ => None,
-    }
+    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation);
+    why.map(ToString::to_string)
 }
 
 /// Why a value is refused that is none of a list.
-fn none_of(error: &clap::Error) -> Option<String> {
+pub(super) fn none_of(error: &clap::Error) -> Option<String> {
     let ContextValue::Strings(known) = error.get(ContextKind::ValidValue)? else { return None };
     let meant = match error.get(ContextKind::SuggestedValue) {
         Some(ContextValue::String(meant)) => format!("; did you mean {meant}?"),

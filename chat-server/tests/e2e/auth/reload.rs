@@ -278,7 +278,7 @@ async fn former_secret_ends_by_itself_and_closes_no_connection() {
 async fn server_whose_last_key_has_ended_is_not_ready() {
     let keys = Keys::new("ended");
     let table = |until: &str| format!("[[jwt_keys]]\nsecret = {SECRET:?}\nuntil = {until:?}\n");
-    let file = keys.write("chat.toml", &table("2020-01-01"));
+    let file = keys.write("chat.toml", table("2020-01-01"));
     let server = Chat::start(command().args(["--port", "0", "--config", &file]));
     server.until_logged("every key of tokens has ended");
     let (code, _, text) = server.http("GET", "/readyz").await;

@@ -4,7 +4,7 @@ use std::process::Command;
 use chat_broker::testing::RedisServer;
 use serde_json::Value;
 
-use crate::support::{command, eventually, run};
+use crate::support::{command, command_of, eventually, run};
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
@@ -143,9 +143,8 @@ fn file_is_named_and_its_secrets_are_for_its_user_alone() {
 
 #[test]
 fn connections_that_need_more_files_than_there_are_is_a_warning() {
-    let mut program = Command::new("prlimit");
-    program.arg("--nofile=2000").arg(env!("CARGO_BIN_EXE_chat-server")).env_clear();
-    program.args(["--max-connections", "5000"]);
+    let mut program = command_of("prlimit", 2);
+    program.args(["--nofile=2000", env!("CARGO_BIN_EXE_chat-server"), "--max-connections", "5000"]);
     let (_, report) = check(&mut program);
     assert_found(&report, "files", "warn", "max-connections is 5000, which needs 9160 open files");
 }
