@@ -92,6 +92,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-react.js",
         "chat-requests.js",
         "chat-room-handle.js",
+        "chat-room-use.js",
         "chat-room.js",
         "chat-sends.js",
         "chat-signs.js",

@@ -1,7 +1,18 @@
 // Hooks for React 18 and later. They join nothing while React renders: rooms are joined by the
 // subscriptions of effects, so that a render on a server, or one that React discards, has no effect.
 
-import { createContext, createElement, useCallback, useContext, useEffect, useMemo, useSyncExternalStore } from "react";
+import {
+  createContext,
+  createElement,
+  useCallback,
+  useContext,
+  useEffect,
+  useInsertionEffect,
+  useMemo,
+  useSyncExternalStore,
+} from "react";
+
+import { EMPTY, roomUse } from "./chat-room-use.js";
 
 const Context = createContext(null);
 
@@ -17,7 +28,7 @@ export function ChatProvider({ client, children }) {
 /** The client of the nearest `ChatProvider`. */
 export function useChat() {
   const client = useContext(Context);
-  if (!client) throw new Error("useChat and the other hooks need a ChatProvider above them.");
+  if (!client) throw new Error("There is no ChatProvider above.");
   return client;
 }
 
@@ -32,15 +43,14 @@ export function useConnection() {
 
 /** A room: its snapshot, and what one does there. */
 export function useRoom(name, { history, keep } = {}) {
-  const store = useRoomStore(name, history, keep);
-  const snapshot = useSyncExternalStore(store.subscribe, store.snapshot, () => EMPTY);
-  return useMemo(() => ({ ...snapshot, ...store.actions }), [snapshot, store]);
+  const { subscribe, snapshot, actions } = useRoomUse(name, history, keep);
+  const shown = useSyncExternalStore(subscribe, snapshot, () => EMPTY);
+  return useMemo(() => ({ ...shown, ...actions }), [shown, actions]);
 }
 
 /** The members of a room, and how many there are. Renders again only when they change. */
 export function useMembers(name) {
-  const store = useRoomStore(name);
-  const { subscribe, snapshot } = store;
+  const { subscribe, snapshot } = useRoomUse(name);
   const members = useSyncExternalStore(subscribe, () => snapshot().members, () => EMPTY.members);
   const count = useSyncExternalStore(subscribe, () => snapshot().count, () => 0);
   return useMemo(() => ({ members, count }), [members, count]);
@@ -48,49 +58,16 @@ export function useMembers(name) {
 
 /** Who else is typing in a room, and the function to call at each key stroke. */
 export function useTyping(name) {
-  const { subscribe, snapshot, actions } = useRoomStore(name);
+  const { subscribe, snapshot, actions } = useRoomUse(name);
   const typists = useSyncExternalStore(subscribe, () => snapshot().typists, () => EMPTY.typists);
   return useMemo(() => ({ typists, typing: actions.typing }), [typists, actions]);
 }
 
-/** A room that is not joined yet. */
-const EMPTY = Object.freeze({
-  state: "joining",
-  error: null,
-  can: null,
-  messages: [],
-  hasMore: false,
-  isLoading: false,
-  members: [],
-  count: 0,
-  typists: [],
-});
-
-const ACTIONS = ["send", "resend", "discard", "history", "typing", "kick", "ban", "unban", "join"];
-
-/** A room for `useSyncExternalStore`: held while something is subscribed. */
-function useRoomStore(name, history, keep) {
+/** One component's use of a room. */
+function useRoomUse(name, history, keep) {
   const client = useChat();
-  return useMemo(() => roomStore(client, name, { history, keep }), [client, name, history, keep]);
-}
-
-function roomStore(client, name, options) {
-  let room = null;
-  const act = (action) => (...args) => {
-    if (!room) throw new Error(`The room ${name} is not joined before the component is mounted.`);
-    return room[action](...args);
-  };
-  return {
-    subscribe(onChange) {
-      const held = client.room(name, options);
-      room = held;
-      const end = held.on("change", () => onChange());
-      return () => {
-        end();
-        held.release();
-      };
-    },
-    snapshot: () => room?.snapshot ?? EMPTY,
-    actions: Object.fromEntries(ACTIONS.map((action) => [action, act(action)])),
-  };
+  const use = useMemo(() => roomUse(client, name), [client, name]);
+  // These run before all other effects of a commit, and once under `StrictMode`.
+  useInsertionEffect(() => use.mount(history, keep), [use, history, keep]);
+  return use;
 }

@@ -1,12 +1,12 @@
 // The hooks, in a DOM without a browser, with a server in memory.
 
-import { deepStrictEqual, match, strictEqual, throws } from "node:assert";
+import { deepStrictEqual, match, rejects, strictEqual, throws } from "node:assert";
 import { afterEach, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 import { JSDOM } from "jsdom";
-import { StrictMode, act, createElement as h } from "react";
+import { Activity, StrictMode, act, createElement as h, useEffect, useLayoutEffect } from "react";
 import { renderToString } from "react-dom/server";
 import { ChatClient } from "roomcast";
 import { ChatProvider, useConnection, useMembers, useRoom, useTyping } from "roomcast/react";
@@ -80,12 +80,11 @@ test("a room is shown, and what is sent there", async () => {
 
 test("StrictMode and several components join once, and the last one leaves", async () => {
   await render(h(Room, { name: "r" }), h(Members, { name: "r" }));
-  const sent = () => server.received.map(({ type }) => type).filter((type) => ["join", "leave"].includes(type));
-  deepStrictEqual(sent(), ["join"]);
+  deepStrictEqual([sent("join").length, sent("leave").length], [1, 0]);
   await render(h(Room, { name: "r" }));
-  deepStrictEqual(sent(), ["join"]);
+  deepStrictEqual([sent("join").length, sent("leave").length], [1, 0]);
   await render();
-  deepStrictEqual(sent(), ["join", "leave"]);
+  deepStrictEqual([sent("join").length, sent("leave").length], [1, 1]);
   deepStrictEqual(client.rooms, []);
 });
 
@@ -127,10 +126,106 @@ test("a server renders an empty room, and joins nothing", () => {
   deepStrictEqual(client.rooms, []);
 });
 
-test("a hook without a provider, and an action before the mount, say so", () => {
+/** Sends in an effect that runs before those of the component whose room it is. */
+function Greeter({ send, useEffect, words }) {
+  useEffect(() => {
+    send(words, { key: words });
+  }, [send]);
+  return null;
+}
+
+function Greeted({ name }) {
+  room = useRoom(name);
+  useLayoutEffect(() => {
+    room.send("own", { key: "own" });
+  }, []);
+  return [
+    h(Greeter, { key: 1, send: room.send, useEffect, words: "passive" }),
+    h(Greeter, { key: 2, send: room.send, useEffect: useLayoutEffect, words: "layout" }),
+  ];
+}
+
+const texts = () => room.messages.map(({ message }) => message);
+const sent = (type) => server.received.filter((frame) => frame.type === type);
+
+test("layout effects, and effects of children, send", async () => {
+  await act(() => root.render(h(ChatProvider, { client }, h(Greeted, { name: "r" }))));
+  await tick();
+  deepStrictEqual(texts(), ["layout", "own", "passive"]);
+  deepStrictEqual([sent("join").length, sent("leave").length], [1, 0]);
+});
+
+test("StrictMode repeats effects, and a message with a key is there once", async () => {
+  await render(h(Greeted, { name: "r" }));
+  deepStrictEqual(texts(), ["layout", "own", "passive"]);
+  deepStrictEqual([sent("join").length, sent("leave").length], [1, 0]);
+});
+
+test("a tree that is hidden leaves the room, and sends when it is shown again", async () => {
+  const tree = (mode) => h(ChatProvider, { client }, h(Activity, { mode }, h(Greeted, { name: "r" })));
+  await act(() => root.render(tree("hidden")));
+  await tick();
+  deepStrictEqual(client.rooms, []);
+  await act(() => root.render(tree("visible")));
+  await tick();
+  await act(() => root.render(tree("hidden")));
+  await tick();
+  deepStrictEqual(client.rooms, []);
+  await act(() => root.render(tree("visible")));
+  await tick();
+  // The keys are the same: the server knows them.
+  deepStrictEqual([texts(), client.rooms], [["layout", "own", "passive"], ["r"]]);
+});
+
+test("what is sent after the unmount, or after another name, is refused", async () => {
+  await render(h(Room, { name: "a" }));
+  const { send } = room;
+  await render(h(Room, { name: "b" }));
+  await rejects(send("late"), { code: "not_in_room" });
+  const { send: sendToB } = room;
+  await render();
+  await rejects(sendToB("late"), { code: "not_in_room" });
+  deepStrictEqual([sent("send"), client.rooms], [[], []]);
+});
+
+test("the first hook with options decides, wherever it is in the tree", async () => {
+  for (let count = 0; count < 60; count += 1) server.say("r", "Bob", String(count));
+  await render(h(Members, { name: "r" }), h(Room, { name: "r" }));
+  deepStrictEqual([room.messages.length, sent("join")[0].history], [10, 10]);
+  // What is mounted later takes the room as it is.
+  const Late = ({ history }) => h("p", { id: "late" }, useRoom("r", { history }).messages.length);
+  const late = (history) => render(h(Members, { name: "r" }), h(Room, { name: "r" }), h(Late, { history }));
+  await late(20);
+  strictEqual(shown("late"), "10");
+  await late(30);
+  strictEqual(shown("late"), "10");
+  // The options are those of what is mounted.
+  await render();
+  await render(h(Late, { history: 0 }));
+  strictEqual(shown("late"), "0");
+  await render();
+  await render(h(Members, { name: "r" }));
+  deepStrictEqual(sent("join").map(({ history }) => history), [10, 0, 50]);
+});
+
+test("other options do not empty the room", async () => {
+  server.say("r", "Bob", "before");
+  const counts = [];
+  const Counter = ({ history }) => {
+    counts.push(useRoom("r", { history }).messages.length);
+    return null;
+  };
+  await render(h(Counter, { history: 10 }));
+  counts.length = 0;
+  await render(h(Counter, { history: 20 }));
+  deepStrictEqual(new Set(counts), new Set([1]));
+});
+
+test("a hook without a provider, and an action while React renders, say so", () => {
   throws(() => renderToString(h(Room, { name: "r" })), /ChatProvider/);
   renderToString(app(h(Room, { name: "r" })));
-  throws(() => room.send("early"), /mounted/);
+  throws(() => room.send("early"), /not mounted/);
+  deepStrictEqual(client.rooms, []);
 });
 
 test("the example of the documentation", async () => {
