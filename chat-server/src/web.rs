@@ -88,6 +88,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-frames.js",
         "chat-limits.js",
         "chat-pace.js",
+        "chat-react-client.js",
         "chat-react.d.ts",
         "chat-react.js",
         "chat-requests.js",

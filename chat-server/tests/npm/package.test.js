@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
 import { build } from "esbuild";
-import { build as buildApp } from "vite";
+import { build as buildApp, createLogger } from "vite";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 
@@ -81,10 +81,22 @@ test("the types declare what the modules export", async () => {
   }
 });
 
-test("Vite builds the application", async () => {
+test("Vite builds the application, and warns of nothing", async () => {
   const root = fileURLToPath(new URL("app/", import.meta.url));
-  const { output } = await buildApp({ root, logLevel: "warn", build: { write: false } });
+  const warnings = [];
+  const customLogger = createLogger();
+  for (const level of ["warn", "warnOnce", "error"]) customLogger[level] = (text) => warnings.push(text);
+  const { output } = await buildApp({ root, customLogger, build: { write: false } });
   match(output.find(({ type }) => type === "chunk").code, /chat\.v1/);
+  deepStrictEqual(warnings, []);
+});
+
+test("for server components the hooks are a client module with the same exports", async () => {
+  const script = 'console.log(import.meta.resolve("roomcast/react"))';
+  const options = ["--conditions=react-server", "--input-type=module", "--eval", script];
+  const url = execFileSync(process.execPath, options, { cwd: here, encoding: "utf8" }).trim();
+  match(readFileSync(new URL(url), "utf8"), /^"use client";\n/);
+  deepStrictEqual({ ...(await import(url)) }, { ...(await import("roomcast/react")) });
 });
 
 test("require loads it where Node.js loads modules so", (context) => {
