@@ -101,6 +101,8 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-testing.js",
         "chat-time.js",
         "chat-token.js",
+        "chat-vue.d.ts",
+        "chat-vue.js",
         "clock.js",
         "dom.js",
         "favicon.svg",

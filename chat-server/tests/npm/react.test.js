@@ -27,12 +27,15 @@ let root;
 let renders;
 /** The latest value of `useRoom`. */
 let room;
+/** Why sends of effects were refused. */
+let refused;
 
 beforeEach(() => {
   server = new TestServer();
   client = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, name: "Ann" });
   root = createRoot(document.querySelector("#root"));
   renders = { Members: 0 };
+  refused = [];
 });
 afterEach(async () => {
   await act(() => root.unmount());
@@ -129,7 +132,7 @@ test("a server renders an empty room, and joins nothing", () => {
 /** Sends in an effect that runs before those of the component whose room it is. */
 function Greeter({ send, useEffect, words }) {
   useEffect(() => {
-    send(words, { key: words });
+    send(words, { key: words }).catch(({ code }) => refused.push(code));
   }, [send]);
   return null;
 }
@@ -174,7 +177,17 @@ test("a tree that is hidden leaves the room, and sends when it is shown again", 
   await act(() => root.render(tree("visible")));
   await tick();
   // The keys are the same: the server knows them.
-  deepStrictEqual([texts(), client.rooms], [["layout", "own", "passive"], ["r"]]);
+  deepStrictEqual([texts(), client.rooms, refused], [["layout", "own", "passive"], ["r"], []]);
+});
+
+test("a tree that is shown again joins with the options that it has then", async () => {
+  const Limited = ({ history }) => h("p", null, useRoom("r", { history }).state);
+  const tree = (mode, history) => app(h(Activity, { mode }, h(Limited, { history })));
+  for (const [mode, history] of [["visible", 10], ["hidden", 20], ["visible", 20]]) {
+    await act(() => root.render(tree(mode, history)));
+    await tick();
+  }
+  deepStrictEqual(sent("join").map(({ history }) => history), [10, 20]);
 });
 
 test("what is sent after the unmount, or after another name, is refused", async () => {
