@@ -7,13 +7,11 @@ import { afterEach, beforeEach, test } from "node:test";
 import { ChatClient } from "roomcast";
 import { TestServer } from "roomcast/testing";
 import { get } from "svelte/store";
-import { effectScope, nextTick, ref } from "vue";
 
 import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
-import { useConnection, useRoom } from "./examples/vue.js";
 
 let server;
 let client;
@@ -111,28 +109,6 @@ test("logging out", async () => {
     await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
     deepStrictEqual(pages, ["/login"]);
   });
-});
-
-test("the composable for Vue", async () => {
-  const scope = effectScope();
-  const name = ref("r");
-  const { room, snapshot, connection } = scope.run(() => ({
-    ...useRoom(client, name),
-    connection: useConnection(client),
-  }));
-  await settled();
-  strictEqual(connection.value.state, "online");
-  server.say("r", "Bob", "hi");
-  await room.value.send("hello");
-  await settled();
-  deepStrictEqual(texts(snapshot.value), ["hi", "hello"]);
-  name.value = "s";
-  await nextTick();
-  await settled();
-  deepStrictEqual([texts(snapshot.value), client.rooms], [[], ["s"]]);
-  scope.stop();
-  await settled();
-  deepStrictEqual(client.rooms, []);
 });
 
 test("the stores for Svelte", async () => {

@@ -2,9 +2,7 @@
 
 import { deepStrictEqual, match, rejects, strictEqual, throws } from "node:assert";
 import { afterEach, beforeEach, test } from "node:test";
-import { fileURLToPath } from "node:url";
 
-import { build } from "esbuild";
 import { JSDOM } from "jsdom";
 import { Activity, StrictMode, act, createElement as h, useEffect, useLayoutEffect } from "react";
 import { renderToString } from "react-dom/server";
@@ -239,22 +237,4 @@ test("a hook without a provider, and an action while React renders, say so", () 
   renderToString(app(h(Room, { name: "r" })));
   throws(() => room.send("early"), /not mounted/);
   deepStrictEqual(client.rooms, []);
-});
-
-test("the example of the documentation", async () => {
-  const outfile = fileURLToPath(new URL("node_modules/.example/react.js", import.meta.url));
-  const entryPoints = [fileURLToPath(new URL("examples/react.jsx", import.meta.url))];
-  await build({ entryPoints, outfile, bundle: true, format: "esm", jsx: "automatic", packages: "external" });
-  const before = globalThis.WebSocket;
-  globalThis.WebSocket = server.WebSocket;
-  const { App } = await import(outfile);
-  globalThis.WebSocket = before;
-  await act(() => root.render(h(App)));
-  await tick();
-  await act(() => document.querySelector("button").click());
-  await tick();
-  strictEqual(document.querySelector("ol").textContent, "Ann: Hello");
-  strictEqual(document.querySelector("p").textContent, "online, 1 here");
-  // Its client connects no more, and the test ends.
-  await act(async () => server.drop(1000));
 });

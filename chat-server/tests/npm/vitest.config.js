@@ -1,3 +1,6 @@
-// Vitest runs the example that the documentation has for it; `node --test` runs all other tests.
+// Vitest runs the examples that the documentation has for it, and the applications of the documentation;
+// `node --test` runs all other tests.
 
-export default { test: { include: ["examples/vitest.js"] } };
+import vue from "@vitejs/plugin-vue";
+
+export default { plugins: [vue()], test: { include: ["examples/vitest.js", "{examples,components}/*.test.{ts,tsx}"] } };
