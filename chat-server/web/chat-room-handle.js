@@ -53,8 +53,10 @@ export class SharedRoom {
   #handles = new Set();
   /** Ends the subscriptions to the client's events. */
   #ending = new AbortController();
-  /** Whether the room was left because the client was closed: the next connection joins it again. */
-  #isDue = false;
+  /** Whether the room is left only while the client is closed: the next connection joins it. */
+  #isWanted;
+  /** The join whose outcome counts. */
+  #joining;
   /** What the snapshot has beside its lists. */
   #shown = { state: "joining", error: null, can: null, hasMore: false, count: 0 };
   /** Received messages, oldest first. */
@@ -111,7 +113,11 @@ export class SharedRoom {
     state: ({ state, error }) => {
       const isLeft = this.#shown.state === "left";
       if (state === "closed" && !isLeft) this.#onLeft(error);
-      else if (state !== "closed" && isLeft && this.#isDue) this.#setState("joining");
+      if (state === "connecting" && this.#isWanted) {
+        if (isLeft) this.#setState("joining");
+        // The client itself joins what it was in.
+        if (!this.#client.rooms.includes(this.name)) this.#join();
+      }
       if (state === "online") this.#onOnline();
     },
     joined: (joined) => {
@@ -261,9 +267,6 @@ export class SharedRoom {
     for (const [key, pending] of this.#pending) {
       if (pending.user.id !== user.id) this.#update(key, { user });
     }
-    // The client itself joins what it was in.
-    if (this.#isDue && !this.#client.rooms.includes(this.name)) this.#join();
-    this.#isDue = false;
   }
 
   /** Forgets what another user has seen. The client joins again, which brings what was missed; what
@@ -282,6 +285,8 @@ export class SharedRoom {
 
   #join() {
     const joining = this.#client.join(this.name, { history: this.#options.history });
+    this.#isWanted = true;
+    this.#joining = joining;
     joining.then(
       (joined) => {
         // Without an event: the client was in the room already.
@@ -289,7 +294,7 @@ export class SharedRoom {
         this.#prepend(joined.messages);
         this.#changed("state", { rejoined: false });
       },
-      (error) => this.#isDue || this.#onLeft(error),
+      (error) => joining === this.#joining && this.#onLeft(error),
     );
     return joining;
   }
@@ -314,7 +319,8 @@ export class SharedRoom {
 
   #onLeft(error) {
     const { error: end } = this.#client.status;
-    this.#isDue = Boolean(end);
+    this.#isWanted = Boolean(end);
+    this.#joining = null;
     this.#setPeople();
     this.#setState("left", end ?? error);
   }

@@ -360,6 +360,49 @@ suite("a room is left", () => {
     deepStrictEqual([room.snapshot.state, early.snapshot.state], ["joined", "joined"]);
   });
 
+  test("by the end of the client, and a room taken since then is joined by the next connection", async () => {
+    chat.close();
+    await settled();
+    const room = chat.room("r");
+    chat.connect();
+    const seen = new Set();
+    room.on("change", () => seen.add(room.snapshot.state));
+    await settled();
+    deepStrictEqual([...seen], ["joined"]);
+  });
+
+  test("by the end of the client before the join was answered, and takes messages for the next one", async () => {
+    const room = chat.room("r");
+    chat.close();
+    chat.connect();
+    strictEqual(room.snapshot.state, "joining");
+    const sent = room.send("early");
+    strictEqual((await sent).offset, 1);
+    await settled();
+    deepStrictEqual([room.snapshot.state, states(room)], ["joined", ["early received"]]);
+  });
+
+  test("by a kick, and a join without a connection is made by the next one", async () => {
+    const room = await openRoom();
+    server.kick("r", chat.user.id);
+    await settled();
+    chat.close();
+    room.join();
+    chat.connect();
+    await settled();
+    strictEqual(room.snapshot.state, "joined");
+  });
+
+  test("by a kick, which the next connection does not change", async () => {
+    const room = await openRoom();
+    server.kick("r", chat.user.id);
+    await settled();
+    chat.close();
+    chat.connect();
+    await settled();
+    deepStrictEqual([room.snapshot.state, room.snapshot.error.code], ["left", "kicked"]);
+  });
+
   test("by a ban from the server, which says until when", async () => {
     const room = await openRoom();
     server.goodbye(4003, { reason: "banned", message: "Spam.", until: 60_000 });
