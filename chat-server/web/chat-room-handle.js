@@ -210,7 +210,11 @@ export class SharedRoom {
       this.#leaveIfUnused();
     };
     sent.then(
-      () => settle({ state: "sent", error: undefined }),
+      ({ offset }) => {
+        // The server has known its key: the room's copy is in the list, or on a page before it.
+        const isOld = offset <= this.#received.at(-1)?.offset;
+        settle(!isOld && { state: "sent", error: undefined });
+      },
       (error) => settle({ state: "failed", error }),
     );
     this.#changed("pending", { key: sent.key });
@@ -227,9 +231,7 @@ export class SharedRoom {
 
   /** Removes a message that has failed. */
   discard(key) {
-    if (this.#pending.get(key)?.state !== "failed") return;
-    this.#pending.delete(key);
-    this.#changed("pending", { key });
+    if (this.#pending.get(key)?.state === "failed") this.#update(key);
   }
 
   /** Loads the page before the oldest message; one at a time. */
@@ -396,11 +398,13 @@ export class SharedRoom {
     this.#changed("typists");
   }
 
-  /** What has become of a pending message, unless the room has sent it back. */
+  /** What has become of a pending message, unless the room has sent it back. Without a `change` it
+   *  is removed. */
   #update(key, change) {
     const pending = this.#pending.get(key);
     if (!pending) return;
-    this.#pending.set(key, { ...pending, ...change });
+    if (change) this.#pending.set(key, { ...pending, ...change });
+    else this.#pending.delete(key);
     this.#changed("pending", { key });
   }
 

@@ -194,6 +194,28 @@ suite("a message of the client", () => {
     deepStrictEqual(states(room), ["later received"]);
   });
 
+  test("that is sent again after a reload is there once", async () => {
+    const { key, offset } = await openRoom().then((room) => room.send("once"));
+    server.say("r", "Bob", "answer");
+    const other = new ChatClient("ws://chat.example/ws", {
+      WebSocket: server.WebSocket,
+      resume: chat.resume,
+    });
+    other.connect();
+    for (const history of [50, 1]) {
+      const room = other.room("r", { history });
+      await settled();
+      strictEqual((await room.send("once", { key })).offset, offset);
+      await settled();
+      deepStrictEqual(states(room), ["once received", "answer received"].slice(-history));
+      await room.history();
+      deepStrictEqual(states(room), ["once received", "answer received"]);
+      room.release();
+      await time.advance(1);
+    }
+    other.close();
+  });
+
   test("has one id on its way, and no other message has it", async () => {
     server.say("r", "Bob", "older");
     server.say("r", "Bob", "old", { key: "k" });
