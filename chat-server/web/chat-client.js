@@ -34,6 +34,8 @@ export class ChatClient extends Emitter {
   #rooms = new Map();
   /** The rooms that the application has by `room`, by name. */
   #shared = new Map();
+  /** The messages that have failed, of rooms that are not shown, and their rooms. */
+  #drafts = new Map();
   /** The event whose handlers run, and those that wait until they return. */
   #events = [];
   #debug;
@@ -129,7 +131,8 @@ export class ChatClient extends Emitter {
       this.#shared.delete(name);
       this.leave(name);
     };
-    const room = this.#shared.get(name) ?? new SharedRoom(this, this.#connection, name, options, onRelease);
+    const room =
+      this.#shared.get(name) ?? new SharedRoom(this, this.#connection, name, options, this.#drafts, onRelease);
     this.#shared.set(name, room);
     return room.hold();
   }
@@ -232,6 +235,7 @@ export class ChatClient extends Emitter {
     const { state, error } = status;
     const isOnline = state === "online";
     const { isOtherUser, hasToken } = this.#connection;
+    if (isOnline && isOtherUser && hasToken) this.#drafts.clear();
     for (const entry of this.#rooms.values()) {
       if (isOnline && isOtherUser) entry.sends.becomeOther(hasToken);
       if (isOnline) this.#enter(entry);

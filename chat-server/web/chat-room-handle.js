@@ -13,6 +13,12 @@ const LISTS = { message: "messages", history: "messages", pending: "messages" };
 /** Messages in a page of the history. */
 const PAGE = 100;
 
+/** Messages that have failed, of rooms without a handle. */
+const MOST_DRAFTS = 200;
+
+/** The latest of the numbers that name the entries of lists. */
+let lastId = 0;
+
 /** One caller's use of a room. All callers share the room itself. */
 export class RoomHandle extends Emitter {
   #room;
@@ -49,6 +55,7 @@ export class SharedRoom {
   #client;
   #connection;
   #options;
+  #drafts;
   #onRelease;
   #handles = new Set();
   /** Ends the subscriptions to the client's events. */
@@ -76,18 +83,24 @@ export class SharedRoom {
   #isCrowd = false;
   /** By id: who is typing, and the timer that ends it. */
   #typists = new Map();
-  #lastId = 0;
   #snapshot = null;
   /** The lists of the snapshot that have not changed since it was made. */
   #lists = {};
 
-  /** `onRelease()` is called when no handle is left. */
-  constructor(client, connection, name, { history = 50, keep = 20_000 }, onRelease) {
+  /** `drafts`: the messages that have failed, of all rooms without a handle, and their rooms.
+   *  `onRelease()` is called when no handle is left. */
+  constructor(client, connection, name, { history = 50, keep = 20_000 }, drafts, onRelease) {
     this.name = name;
     this.#client = client;
     this.#options = { history, keep };
     this.#connection = connection;
+    this.#drafts = drafts;
     this.#onRelease = onRelease;
+    for (const [draft, room] of drafts) {
+      if (room !== name) continue;
+      drafts.delete(draft);
+      this.#pending.set(draft.key, { ...draft, user: client.user ?? draft.user });
+    }
     const { signal } = this.#ending;
     for (const type of Object.keys(this.#handlers)) client.addEventListener(type, this, { signal });
     this.#join();
@@ -188,6 +201,13 @@ export class SharedRoom {
     if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
     this.#ending.abort();
     this.#setPeople();
+    const drafts = this.#drafts;
+    for (const draft of this.#pending.values()) {
+      if (draft.state === "failed") drafts.set(draft, this.name);
+    }
+    for (const draft of drafts.keys()) {
+      if (drafts.size > MOST_DRAFTS) drafts.delete(draft);
+    }
     this.#onRelease();
   }
 
@@ -345,7 +365,7 @@ export class SharedRoom {
   /** What names an entry of the list as long as it is there, on its way under its key and then: an
    *  offset begins again with each sequence, and two users may choose the same key. */
   #idOf(key) {
-    return this.#pending.get(key)?.id ?? (this.#lastId += 1);
+    return this.#pending.get(key)?.id ?? (lastId += 1);
   }
 
   /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded

@@ -194,6 +194,56 @@ suite("a message of the client", () => {
     deepStrictEqual(states(room), ["later received"]);
   });
 
+  test("that failed is there when its room is taken again", async () => {
+    const first = await openRoom();
+    server.refuse("send", "forbidden");
+    const { key } = first.send("refused");
+    await settled();
+    first.release();
+    await time.advance(1);
+    deepStrictEqual(chat.rooms, []);
+    deepStrictEqual((await openRoom()).snapshot.messages.map(({ error }) => error.code), ["forbidden"]);
+    const room = chat.room("r");
+    room.send("another");
+    await settled();
+    deepStrictEqual(states(room), ["another received", "refused failed"]);
+    strictEqual(new Set(room.snapshot.messages.map(({ id }) => id)).size, 2);
+    await room.resend(key);
+    await settled();
+    deepStrictEqual(states(room), ["another received", "refused received"]);
+  });
+
+  test("that fails while its room is not shown is there when it is taken again", async () => {
+    const first = await openRoom();
+    server.isReachable = false;
+    server.drop();
+    await settled();
+    first.send("late");
+    first.release();
+    await time.advance(60_000);
+    deepStrictEqual(chat.rooms, []);
+    const room = chat.room("r");
+    deepStrictEqual(states(room), ["late failed"]);
+    const [{ key }] = room.snapshot.messages;
+    room.discard(key);
+    room.release();
+    await time.advance(1);
+    deepStrictEqual(states(chat.room("r")), []);
+    deepStrictEqual(states(chat.room("other")), []);
+  });
+
+  test("that failed is kept with the latest 200 of rooms that are not shown", async () => {
+    const room = await openRoom();
+    server.kick("r", chat.user.id);
+    await settled();
+    for (let n = 1; n <= 210; n += 1) room.send(`m${n}`);
+    await settled();
+    room.release();
+    await time.advance(1);
+    const shown = texts(chat.room("r"));
+    deepStrictEqual([shown.length, shown[0], shown.at(-1)], [200, "m11", "m210"]);
+  });
+
   test("that is sent again after a reload is there once", async () => {
     const { key, offset } = await openRoom().then((room) => room.send("once"));
     server.say("r", "Bob", "answer");
@@ -465,6 +515,18 @@ suite("the next user of a client", () => {
     strictEqual(server.position("r").offset, 0);
   });
 
+  test("has no drafts of a room that was not shown meanwhile", async () => {
+    const room = account.room("r");
+    await settled();
+    server.refuse("send", "forbidden");
+    room.send("private");
+    await settled();
+    room.release();
+    await time.advance(1);
+    await become("bob");
+    deepStrictEqual(states(account.room("r")), []);
+  });
+
   test("sends nothing that waited", async () => {
     const room = account.room("r");
     await settled();
@@ -491,7 +553,12 @@ suite("the next user of a client", () => {
 });
 
 test("a user without a token who gets another id keeps messages and drafts", async () => {
+  const elsewhere = chat.room("s");
   const room = await openRoom();
+  server.refuse("send", "forbidden");
+  elsewhere.send("elsewhere");
+  await settled();
+  elsewhere.release();
   room.send("mine");
   await settled();
   server.refuse("send", "forbidden");
@@ -507,6 +574,7 @@ test("a user without a token who gets another id keeps messages and drafts", asy
   await room.resend(key);
   await settled();
   deepStrictEqual(states(room), ["mine received", "draft received"]);
+  deepStrictEqual(chat.room("s").snapshot.messages.map(({ user }) => user.id), [chat.user.id]);
 });
 
 test("the name of a room is a text", () => {
