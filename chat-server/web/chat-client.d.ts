@@ -394,8 +394,10 @@ export class ChatClient<Data = unknown> {
   /** A room as it is to be shown. Each caller gets a handle of its own on the same room, which joins
    *  with the first and leaves once the last is released and its messages are sent. Throws a
    *  `TypeError` if `name` is no string. `history`: how many of the latest messages to bring (50).
-   *  `keep`: how many to hold (20,000). The first caller's options count. Do not `join` or
-   *  `leave` the same room beside it. */
+   *  `keep`: above how many a new message drops the oldest (20,000); more if `history` has loaded
+   *  more. The first caller's options count. A room that is taken again has the messages that failed
+   *  there: the client keeps the latest 200 of rooms without a handle. Do not `join` or `leave` the
+   *  same room beside it. */
   room(name: string, options?: { history?: number | undefined; keep?: number | undefined }): RoomHandle<Data>;
 
   /** Resolves once the server has taken the message. The promise has the message's `key`. The messages of a room go in order,

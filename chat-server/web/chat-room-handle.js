@@ -256,7 +256,7 @@ export class SharedRoom {
 
   /** Loads the page before the oldest message; one at a time. */
   history(limit = PAGE) {
-    if (!this.#shown.hasMore || this.#received.length >= this.#options.keep) return Promise.resolve();
+    if (!this.#shown.hasMore) return Promise.resolve();
     if (!this.#loading) {
       this.#loading = droppable(this.#load(limit));
       this.#changed("history");
@@ -272,6 +272,8 @@ export class SharedRoom {
       // Messages of another sequence do not lie before these.
       this.#shown.hasMore = more && epoch === this.#epoch;
       if (epoch === this.#epoch) this.#prepend(messages);
+      // What the application has loaded is not dropped for the next message.
+      this.#options.keep = Math.max(this.#options.keep, this.#received.length);
     } catch (error) {
       if (error.code !== "history_disabled") throw error;
       this.#shown.hasMore = false;

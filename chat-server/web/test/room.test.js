@@ -113,6 +113,26 @@ suite("a room", () => {
     ok(room.snapshot.hasMore);
   });
 
+  test("has the pages that it loads above the number of messages that it keeps", async () => {
+    for (let n = 1; n <= 60; n += 1) server.say("r", "Bob", `m${n}`);
+    const room = await openRoom({ history: 10, keep: 20 });
+    for (let pages = 0; room.snapshot.hasMore; pages += 1) {
+      ok(pages < 6);
+      await room.history(10);
+    }
+    strictEqual(texts(room).length, 60);
+    // New ones drop the oldest, which can be loaded again.
+    server.say("r", "Bob", "new");
+    await settled();
+    strictEqual(texts(room).length, 61);
+    for (let n = 1; n <= 10; n += 1) server.say("r", "Bob", `new ${n}`);
+    await settled();
+    ok(texts(room).length <= 66);
+    ok(room.snapshot.hasMore);
+    await room.history(100);
+    strictEqual(texts(room).length, 71);
+  });
+
   test("has no pages before a message of an earlier sequence", async () => {
     const room = await openRoom({ keep: 10 });
     for (let n = 1; n <= 6; n += 1) server.say("r", "Bob", `old ${n}`);
