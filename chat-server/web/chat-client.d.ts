@@ -411,7 +411,8 @@ export class ChatClient<Data = unknown> {
   ): Promise<Sent> & { readonly key: string };
   /** `delivered`: how many servers hold the user; 0: offline. See the event `undelivered`. */
   direct(to: string, message: string, options?: { data?: Data | undefined }): Promise<{ delivered: number }>;
-  /** Throttled, and not sent while anything else waits to be; call it at each key stroke. */
+  /** Throttled, and not sent while anything else waits to be, or by who may not send there; call it
+   *  at each key stroke. */
   typing(room: string, typing: boolean): void;
   members(room: string): Promise<Members>;
   /** Messages before or after an offset, or the newest; at most `limit`, or 256. */

@@ -161,7 +161,7 @@ export class ChatClient extends Emitter {
 
   typing(room, typing) {
     const entry = this.#rooms.get(room);
-    if (!entry?.isJoined) return;
+    if (!entry?.isJoined || entry.can?.includes("send") === false) return;
     const isRepeat = typing ? now() - entry.typedAt < TYPING_REPEAT_MS : entry.typedAt === -Infinity;
     if (isRepeat || !this.#requests.post({ type: "typing", room, typing })) return;
     entry.typedAt = typing ? now() : -Infinity;

@@ -19,6 +19,8 @@ export class Membership {
   isKnown = false;
   /** When the members were told that the user is typing; `-Infinity` if the user is not. */
   typedAt = -Infinity;
+  /** What the user may do in the room, if the server has said so. */
+  can;
   /** Who waits for the first join. */
   #waiting = [];
 
@@ -48,10 +50,10 @@ export class Membership {
   /** The client is in the room: takes the answer to a join that gave this copy's position. Returns
    *  the `messages` that are new, and what is `missed` for good, as the position before the next one. */
   enter(joined) {
-    const { recovered, messages = [] } = joined;
+    const { recovered, messages = [], can } = joined;
     const before = this.position;
     // A client that was in the room asks for missed messages, not for the latest ones.
-    Object.assign(this, { isJoined: true, rejoins: true, asked: null, history: undefined });
+    Object.assign(this, { isJoined: true, rejoins: true, asked: null, history: undefined, can });
     const now = (this.position = positionOf(joined));
     if (!now) return { missed: {}, messages };
     const isSame = before?.epoch === now.epoch;

@@ -77,6 +77,18 @@ suite("calls", () => {
     strictEqual(chat.send("elsewhere", "hi", { key: "refused" }).key, "refused");
   });
 
+  test("who may not send does not type", async () => {
+    server = new TestServer({ can: (user, room) => (room === "r" ? ["join"] : ["join", "send"]) });
+    const chat = await member();
+    const errors = [];
+    chat.on("error", ({ code }) => errors.push(code));
+    await chat.join("s");
+    for (const room of ["r", "s"]) chat.typing(room, true);
+    await settled();
+    deepStrictEqual(server.received.filter(({ type }) => type === "typing").map(({ room }) => room), ["s"]);
+    deepStrictEqual(errors, []);
+  });
+
   test("data that JSON cannot hold is refused", async () => {
     const chat = await member();
     const circular = {};
