@@ -259,7 +259,7 @@ export class ChatClient extends Emitter {
       reject: (error) => {
         if (!isWanted() || isLost(error)) return;
         if (isPassing(error)) {
-          setTimeout(() => isWanted() && this.#enter(entry), pauseAfter(error));
+          entry.retry = setTimeout(() => isWanted() && this.#enter(entry), pauseAfter(error));
         } else {
           this.#abandon(entry, error);
           if (rejoins) this.#emit("refused", { room, error });

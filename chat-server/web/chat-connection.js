@@ -6,7 +6,7 @@ import { readFrame } from "./chat-frames.js";
 import { checkName, textOf } from "./chat-limits.js";
 import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
-import { clearDeadline, now, setDeadline } from "./chat-time.js";
+import { clearDeadline, now, setDeadline, unref } from "./chat-time.js";
 import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
 
 /** Close codes after which a client does not connect again by itself; docs/protocol.md has all. */
@@ -29,6 +29,12 @@ const LOST = 1006;
 /** How long after an `error` the `close` may take that should follow. Chromium fires none where a
  *  policy of the page forbids the address, and Node 20 none where a connection is refused. */
 const CLOSE_AFTER_ERROR_MS = 100;
+
+/** How long the other side may take to close, where a WebSocket can end without it. */
+const CLOSING_MS = 2_000;
+
+/** Timers that do not keep a process of Node.js alive: the connection does. */
+const IDLE_TIMERS = new Set(["watch", "renew"]);
 
 /** How long a connection must have lasted before the next loss counts as the first again; and
  *  one that the server ended for what was sent, which may well happen again. */
@@ -141,7 +147,7 @@ export class Connection {
     this.textOf({ type: "hello", name }, true);
     checkName(name);
     this.options.name = name;
-    this.#forget()?.close();
+    this.#hangUp();
     this.requests.disconnect();
     this.status = { state: "idle" };
     return this.connect();
@@ -149,7 +155,7 @@ export class Connection {
 
   close() {
     if (this.state === "closed") return;
-    this.#hangUp();
+    this.#hangUp(1000);
     this.#end({ code: 1000, by: "client" });
   }
 
@@ -264,7 +270,7 @@ export class Connection {
 
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
-    this.#hangUp();
+    this.#hangUp(1000);
     const isMissing = error instanceof Unauthorized || !this.hasToken;
     const refusedBy = isMissing ? "no_token" : "token_refused";
     const by = error.code === "unauthorized" ? refusedBy : "server";
@@ -342,7 +348,7 @@ export class Connection {
   #lose(reason) {
     const socket = this.#socket;
     this.#closed(LOST, reason);
-    socket.close();
+    end(socket);
   }
 
   /** The connection has ended. */
@@ -387,7 +393,8 @@ export class Connection {
   /** Sets a timer in place of the earlier one with this name. */
   #after(name, ms, run, set = setTimeout) {
     clearDeadline(this.#timers[name]);
-    this.#timers[name] = set(run, Math.min(ms, LONGEST_MS));
+    const timer = (this.#timers[name] = set(run, Math.min(ms, LONGEST_MS)));
+    if (IDLE_TIMERS.has(name)) unref(timer);
   }
 
   /** The connection is over. Returns its socket. */
@@ -401,9 +408,10 @@ export class Connection {
     return socket;
   }
 
-  /** Ends the connection for good: the user leaves. */
-  #hangUp() {
-    this.#forget()?.close(1000);
+  /** Ends the connection, for good with the code 1000. */
+  #hangUp(code) {
+    const socket = this.#forget();
+    if (socket) end(socket, code);
   }
 
   /** The end of the client. `by` says who ended it. */
@@ -419,4 +427,11 @@ export class Connection {
     this.status = detail;
     this.#onStatus(detail);
   }
+}
+
+/** Closes a WebSocket. One of `ws` would wait for the answer of a dead line for half a minute, and
+ *  the process with it. */
+function end(socket, code) {
+  socket.close(code);
+  unref(setTimeout(() => socket.terminate?.(), CLOSING_MS));
 }

@@ -15,6 +15,8 @@ export class Membership {
   rejoins = false;
   /** The join that is to be answered. */
   asked = null;
+  /** The timer of the next join, after one that was refused. */
+  retry;
   /** Whether a join has been sent on this connection. */
   isKnown = false;
   /** When the members were told that the user is typing; `-Infinity` if the user is not. */
@@ -42,6 +44,7 @@ export class Membership {
 
   /** The client is not in the room any more. With an `error` all that waits for the room fails. */
   close(error) {
+    clearTimeout(this.retry);
     Object.assign(this, { isJoined: false, asked: null, isKnown: false });
     if (error) for (const { reject } of this.#waiting.splice(0)) reject(error);
     this.sends.close(error);

@@ -3,7 +3,7 @@
 // however often it is sent.
 
 import { ChatError, isCertain, isLost, isPassing, outcome, pauseAfter } from "./chat-answer.js";
-import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
+import { clearDeadline, elapsedSince, moment, now, setDeadline, unref } from "./chat-time.js";
 
 /** How long after its first attempt a message may be sent again: servers know its key for five
  *  minutes, and would take it for another one then. */
@@ -106,10 +106,12 @@ export class Sends {
     }
     send.error = error;
     this.#become(send, "paused");
-    setTimeout(() => {
+    const resume = () => {
       send.stage = "waiting";
       this.#next();
-    }, pauseAfter(error));
+    };
+    // The deadline keeps a process alive.
+    unref(setTimeout(resume, pauseAfter(error)));
     const { room, key } = send.frame;
     this.#all.onDelay({ room, key, error });
   }

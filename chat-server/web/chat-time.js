@@ -32,6 +32,12 @@ export function setDeadline(onPassed, ms, onSlept) {
   return deadline;
 }
 
+/** Returns a deadline, or a timer, which does not keep a process of Node.js alive. */
+export function unref(deadline) {
+  (deadline.timer ?? deadline).unref?.();
+  return deadline;
+}
+
 /** Ends a deadline, or a timer. */
 export function clearDeadline(deadline) {
   clearTimeout(deadline?.timer ?? deadline);

@@ -1,7 +1,7 @@
 // Tokens: their source, and when to renew them.
 
 import { ChatError, droppable } from "./chat-answer.js";
-import { clearDeadline, setDeadline } from "./chat-time.js";
+import { clearDeadline, setDeadline, unref } from "./chat-time.js";
 
 /** How long the application may take for a token. */
 const TOKEN_MS = 120_000;
@@ -31,7 +31,7 @@ export class TokenSource {
     let deadline;
     this.#pending ??= droppable(
       new Promise((resolve, reject) => {
-        deadline = setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS);
+        deadline = unref(setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS));
         tokenFrom(this.#source).then(resolve, reject);
       }).finally(() => {
         clearDeadline(deadline);
