@@ -24,6 +24,11 @@ export class ChatError extends Error {
     Object.assign(this, defined({ ...more, name: "ChatError", code }));
   }
 
+  /** For a log: the text of an error is no member that JSON has. */
+  toJSON() {
+    return { message: this.message, ...this };
+  }
+
   static fromFrame({ code, message, retry_after_ms: retryAfterMs, until, reason }) {
     return new ChatError(code, message, { retryAfterMs, until, reason });
   }

@@ -256,6 +256,8 @@ export class ChatError extends Error {
   readonly reason?: string;
   /** Of a send: try again with the same key, and it is not delivered twice. */
   readonly key?: string;
+  /** All of these, for a log. */
+  toJSON(): Pick<this, "code" | "message" | "retryAfterMs" | "until" | "reason" | "key">;
 }
 
 /** The token function throws it when the user has no access any more: the client is closed. */
