@@ -319,7 +319,8 @@ export interface ChatOptions {
    *  answered. The time that it waits for its turn at the server's rates does not count.
    *  Default 30,000; the server recognizes repeated keys for five minutes. */
   sendTimeoutMs?: number | undefined;
-  /** From when a request is sent. Default 15,000. */
+  /** From when a request is sent. A join without an answer is then repeated, as long as the room is
+   *  not left. Default 15,000. */
   requestTimeoutMs?: number | undefined;
   /** From the first byte to the welcome, without the time that a token takes before.
    *  Default 10,000. */
@@ -440,6 +441,8 @@ export class ChatClient<Data = unknown> {
  */
 export type ShownMessage<Data = unknown> = {
   id: number;
+  /** Of a message that was sent before the first `welcome`, until then: `id` and `color` are empty,
+   *  and `name` is that of the options. */
   user: User;
   message: string;
   data?: Data;
