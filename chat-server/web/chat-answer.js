@@ -34,9 +34,12 @@ export class ChatError extends Error {
   }
 }
 
+/** What a user is told who has been put out. */
+const SENTENCES = { kicked: "You were removed.", banned: "You are banned." };
+
 /** The text of an error of the client's own: "Not in room." */
 function sentenceOf(code) {
-  return `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
+  return SENTENCES[code] ?? `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
 }
 
 /** The members of an object that are not `undefined`. */

@@ -474,6 +474,18 @@ suite("a room is left", () => {
     deepStrictEqual([room.snapshot.state, states(room)], ["joined", ["early received"]]);
   });
 
+  test("by a kick or a ban without the moderator's words, as the user is told", async () => {
+    const room = await openRoom();
+    server.kick("r", chat.user.id);
+    await settled();
+    strictEqual(room.snapshot.error.message, "You were removed.");
+    await room.join();
+    server.ban("r", chat.user.id);
+    await settled();
+    strictEqual(room.snapshot.error.message, "You are banned.");
+    strictEqual(room.snapshot.error.reason, undefined);
+  });
+
   test("by a kick, and a join without a connection is made by the next one", async () => {
     const room = await openRoom();
     server.kick("r", chat.user.id);
