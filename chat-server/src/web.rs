@@ -87,6 +87,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-events.js",
         "chat-frames.js",
         "chat-limits.js",
+        "chat-numbers.js",
         "chat-pace.js",
         "chat-react-client.js",
         "chat-react.d.ts",

@@ -34,12 +34,10 @@ export class ChatError extends Error {
   }
 }
 
-/** What a user is told who has been put out. */
-const SENTENCES = { kicked: "You were removed.", banned: "You are banned." };
-
-/** The text of an error of the client's own: "Not in room." */
+/** The text of an error of the client's own: "Not in room." A user may read why it was put out. */
 function sentenceOf(code) {
-  return SENTENCES[code] ?? `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
+  if (code === "kicked" || code === "banned") return `You were ${code}.`;
+  return `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
 }
 
 /** The members of an object that are not `undefined`. */
@@ -59,7 +57,7 @@ export function isLost({ code }) {
 
 /** Whether the server has certainly not carried out the request. */
 export function isCertain({ code }) {
-  return PASSING[code] ?? false;
+  return PASSING[code];
 }
 
 /** The pause before a retry: random, so that clients do not retry at the same time. */

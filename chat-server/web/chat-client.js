@@ -6,6 +6,7 @@ import { ChatError, droppable, isLost, isPassing, outcome, pauseAfter } from "./
 import { Connection } from "./chat-connection.js";
 import { Emitter } from "./chat-events.js";
 import { bytesOf } from "./chat-limits.js";
+import { MAX_HISTORY, TYPING_REPEAT_MS } from "./chat-numbers.js";
 import { Membership, positionOf } from "./chat-room.js";
 import { SharedRoom } from "./chat-room-handle.js";
 import { Sends } from "./chat-sends.js";
@@ -15,13 +16,7 @@ import { Unauthorized } from "./chat-token.js";
 export { ChatError, Unauthorized };
 
 /** The known presence events; a later version of the protocol may add more. */
-const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
-
-/** The shortest time between two frames with the same typing state. */
-const TYPING_REPEAT_MS = 2_000;
-
-/** Messages that the answer to a join has at most. */
-const MAX_HISTORY = 256;
+const PRESENCE_EVENTS = ["joined", "left", "renamed", "count"];
 
 export class ChatClient extends Emitter {
   static version = "0.1.0";
@@ -35,7 +30,7 @@ export class ChatClient extends Emitter {
   /** The rooms that the application has by `room`, by name. */
   #shared = new Map();
   /** The messages that have failed, of rooms that are not shown, and their rooms. */
-  #drafts = new Map();
+  #drafts = [];
   /** The event whose handlers run, and those that wait until they return. */
   #events = [];
   #debug;
@@ -43,7 +38,7 @@ export class ChatClient extends Emitter {
   constructor(url, options = {}) {
     super();
     const { debug } = options;
-    this.#debug = debug === true ? (line) => console.debug(line) : debug || undefined;
+    this.#debug = debug === true ? console.debug : debug;
     const onStatus = (status) => this.#onStatus(status);
     this.#connection = new Connection(url, options, onStatus, (frame) => this.#onFrame(frame));
     const { requests } = this.#connection;
@@ -197,19 +192,13 @@ export class ChatClient extends Emitter {
 
   /** Takes a frame that answers nothing. */
   #onFrame(frame) {
-    switch (frame.type) {
-      case "direct":
-      case "undelivered":
-      case "goodbye":
-        return this.#emit(frame.type, frame);
-      case "error":
-        return this.#emit("error", ChatError.fromFrame(frame));
-      case "left":
-        return this.#onPutOut(frame);
-    }
-    const entry = this.#rooms.get(frame.room);
+    const { type, room } = frame;
+    const entry = this.#rooms.get(room);
+    if (["direct", "undelivered", "goodbye"].includes(type)) this.#emit(type, frame);
+    else if (type === "error") this.#emit(type, ChatError.fromFrame(frame));
+    else if (type === "left") this.#onPutOut(frame);
     // While it is being joined again, the answer has what there is.
-    if (entry?.isJoined && !entry.asked) this.#onNews(entry, frame);
+    else if (entry?.isJoined && !entry.asked) this.#onNews(entry, frame);
   }
 
   /** Takes a frame of a room. */
@@ -228,14 +217,14 @@ export class ChatClient extends Emitter {
     }
     if (type === "message") this.#deliver(entry, frame, entry.position?.epoch);
     else if (type === "gap" || type === "typing") this.#emit(type, frame);
-    else if (type === "presence" && PRESENCE_EVENTS.has(event)) this.#emit(type, frame);
+    else if (type === "presence" && PRESENCE_EVENTS.includes(event)) this.#emit(type, frame);
   }
 
   #onStatus(status) {
     const { state, error } = status;
     const isOnline = state === "online";
     const { isOtherUser, hasToken } = this.#connection;
-    if (isOnline && isOtherUser && hasToken) this.#drafts.clear();
+    if (isOnline && isOtherUser && hasToken) this.#drafts.length = 0;
     for (const entry of this.#rooms.values()) {
       if (isOnline && isOtherUser) entry.sends.becomeOther(hasToken);
       if (isOnline) this.#enter(entry);
@@ -299,14 +288,15 @@ export class ChatClient extends Emitter {
     }
   }
 
-  #onPutOut({ room, reason, message, until }) {
+  #onPutOut(frame) {
+    const { room } = frame;
     const entry = this.#rooms.get(room);
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
     if (entry.asked) this.#requests.request({ type: "leave", room }, {});
     this.#abandon(entry, new ChatError("not_in_room"));
-    this.#emit("left", { room, reason, message, until });
+    this.#emit("left", frame);
   }
 
   #deliver(entry, message, epoch) {
@@ -317,7 +307,7 @@ export class ChatClient extends Emitter {
 
   /** All handlers receive the events in one order, including events that a handler causes. */
   #emit(type, detail) {
-    this.#debug?.(`chat ${type} ${JSON.stringify(detail)}`);
+    if (this.#debug) this.#debug(`chat ${type} ${JSON.stringify(detail)}`);
     if (this.#events.push(new CustomEvent(type, { detail })) > 1) return;
     for (; this.#events.length > 0; this.#events.shift()) this.dispatchEvent(this.#events[0]);
   }
@@ -333,6 +323,5 @@ function isMessage({ type }) {
 }
 
 function randomKey() {
-  const numbers = crypto.getRandomValues(new Uint32Array(3));
-  return Array.from(numbers, (number) => number.toString(36)).join("");
+  return crypto.getRandomValues(new Uint32Array(3)).join("-");
 }

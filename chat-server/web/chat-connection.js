@@ -4,44 +4,31 @@
 import { ChatError, defined, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
 import { checkName, textOf } from "./chat-limits.js";
+import {
+  CLOSE_AFTER_ERROR_MS,
+  CLOSING_MS,
+  LONGEST_MS,
+  LOST,
+  MOST_PATIENCE,
+  POLICY_VIOLATION,
+  RENEW_AGAIN_MS,
+  SHORTEST_MS,
+  STABLE_AFTER_VIOLATION_MS,
+  STABLE_MS,
+  TOKEN_EXPIRED,
+  TOO_BIG,
+} from "./chat-numbers.js";
 import { Requests } from "./chat-requests.js";
 import { watchSigns } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline, unref } from "./chat-time.js";
-import { TokenSource, Unauthorized, renewalDelay } from "./chat-token.js";
+import { Unauthorized, tokenSource } from "./chat-token.js";
 
 /** Close codes after which a client does not connect again by itself; docs/protocol.md has all. */
-const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
-const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
+const FINAL_CODES = [1000, 1002, 1003, 1007, 4002, 4003, 4004];
 
 /** What ended the client, by close code, and the code of its error if that is not `closed`; any
  *  other close code is the server's. */
 const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired"], [TOO_BIG]: ["server", "too_large"] };
-
-/** The shortest pause before another attempt to renew a token. */
-const RENEW_AGAIN_MS = 5_000;
-
-/** The longest time of a timer: longer ones run at once. */
-const LONGEST_MS = 2 ** 31 - 1;
-
-/** What a browser reports when a connection ended without a close frame. */
-const LOST = 1006;
-
-/** How long after an `error` the `close` may take that should follow. Chromium fires none where a
- *  policy of the page forbids the address, and Node 20 none where a connection is refused. */
-const CLOSE_AFTER_ERROR_MS = 100;
-
-/** How long the other side may take to close, where a WebSocket can end without it. */
-const CLOSING_MS = 2_000;
-
-/** Timers that do not keep a process of Node.js alive: the connection does. */
-const IDLE_TIMERS = new Set(["watch", "renew"]);
-
-/** How long a connection must have lasted before the next loss counts as the first again; and
- *  one that the server ended for what was sent, which may well happen again. */
-const [STABLE_MS, STABLE_AFTER_VIOLATION_MS] = [5_000, 60_000];
-
-/** The largest factor by which an answer may take longer than usual. */
-const MOST_PATIENCE = 8;
 
 const DEFAULTS = {
   requestTimeoutMs: 15_000,
@@ -53,7 +40,7 @@ const DEFAULTS = {
   checkTimeoutMs: 5_000,
   sendTimeoutMs: 30_000,
   queueLimit: 20_000,
-  queueBytes: 16 * 1024 * 1024,
+  queueBytes: 2 ** 24,
 };
 
 export class Connection {
@@ -63,24 +50,24 @@ export class Connection {
   welcome = null;
   /** Whether it named another user than the one before. */
   isOtherUser = false;
-  requests;
+  requests = new Requests(this);
   /** The options of the client, with their defaults, and with the present `name` and `resume`. */
   options;
   #url;
   #onStatus;
   #onFrame;
   /** The present attempt, or connection: one object each. */
-  #line = null;
-  #socket = null;
+  #line;
+  #socket;
   /** The promise of `connect`, and what settles it: `#settle(error)`, or without an error `#settle()`. */
-  #connecting = null;
-  #settle = () => {};
-  /** Where there can be another token. */
-  #tokens = null;
+  #connecting;
+  #settle;
+  /** Resolves to another token, where there can be one. */
+  #tokens;
   /** Of the present connection. */
   #token;
   #attempt = 0;
-  #goodbye = null;
+  #goodbye;
   /** When the latest connection received `welcome`. */
   #onlineSince = Infinity;
   /** When the last frame was received. */
@@ -97,7 +84,7 @@ export class Connection {
   /** Timers and deadlines of the connection, by name. */
   #timers = {};
   /** Ends the watch for signs that the connection may have died. */
-  #unwatchSigns = null;
+  #unwatchSigns;
 
   /** `onStatus(status)` is called at each change of state, and `onFrame(frame)` for each frame that
    *  answers nothing. */
@@ -107,8 +94,7 @@ export class Connection {
     this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...defined(options) };
     this.#onStatus = onStatus;
     this.#onFrame = onFrame;
-    if (typeof options.token === "function") this.#tokens = new TokenSource(options.token);
-    this.requests = new Requests(this);
+    if (typeof options.token === "function") this.#tokens = tokenSource(options.token);
   }
 
   get state() {
@@ -207,7 +193,7 @@ export class Connection {
 
   #askToken(onToken, onError) {
     const failed = (error) => (error instanceof Unauthorized ? this.#giveUp(error) : onError(error));
-    this.#tokens.ask().then(this.#unlessOver(onToken), this.#unlessOver(failed));
+    this.#tokens().then(this.#unlessOver(onToken), this.#unlessOver(failed));
   }
 
   /** Calls `handler` unless this connection, or attempt, is over by then. */
@@ -265,7 +251,7 @@ export class Connection {
   #renewIn(ms) {
     const onError = () => this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
     const renew = () => this.#askToken((token) => this.#hello({ token }, onError), onError);
-    this.#after("renew", ms, renew);
+    unref(this.#after("renew", ms, renew));
   }
 
   /** Closes the client if another attempt would fail in the same way. */
@@ -302,13 +288,15 @@ export class Connection {
     this.welcome = frame;
     this.options.resume = frame.resume ?? this.options.resume;
     if (frame.expires_in_ms !== undefined && this.#tokens) {
-      this.#renewIn(renewalDelay(frame.expires_in_ms));
+      // Between eight and nine tenths of the time, so that clients which connected together do not ask
+      // together.
+      this.#renewIn(Math.max(SHORTEST_MS, frame.expires_in_ms * (0.8 + 0.1 * Math.random())));
     }
     if (this.isOnline) return;
     this.isOtherUser = user.id !== frame.user.id;
     this.requests.limit(frame.limits, bytes);
     this.#onlineSince = now();
-    this.#settle();
+    this.#settle?.();
     // Last, since a handler may end this connection, or begin another one.
     this.#change({ state: "online" });
     this.watch();
@@ -324,7 +312,7 @@ export class Connection {
     const silentAt = this.#receivedAt + pingAfterMs;
     const unansweredAt = Math.max(this.#receivedAt, unansweredSince) + checkTimeoutMs;
     const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
-    if (ms > 0) this.#after("watch", ms, () => this.watch());
+    if (ms > 0) unref(this.#after("watch", ms, () => this.watch()));
     else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
   }
 
@@ -340,7 +328,7 @@ export class Connection {
       this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
       this.#lose("no answer to a ping");
     };
-    this.#after("watch", timeoutMs, late, setDeadline);
+    unref(this.#after("watch", timeoutMs, late, setDeadline));
     this.requests.request({ type: "ping" }, {}, true);
   }
 
@@ -361,7 +349,7 @@ export class Connection {
     // connection. Whichever is first, the sign ends the pause.
     const isDue = this.#isChecking && code === LOST && !this.#goodbye;
     this.#forget();
-    const goodbye = this.#goodbye ?? { reconnect: !FINAL_CODES.has(code), after_ms: 0, reason };
+    const goodbye = this.#goodbye ?? { reconnect: !FINAL_CODES.includes(code), reason };
     const mayRenew = code === TOKEN_EXPIRED && this.#tokens;
     if (isHello || !(goodbye.reconnect || mayRenew)) {
       const { reason, message, until } = goodbye;
@@ -390,11 +378,11 @@ export class Connection {
     return Math.random() * most;
   }
 
-  /** Sets a timer in place of the earlier one with this name. */
+  /** Sets a timer in place of the earlier one with this name. Those of a connection that is only
+   *  watched do not keep a process alive: the connection does. */
   #after(name, ms, run, set = setTimeout) {
     clearDeadline(this.#timers[name]);
-    const timer = (this.#timers[name] = set(run, Math.min(ms, LONGEST_MS)));
-    if (IDLE_TIMERS.has(name)) unref(timer);
+    return (this.#timers[name] = set(run, Math.min(ms, LONGEST_MS)));
   }
 
   /** The connection is over. Returns its socket. */
@@ -410,8 +398,7 @@ export class Connection {
 
   /** Ends the connection, for good with the code 1000. */
   #hangUp(code) {
-    const socket = this.#forget();
-    if (socket) end(socket, code);
+    end(this.#forget(), code);
   }
 
   /** The end of the client. `by` says who ended it. */
@@ -419,7 +406,7 @@ export class Connection {
     this.requests.disconnect();
     this.#unwatchSigns?.();
     this.#unwatchSigns = null;
-    this.#settle(error);
+    this.#settle?.(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }
 
@@ -429,9 +416,9 @@ export class Connection {
   }
 }
 
-/** Closes a WebSocket. One of `ws` would wait for the answer of a dead line for half a minute, and
+/** Closes a WebSocket, if there is one. One of `ws` would wait for the answer of a dead line for half a minute, and
  *  the process with it. */
 function end(socket, code) {
-  socket.close(code);
-  unref(setTimeout(() => socket.terminate?.(), CLOSING_MS));
+  socket?.close(code);
+  unref(setTimeout(() => socket?.terminate?.(), CLOSING_MS));
 }

@@ -6,11 +6,11 @@ export function readFrame(text) {
   try {
     const frame = JSON.parse(text);
     dropNulls(frame);
-    return isWhole(frame) ? frame : undefined;
+    if (isWhole(frame)) return frame;
   } catch {
     // It is no JSON, or `null`.
-    return undefined;
   }
+  return undefined;
 }
 
 /** What a frame of a type needs, so that handlers and the copies of rooms do without checks. */

@@ -2,17 +2,9 @@
 // cost the connection, and all that is on its way there.
 
 import { ChatError } from "./chat-answer.js";
-
-/** Longest name of a room or a user, in bytes. */
-const NAME_BYTES = 128;
+import { FRAME_BYTES, ID_BYTES, NAME_BYTES } from "./chat-numbers.js";
 
 const NAME_RULE = `A name has 1 to ${NAME_BYTES} bytes and no control characters.`;
-
-/** What an id adds to a frame, in bytes, at most. */
-export const ID_BYTES = '"id":9007199254740991,'.length;
-
-/** Largest frame of a server that is not set otherwise. */
-const FRAME_BYTES = 233_472;
 
 const encoder = new TextEncoder();
 
@@ -30,8 +22,7 @@ export function textOf(frame, limits) {
   const text = jsonOf(frame);
   const { message_bytes: messageBytes = Infinity, frame_bytes: frameBytes = FRAME_BYTES } = limits ?? {};
   if (bytesOf(message) > messageBytes || (data !== undefined && bytesOf(jsonOf(data)) > messageBytes)) {
-    const rule = `A message has at most ${messageBytes} bytes, and so has its data.`;
-    throw new ChatError("message_too_long", rule);
+    throw new ChatError("message_too_long", `A message or its data has more than ${messageBytes} bytes.`);
   }
   if (bytesOf(text) + ID_BYTES > frameBytes) throw new ChatError("too_large");
   return text;
@@ -43,15 +34,14 @@ export function checkName(name) {
 }
 
 function jsonOf(value) {
-  let json;
-  let why = `it is a ${typeof value}`;
+  let why = typeof value;
   try {
-    json = JSON.stringify(value);
+    const json = JSON.stringify(value);
+    if (json !== undefined) return json;
   } catch (error) {
     why = error.message;
   }
-  if (json === undefined) throw new ChatError("bad_field", `JSON cannot hold the data: ${why}`);
-  return json;
+  throw new ChatError("bad_field", `JSON cannot hold the data: ${why}`);
 }
 
 function isName(name) {

@@ -2,23 +2,13 @@
 // rates of the server's `welcome`, and which request an answer belongs to.
 
 import { ChatError, outcome } from "./chat-answer.js";
-import { ID_BYTES, bytesOf } from "./chat-limits.js";
-import { Pace } from "./chat-pace.js";
+import { bytesOf } from "./chat-limits.js";
+import { ID_BYTES, MOST_REQUESTS, MOST_UNANSWERED, UNANSWERED_BYTES } from "./chat-numbers.js";
+import { paceOf } from "./chat-pace.js";
 import { clearDeadline, now, setDeadline } from "./chat-time.js";
 
-/** Requests of the application that may wait for their turns, or for their answers. */
-const MOST_REQUESTS = 1_000;
-
-/** Requests that may be unanswered: a server that shares a rate among the connections of a user
- *  reads each of them more slowly than it said, and none is to time out for it. */
-const MOST_UNANSWERED = 128;
-
-/** Bytes of messages that may be unanswered, but for one that is larger: what the server reads
- *  at its own rate is then read, and answered, long before a request times out. */
-const UNANSWERED_BYTES = 64 * 1024;
-
 /** What the server has to publish. */
-const MESSAGES = new Set(["send", "direct"]);
+const MESSAGES = ["send", "direct"];
 
 /** The types of the answers to requests; all others are answered with `ok`. */
 const ANSWERS = {
@@ -36,7 +26,7 @@ const UNHEARD = { resolve() {}, reject() {}, onSent() {}, isWanted: () => true }
 export class Requests {
   #connection;
   /** Of the present connection. */
-  #pace = new Pace();
+  #pace = paceOf();
   /** Requests that wait for their turns, in order. */
   #outbox = new Set();
   /** Requests on the wire, by id. */
@@ -55,7 +45,7 @@ export class Requests {
 
   /** The rates of the connection, of which so many bytes are spent for the `hello`. */
   limit(limits, bytes) {
-    this.#pace = new Pace(limits);
+    this.#pace = paceOf(limits);
     this.#pace.spend(bytes);
   }
 
@@ -71,7 +61,7 @@ export class Requests {
   /** Sends a frame when it is its turn, or at once if it `isUrgent`. Calls
    *  `resolve(answer, bytes)`, with the size of the request, or `reject(error)`, and `onSent` when it
    *  leaves; it does not if it is not `isWanted` any more. */
-  request(frame, answer, isUrgent = false) {
+  request(frame, answer, isUrgent) {
     const request = { ...UNHEARD, ...answer, frame };
     try {
       request.text = this.#connection.textOf(frame, isUrgent);
@@ -108,7 +98,7 @@ export class Requests {
       const turnWait = joinWait || this.#pace.wait(bytes);
       if (!request.isWanted()) {
         this.#outbox.delete(request);
-      } else if (MESSAGES.has(frame.type) && !this.#fits(bytes)) {
+      } else if (MESSAGES.includes(frame.type) && !this.#fits(bytes)) {
         continue;
       } else if (turnWait === 0) {
         this.#outbox.delete(request);
@@ -150,7 +140,7 @@ export class Requests {
   /** The connection is over; the next one begins without limits. */
   disconnect() {
     clearTimeout(this.#flushTimer);
-    this.#pace = new Pace();
+    this.#pace = paceOf();
     const lost = new ChatError("disconnected");
     for (const id of [...this.#unanswered.keys()]) this.#take(id).reject(lost);
     // They have not left, so nothing about them is unknown.
@@ -160,7 +150,7 @@ export class Requests {
 
   /** The messages that are unanswered. */
   get #messages() {
-    return [...this.#unanswered.values()].filter(({ frame }) => MESSAGES.has(frame.type));
+    return [...this.#unanswered.values()].filter(({ frame }) => MESSAGES.includes(frame.type));
   }
 
   /** Whether one more message, in a frame of so many bytes, may be unanswered. */

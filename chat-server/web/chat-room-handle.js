@@ -1,20 +1,9 @@
 // A room as an application shows it: its messages in order, each once, with the client's own
 // that are on their way; its members, and who is typing. It is kept up to date by the client's events.
 
-import { ChatError, droppable, outcome } from "./chat-answer.js";
+import { ChatError, droppable } from "./chat-answer.js";
 import { Emitter } from "./chat-events.js";
-
-/** How long a user counts as typing after the last `typing` event. */
-const TYPING_MS = 5_000;
-
-/** The list of the snapshot that a change concerns, if its name is another one. A `state` may change all. */
-const LISTS = { message: "messages", history: "messages", pending: "messages" };
-
-/** Messages in a page of the history. */
-const PAGE = 100;
-
-/** Messages that have failed, of rooms without a handle. */
-const MOST_DRAFTS = 200;
+import { MOST_DRAFTS, PAGE, TYPING_MS } from "./chat-numbers.js";
 
 /** The latest of the numbers that name the entries of lists. */
 let lastId = 0;
@@ -54,7 +43,9 @@ export class RoomHandle extends Emitter {
 export class SharedRoom {
   #client;
   #connection;
-  #options;
+  /** How many messages to bring, and how many to hold. */
+  #history;
+  #keep;
   #drafts;
   #onRelease;
   #handles = new Set();
@@ -70,6 +61,8 @@ export class SharedRoom {
   #received = [];
   /** The client's own messages that the room has not sent back yet, by key. */
   #pending = new Map();
+  /** How many sends have no outcome yet. */
+  #unsettled = 0;
   #epoch;
   /** Pages before this offset may be loaded; undefined where there are none. */
   #before;
@@ -92,17 +85,19 @@ export class SharedRoom {
   constructor(client, connection, name, { history = 50, keep = 20_000 }, drafts, onRelease) {
     this.name = name;
     this.#client = client;
-    this.#options = { history, keep };
+    this.#history = history;
+    this.#keep = keep;
     this.#connection = connection;
     this.#drafts = drafts;
     this.#onRelease = onRelease;
-    for (const [draft, room] of drafts) {
-      if (room !== name) continue;
-      drafts.delete(draft);
-      this.#pending.set(draft.key, { ...draft, user: client.user ?? draft.user });
+    for (const [room, draft] of drafts.splice(0)) {
+      if (room !== name) drafts.push([room, draft]);
+      else this.#pending.set(draft.key, { ...draft, user: client.user ?? draft.user });
     }
     const { signal } = this.#ending;
-    for (const type of Object.keys(this.#handlers)) client.addEventListener(type, this, { signal });
+    for (const [type, handle] of Object.entries(this.#handlers)) {
+      client.on(type, (detail) => (type === "state" || detail.room === name) && handle(detail), { signal });
+    }
     this.#join();
   }
 
@@ -113,13 +108,8 @@ export class SharedRoom {
     lists.messages ??= [...this.#received, ...this.#pending.values()];
     lists.members ??= [...this.#members.values()];
     lists.typists ??= [...this.#typists.values()].map(({ user }) => user);
-    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists, isLoading: this.#loading !== null });
+    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists, isLoading: Boolean(this.#loading) });
     return this.#snapshot;
-  }
-
-  /** Takes an event of the client. */
-  handleEvent({ type, detail }) {
-    if (type === "state" || detail.room === this.name) this.#handlers[type](detail);
   }
 
   #handlers = {
@@ -197,17 +187,14 @@ export class SharedRoom {
 
   /** Not before its messages are sent: the leave would overtake one that waits. */
   #leaveIfUnused() {
-    const isSending = [...this.#pending.values()].some(({ state }) => state === "sending" || state === "delayed");
-    if (this.#handles.size > 0 || isSending || this.#ending.signal.aborted) return;
+    if (this.#handles.size > 0 || this.#unsettled > 0 || this.#ending.signal.aborted) return;
     this.#ending.abort();
     this.#setPeople();
     const drafts = this.#drafts;
     for (const draft of this.#pending.values()) {
-      if (draft.state === "failed") drafts.set(draft, this.name);
+      if (draft.state === "failed") drafts.push([this.name, draft]);
     }
-    for (const draft of drafts.keys()) {
-      if (drafts.size > MOST_DRAFTS) drafts.delete(draft);
-    }
+    drafts.splice(0, drafts.length - MOST_DRAFTS);
     this.#onRelease();
   }
 
@@ -221,12 +208,15 @@ export class SharedRoom {
   /** Sends a message, which is in `messages` at once. */
   send(message, { data, key } = {}) {
     const sent = this.#client.send(this.name, message, { data, key });
+    key = sent.key;
     // Before the first `welcome` the user has no id.
     const user = this.#client.user ?? { id: "", name: this.#connection.options.name ?? "", color: "" };
-    const pending = { id: this.#idOf(sent.key), user, message, data, at: Date.now(), isOwn: true, state: "sending" };
-    this.#pending.set(sent.key, { key: sent.key, ...pending });
+    const at = Date.now();
+    this.#pending.set(key, { key, id: this.#idOf(key), user, message, data, at, isOwn: true, state: "sending" });
+    this.#unsettled += 1;
     const settle = (change) => {
-      this.#update(sent.key, change);
+      this.#unsettled -= 1;
+      this.#update(key, change);
       this.#leaveIfUnused();
     };
     sent.then(
@@ -237,7 +227,7 @@ export class SharedRoom {
       },
       (error) => settle({ state: "failed", error }),
     );
-    this.#changed("pending", { key: sent.key });
+    this.#changed("pending", { key });
     return sent;
   }
 
@@ -245,7 +235,7 @@ export class SharedRoom {
   resend(key) {
     const { message, data, state } = this.#pending.get(key) ?? {};
     if (state === "failed") return this.send(message, { data, key });
-    const refusal = new ChatError("bad_field", "No such message has failed.", { key });
+    const refusal = new ChatError("bad_field", "It has not failed.", { key });
     return Object.assign(rejected(refusal), { key });
   }
 
@@ -273,7 +263,7 @@ export class SharedRoom {
       this.#shown.hasMore = more && epoch === this.#epoch;
       if (epoch === this.#epoch) this.#prepend(messages);
       // What the application has loaded is not dropped for the next message.
-      this.#options.keep = Math.max(this.#options.keep, this.#received.length);
+      this.#keep = Math.max(this.#keep, this.#received.length);
     } catch (error) {
       if (error.code !== "history_disabled") throw error;
       this.#shown.hasMore = false;
@@ -304,11 +294,11 @@ export class SharedRoom {
     const { state, error } = this.#shown;
     this.#shown.hasMore = true;
     this.#setState(state === "left" ? state : "joining", error);
-    this.history(this.#options.history);
+    this.history(this.#history);
   }
 
   #join() {
-    const joining = this.#client.join(this.name, { history: this.#options.history });
+    const joining = this.#client.join(this.name, { history: this.#history });
     this.#isWanted = true;
     this.#joining = joining;
     joining.then(
@@ -373,9 +363,9 @@ export class SharedRoom {
   /** Drops the oldest messages of too many, in portions, and returns how many. They can be loaded
    *  again. */
   #trim() {
-    const { keep } = this.#options;
-    if (this.#received.length <= keep * 1.1) return 0;
-    const dropped = this.#received.splice(0, this.#received.length - keep).length;
+    const { length } = this.#received;
+    if (length <= this.#keep * 1.1) return 0;
+    const dropped = this.#received.splice(0, length - this.#keep).length;
     const [{ epoch, offset }] = this.#received;
     this.#before = offset;
     // Pages before a message of an earlier sequence would be those of the present one.
@@ -398,14 +388,12 @@ export class SharedRoom {
   }
 
   #loadMembers() {
-    this.#client.members(this.name).then(
-      (members) => {
-        this.#setMembers(members);
-        this.#changed("members", {});
-      },
-      // The next event asks again.
-      () => {},
-    );
+    const loaded = this.#client.members(this.name).then((members) => {
+      this.#setMembers(members);
+      this.#changed("members", {});
+    });
+    // The next event asks again.
+    droppable(loaded);
   }
 
   #typed(user, typing) {
@@ -437,8 +425,9 @@ export class SharedRoom {
 
   #changed(what, detail) {
     this.#snapshot = null;
+    // A `state` may change all lists.
     if (what === "state") this.#lists = {};
-    else delete this.#lists[LISTS[what] ?? what];
+    else delete this.#lists[what === "members" || what === "typists" ? what : "messages"];
     for (const handle of this.#handles) {
       handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
     }
@@ -446,5 +435,5 @@ export class SharedRoom {
 }
 
 function rejected(error) {
-  return outcome((_, reject) => reject(error));
+  return droppable(Promise.reject(error));
 }

@@ -3,11 +3,8 @@
 // however often it is sent.
 
 import { ChatError, isCertain, isLost, isPassing, outcome, pauseAfter } from "./chat-answer.js";
+import { KNOWN_MS } from "./chat-numbers.js";
 import { clearDeadline, elapsedSince, moment, now, setDeadline, unref } from "./chat-time.js";
-
-/** How long after its first attempt a message may be sent again: servers know its key for five
- *  minutes, and would take it for another one then. */
-const KNOWN_MS = 4.5 * 60_000;
 
 export class Sends {
   /** Oldest first. Only the first is ever on its way: its `stage` is `due` in its turn, `sent` on the

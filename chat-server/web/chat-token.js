@@ -1,13 +1,8 @@
-// Tokens: their source, and when to renew them.
+// Tokens and their source.
 
 import { ChatError, droppable } from "./chat-answer.js";
+import { TOKEN_MS } from "./chat-numbers.js";
 import { clearDeadline, setDeadline, unref } from "./chat-time.js";
-
-/** How long the application may take for a token. */
-const TOKEN_MS = 120_000;
-
-/** Tokens are not renewed more often, however soon they expire. */
-const SHORTEST_MS = 1_000;
 
 /** The application has no further token for this user: the token function throws it. */
 export class Unauthorized extends ChatError {
@@ -16,36 +11,23 @@ export class Unauthorized extends ChatError {
   }
 }
 
-export class TokenSource {
-  #source;
-  /** The pending call of the application: the next attempt uses a late token. */
-  #pending = null;
-
-  /** `source`: a function that returns a token. */
-  constructor(source) {
-    this.#source = source;
-  }
-
-  /** A new token, of the one call that is made at a time. */
-  ask() {
+/** A source of tokens: a function that resolves to a new token, of the one call of `give` that is
+ *  made at a time. The next attempt uses a late token. */
+export function tokenSource(give) {
+  let pending = null;
+  return () => {
     let deadline;
-    this.#pending ??= droppable(
+    pending ??= droppable(
       new Promise((resolve, reject) => {
-        deadline = unref(setDeadline(() => reject(new Error(`none within ${TOKEN_MS / 1000} s`)), TOKEN_MS));
-        tokenFrom(this.#source).then(resolve, reject);
+        deadline = unref(setDeadline(() => reject(new ChatError("timeout")), TOKEN_MS));
+        tokenFrom(give).then(resolve, reject);
       }).finally(() => {
         clearDeadline(deadline);
-        this.#pending = null;
+        pending = null;
       }),
     );
-    return this.#pending;
-  }
-}
-
-/** When to renew a token that expires in so many milliseconds: between eight and nine tenths of
- *  them, so that clients which connected together do not ask together. */
-export function renewalDelay(expiresInMs) {
-  return Math.max(SHORTEST_MS, expiresInMs * (0.8 + 0.1 * Math.random()));
+    return pending;
+  };
 }
 
 /** What the application gives as a token. Nothing, or an error with the code `unauthorized`, is

@@ -478,11 +478,11 @@ suite("a room is left", () => {
     const room = await openRoom();
     server.kick("r", chat.user.id);
     await settled();
-    strictEqual(room.snapshot.error.message, "You were removed.");
+    strictEqual(room.snapshot.error.message, "You were kicked.");
     await room.join();
     server.ban("r", chat.user.id);
     await settled();
-    strictEqual(room.snapshot.error.message, "You are banned.");
+    strictEqual(room.snapshot.error.message, "You were banned.");
     strictEqual(room.snapshot.error.reason, undefined);
   });
 
