@@ -25,11 +25,18 @@ impl Connection {
     /// Decodes a frame, and checks its nesting and its names.
     pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
         let limits = self.limiter.config();
-        check_nesting(text, limits.json_depth)?;
-        let request = self.member.dialect.decode(text)?;
+        let nesting = check_nesting(text, limits.json_depth);
+        // In any case, for the id of the request: `data` is not parsed, and serde bounds the nesting of
+        // the rest.
+        let request = match self.member.dialect.decode(text) {
+            Ok(request) => request,
+            Err(rejection) if rejection.id.is_some() => return Err(rejection),
+            Err(rejection) => return Err(nesting.err().unwrap_or(rejection)),
+        };
+        let of_request = |rejection: Rejection| rejection.to_request(request.id);
+        nesting.map_err(of_request)?;
         for (code, name) in names(&request.command) {
-            check_name(code, name, limits.name_bytes)
-                .map_err(|rejection| rejection.to_request(request.id))?;
+            check_name(code, name, limits.name_bytes).map_err(of_request)?;
         }
         Ok(request)
     }

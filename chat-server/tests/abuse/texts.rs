@@ -121,6 +121,24 @@ fn refused() -> Vec<(String, &'static str)> {
     table
 }
 
+/// Without it the client would wait for an answer until its own timeout.
+#[tokio::test]
+async fn error_of_a_nested_request_has_its_id() {
+    let server = unlimited();
+    let mut client = server.native().await;
+    join(&mut client, "edge").await;
+    let data = nested(80);
+    let frame = format!(r#"{{"type":"send","id":7,"room":"edge","message":"x","data":{data}}}"#);
+    client.send(&frame).await;
+    let error = next_of(&mut client, "error").await;
+    assert_eq!((&error["id"], &error["code"]), (&json!(7), &json!("bad_field")));
+    let further = nested(80);
+    let frame = format!(r#"{{"type":"leave","id":8,"room":"edge","unknown":{further}}}"#);
+    client.send(&frame).await;
+    let error = next_of(&mut client, "error").await;
+    assert_eq!((&error["id"], &error["code"]), (&json!(8), &json!("bad_json")));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_text_has_one_error_and_costs_nothing() {
     let server = unlimited();
