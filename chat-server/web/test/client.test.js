@@ -137,6 +137,15 @@ suite("calls", () => {
     }
   });
 
+  test("the length of a name is that of its UTF-8", async () => {
+    const chat = await member();
+    for (const [character, most] of [["x", 128], ["é", 64], ["日", 42], ["👋", 32]]) {
+      strictEqual((await chat.join(character.repeat(most))).count, 1);
+      strictEqual(await codeOf(chat.join(character.repeat(most + 1))), "room_name_invalid");
+    }
+    strictEqual(await codeOf(chat.join("")), "room_name_invalid");
+  });
+
   test("all messages of a long queue may be refused", async () => {
     server = new TestServer({ limits: { message_bytes: 4 } });
     const chat = newClient();
