@@ -52,6 +52,10 @@ export class TestServer {
   unban(room: string, user: string): void;
   /** Ends all connections, or those of one user, with a close code; 1006 by default: lost. */
   drop(code?: number, options?: { user?: string | undefined; reason?: string | undefined }): void;
+  /** Ends all connections, and each later one, for good: the clients are `closed`. */
+  close(): void;
+  /** Resolves when all that is on its way has arrived, and what follows from it without a timer. */
+  settled(): Promise<void>;
   /** Sends a `goodbye` first. */
   goodbye(
     code: number,

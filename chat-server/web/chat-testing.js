@@ -3,8 +3,12 @@
 
 const [CONNECTING, OPEN, CLOSED] = [0, 1, 3];
 
-/** What a client sees of a connection that was lost. */
-const LOST = 1006;
+/** A normal end, and what a client sees of a connection that was lost. */
+const [NORMAL, LOST] = [1000, 1006];
+
+/** For how many turns of the promises nothing may happen until all has settled: functions of the
+ *  application take some between a frame that arrives and the one that they send. */
+const QUIET_TURNS = 100;
 
 /** Messages that a room keeps, and those of a page. */
 const KEPT = 256;
@@ -48,6 +52,10 @@ export class TestServer {
   #bans = new Map();
   #faults = [];
   #lastId = 0;
+  /** Frames and events that are on their way, and how many have arrived. */
+  #underWay = 0;
+  #arrived = 0;
+  #isClosed = false;
 
   /**
    * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
@@ -60,11 +68,12 @@ export class TestServer {
     this.#userOf = userOf;
     this.#can = can;
     this.WebSocket = webSocketOf({
-      accepts: () => this.isReachable,
-      passes: () => !this.isSilent,
-      opened: (socket) => this.#connections.add({ socket, user: null, rooms: new Set() }),
+      accepts: () => this.isReachable || this.#isClosed,
+      passes: () => !this.isSilent || this.#isClosed,
+      opened: (socket) => this.#onOpen(socket),
       receive: (socket, text) => this.#receive(socket, text),
       closed: (socket) => this.#disconnect(this.#of(socket)),
+      later: (run) => this.#later(run),
     });
   }
 
@@ -144,6 +153,21 @@ export class TestServer {
     }
   }
 
+  /** Ends all connections for good, and each later one: its clients are `closed`. */
+  close() {
+    this.#isClosed = true;
+    this.drop(NORMAL);
+  }
+
+  /** Resolves when all that is on its way has arrived, and what follows from it. */
+  async settled() {
+    for (let quiet = 0; quiet < QUIET_TURNS; quiet += 1) {
+      const arrived = this.#arrived;
+      await null;
+      if (this.#underWay > 0 || this.#arrived > arrived) quiet = 0;
+    }
+  }
+
   /** Sends `goodbye` to all clients, or to one user, and ends their connections. */
   goodbye(code, goodbye, user) {
     for (const connection of this.#connections) {
@@ -193,6 +217,20 @@ export class TestServer {
 
   #newId(kind) {
     return `${kind}-${(this.#lastId += 1)}`;
+  }
+
+  #later(run) {
+    this.#underWay += 1;
+    Promise.resolve().then(() => {
+      this.#underWay -= 1;
+      this.#arrived += 1;
+      run();
+    });
+  }
+
+  #onOpen(socket) {
+    this.#connections.add({ socket, user: null, rooms: new Set() });
+    if (this.#isClosed) socket.end(NORMAL);
   }
 
   #disconnect(connection) {
@@ -309,7 +347,7 @@ export class TestServer {
     }
     // The client itself receives it after the answer.
     const isNew = !this.#room(room).members.has(user.id);
-    if (isNew) queueMicrotask(() => socket.receive(presence(room, "joined", user)));
+    if (isNew) this.#later(() => socket.receive(presence(room, "joined", user)));
     this.join(room, user);
     rooms.add(room);
     const { epoch, offset, log } = this.#room(room);
@@ -376,7 +414,7 @@ function refusal(code, message) {
 }
 
 /** A class of WebSockets whose other end is `server`: `accepts()`, `passes()`, `opened(socket)`,
- *  `receive(socket, text)` and `closed(socket)`. */
+ *  `receive(socket, text)`, `closed(socket)` and `later(run)`. */
 function webSocketOf(server) {
   return class TestWebSocket {
     onopen = null;
@@ -388,13 +426,13 @@ function webSocketOf(server) {
     constructor(url, protocols) {
       this.url = new URL(url).href;
       this.protocol = [protocols].flat()[0] ?? "";
-      this.#later(() => {
+      server.later(() => {
         if (this.readyState === CONNECTING) this.#open();
       });
     }
 
     send(text) {
-      if (this.readyState === OPEN && server.passes()) this.#later(() => server.receive(this, text));
+      if (this.readyState === OPEN && server.passes()) server.later(() => server.receive(this, text));
     }
 
     /** The client closes; like a browser, it learns of the end later. */
@@ -406,14 +444,14 @@ function webSocketOf(server) {
     receive(frame) {
       if (!server.passes()) return;
       const data = JSON.stringify(frame);
-      this.#later(() => this.readyState === OPEN && this.onmessage?.({ data }));
+      server.later(() => this.readyState === OPEN && this.onmessage?.({ data }));
     }
 
     /** The connection ends. */
     end(code, reason = "") {
       if (this.readyState === CLOSED) return;
       // What was sent before arrives before.
-      this.#later(() => {
+      server.later(() => {
         if (this.readyState === CLOSED) return;
         this.readyState = CLOSED;
         server.closed(this);
@@ -431,10 +469,6 @@ function webSocketOf(server) {
       this.readyState = OPEN;
       server.opened(this);
       this.onopen?.({});
-    }
-
-    #later(run) {
-      Promise.resolve().then(run);
     }
   };
 }

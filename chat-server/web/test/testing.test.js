@@ -3,7 +3,7 @@
 
 import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
 import { readFileSync } from "node:fs";
-import { suite, test } from "node:test";
+import { afterEach, mock, suite, test } from "node:test";
 
 import { ChatClient } from "../chat-client.js";
 import { TestServer } from "../chat-testing.js";
@@ -272,4 +272,69 @@ test("a token that has expired is renewed, or ends the client", async () => {
   await settled();
   ok(renewed.state !== "closed");
   renewed.close();
+});
+
+const servers = [];
+
+/** A server whose clients end with the test, whatever comes of it. */
+function newServer(options) {
+  servers.push(new TestServer(options));
+  return servers.at(-1);
+}
+
+afterEach(() => servers.splice(0).forEach((server) => server.close()));
+
+suite("all has settled", () => {
+  /** Sends on after answers, by a token and handlers that take some turns of the promises. */
+  async function chats(server) {
+    const token = async () => {
+      for (let turn = 0; turn < 20; turn += 1) await null;
+      return "ann";
+    };
+    const chat = newClient(server, { token });
+    const room = chat.room("r");
+    room.send("one");
+    chat.on("message", async ({ message }) => {
+      for (let turn = 0; turn < 20; turn += 1) await null;
+      if (message.length < 10) room.send(`${message}!`);
+    });
+    await server.settled();
+    deepStrictEqual(room.snapshot.messages.map(({ state }) => state), Array(8).fill("received"));
+    server.close();
+    await server.settled();
+    strictEqual(chat.state, "closed");
+  }
+
+  test("without timers", () => chats(newServer()));
+
+  test("while a test has the timers", async () => {
+    mock.timers.enable({ apis: ["setTimeout", "setInterval", "setImmediate", "Date"] });
+    const { queueMicrotask } = globalThis;
+    // The fake timers of Jest stop it, too.
+    globalThis.queueMicrotask = () => {};
+    try {
+      await chats(newServer());
+    } finally {
+      globalThis.queueMicrotask = queueMicrotask;
+      mock.timers.reset();
+    }
+  });
+});
+
+test("a server that is closed closes its clients, and those that connect later", async () => {
+  const server = newServer();
+  const clients = ["ann", "bob", "cid"].map((token) => newClient(server, { token, backoffBaseMs: 1 }));
+  await Promise.all(clients.slice(0, 2).map((chat) => chat.connect()));
+  server.drop(1006, { user: "bob" });
+  await server.settled();
+  server.close();
+  await server.settled();
+  await rejects(clients[1].connect(), { code: "closed" });
+  server.isReachable = false;
+  const late = newClient(server);
+  await rejects(late.connect(), { code: "closed" });
+  deepStrictEqual(
+    [...clients, late].map(({ state, status }) => [state, status.by]),
+    Array(4).fill(["closed", "server"]),
+  );
 });
