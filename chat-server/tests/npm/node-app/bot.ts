@@ -5,6 +5,10 @@ import { TestServer } from "roomcast/testing";
 
 const { NAME: name, TOKEN: token } = process.env;
 const server = new TestServer({ expiresInMs: undefined, can: undefined });
+server.refuse("send", "rate_limited", { retryAfterMs: undefined });
+// @ts-expect-error there is no such type of a request.
+server.refuse("joinn", "forbidden");
+server.expireGrace();
 await server.settled();
 const chat = new ChatClient("ws://chat.example/ws", { name, token, WebSocket: server.WebSocket, debug: undefined });
 
