@@ -53,15 +53,17 @@ export function readRequest(text, limits) {
   } catch (error) {
     return { frame: {}, error: ["bad_json", error.message] };
   }
-  if (depthOf(frame) > FRAME_DEPTH || frame === null || typeof frame !== "object" || Array.isArray(frame)) {
-    return { frame: {}, error: ["bad_json", `A frame is one JSON object, at most ${FRAME_DEPTH} deep.`] };
+  if (frame === null || typeof frame !== "object" || Array.isArray(frame)) {
+    return { frame: {}, error: ["bad_json", "A frame is one JSON object."] };
   }
+  const isTooDeep = depthOf(frame) > FRAME_DEPTH;
   frame = Object.fromEntries(Object.entries(frame).filter(([, value]) => value !== null));
   const { id } = frame;
   if (id !== undefined && !isTag(id) && !Number.isInteger(id)) {
     return { frame: { ...frame, id: undefined }, error: bad("id") };
   }
-  return { frame, error: errorOf(frame, limits) };
+  const tooDeep = isTooDeep ? ["bad_json", `The JSON of a frame is nested at most ${FRAME_DEPTH} levels deep.`] : undefined;
+  return { frame, error: errorOf(frame, limits) ?? tooDeep };
 }
 
 function errorOf(frame, limits) {
