@@ -98,6 +98,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-room.js",
         "chat-sends.js",
         "chat-signs.js",
+        "chat-testing-rules.js",
         "chat-testing.d.ts",
         "chat-testing.js",
         "chat-time.js",

@@ -4,12 +4,16 @@
 import { ChatError } from "./chat-answer.js";
 import { FRAME_BYTES, ID_BYTES, NAME_BYTES } from "./chat-numbers.js";
 
-const NAME_RULE = `A name has 1 to ${NAME_BYTES} bytes and no control characters.`;
+const NAME_RULE = `A name has 1 to ${NAME_BYTES} bytes and no control character.`;
 
-const encoder = new TextEncoder();
-
+/** The length of a text in UTF-8. (Some environments for tests have no `TextEncoder`.) */
 export function bytesOf(text = "") {
-  return encoder.encode(text).length;
+  let bytes = 0;
+  for (const point of `${text}`) {
+    const code = point.codePointAt();
+    bytes += point.length + (code > 0x7f) + (code > 0x7ff);
+  }
+  return bytes;
 }
 
 /** The text of a frame. Throws an error if it cannot be sent. `limits` are those of `welcome`, if
@@ -45,6 +49,5 @@ function jsonOf(value) {
 }
 
 function isName(name) {
-  const bytes = bytesOf(name);
-  return bytes > 0 && bytes <= NAME_BYTES && !/[\p{Cc}\p{Cs}]/u.test(name);
+  return bytesOf(name) <= NAME_BYTES && !/^$|[\p{Cc}\p{Cs}]/u.test(name);
 }

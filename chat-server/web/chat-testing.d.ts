@@ -5,12 +5,28 @@ import type { Capability, ErrorCode, Limits, Position, User } from "./chat-clien
 /** A user by name, which is the id, too; or in full. */
 export type Person = string | { id: string; name?: string | undefined; color?: string | undefined };
 
+/** What a client asks for. */
+export type RequestType =
+  | "hello"
+  | "join"
+  | "leave"
+  | "send"
+  | "direct"
+  | "typing"
+  | "history"
+  | "members"
+  | "ping"
+  | "kick"
+  | "ban"
+  | "unban";
+
 /** A chat server in memory. It has no timers: what it sends arrives when the promises of a test
  *  have settled, under fake timers as well. */
 export class TestServer {
   /** `limits`: members of `limits` in `welcome`. `expiresInMs`: the lifetime of tokens; by default
    *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; by default
-   *  the token is the id and the name. `can`: the capabilities of a user in a room; by default all. */
+   *  the token is the id and the name. `can`: the capabilities of a user in a room; by default all.
+   *  It is asked at each request; what a client receives by itself follows its latest join or token. */
   constructor(options?: {
     limits?: Partial<Limits> | undefined;
     expiresInMs?: number | undefined;
@@ -41,6 +57,9 @@ export class TestServer {
   /** A user joins a room; one who is there under another name is renamed. */
   join(room: string, user: Person): void;
   leave(room: string, user: Person): void;
+  /** The grace period is over: users whose connections were lost, or this one, leave the rooms in
+   *  which they still are. Until then a lost user stays, and nothing is sent when it returns. */
+  expireGrace(user?: string): void;
   /** A user types, or stops with `false`. */
   typing(room: string, user: Person, typing?: boolean): void;
   /** Sends a direct message to a client's user, by id. Returns how many clients get it. */
@@ -52,6 +71,10 @@ export class TestServer {
   unban(room: string, user: string): void;
   /** Ends all connections, or those of one user, with a close code; 1006 by default: lost. */
   drop(code?: number, options?: { user?: string | undefined; reason?: string | undefined }): void;
+  /** Ends all connections, and each later one, for good: the clients are `closed`. */
+  close(): void;
+  /** Resolves when all that is on its way has arrived, and what follows from it without a timer. */
+  settled(): Promise<void>;
   /** Sends a `goodbye` first. */
   goodbye(
     code: number,
@@ -64,11 +87,12 @@ export class TestServer {
     },
     user?: string,
   ): void;
-  /** Carries out the next request of a type (`send` by default), and does not answer it. */
-  loseAnswer(type?: string): void;
-  /** Refuses the next request of a type. */
+  /** Carries out the next request of a type (`send` by default), and does not answer it. Throws a
+   *  `TypeError` if there is no such type. */
+  loseAnswer(type?: RequestType): void;
+  /** Refuses the next request of a type. Throws a `TypeError` if there is no such type. */
   refuse(
-    type: string,
+    type: RequestType,
     code: ErrorCode,
     options?: {
       retryAfterMs?: number | undefined;

@@ -1,10 +1,19 @@
 // A chat server in memory, for the tests of applications. It has no network and no timers: what it
 // sends arrives when the promises of a test have settled, so that fake timers do not stop it.
 
+import { TYPES, readRequest, repairedName } from "./chat-testing-rules.js";
+
 const [CONNECTING, OPEN, CLOSED] = [0, 1, 3];
 
-/** What a client sees of a connection that was lost. */
-const LOST = 1006;
+/** A normal end, one without a code, and what a client sees of a connection that was lost. */
+const [NORMAL, NO_CODE, LOST] = [1000, 1005, 1006];
+
+/** Close codes of a server that has removed the user, who is then in no room any more. */
+const REMOVED = new Set([4002, 4003]);
+
+/** For how many turns of the promises nothing may happen until all has settled: functions of the
+ *  application take some between a frame that arrives and the one that they send. */
+const QUIET_TURNS = 100;
 
 /** Messages that a room keeps, and those of a page. */
 const KEPT = 256;
@@ -23,9 +32,6 @@ const NEEDS = {
   ban: "moderate",
   unban: "moderate",
 };
-
-/** A character that one sees. */
-const VISIBLE = /[^\s\p{Default_Ignorable_Code_Point}\u2800]/u;
 
 const LIMITS = { message_bytes: 32_768, frame_bytes: 233_472, rooms: 128, in_flight: 64 };
 
@@ -48,6 +54,10 @@ export class TestServer {
   #bans = new Map();
   #faults = [];
   #lastId = 0;
+  /** Frames and events that are on their way, and how many have arrived. */
+  #underWay = 0;
+  #arrived = 0;
+  #isClosed = false;
 
   /**
    * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
@@ -60,11 +70,12 @@ export class TestServer {
     this.#userOf = userOf;
     this.#can = can;
     this.WebSocket = webSocketOf({
-      accepts: () => this.isReachable,
-      passes: () => !this.isSilent,
-      opened: (socket) => this.#connections.add({ socket, user: null, rooms: new Set() }),
+      accepts: () => this.isReachable || this.#isClosed,
+      passes: () => !this.isSilent || this.#isClosed,
+      opened: (socket) => this.#onOpen(socket),
       receive: (socket, text) => this.#receive(socket, text),
-      closed: (socket) => this.#disconnect(this.#of(socket)),
+      closed: (socket, isDeparture) => this.#disconnect(this.#of(socket), isDeparture),
+      later: (run) => this.#later(run),
     });
   }
 
@@ -86,17 +97,37 @@ export class TestServer {
 
   /** A user joins a room, or is renamed there. */
   join(room, user) {
-    const { members } = this.#room(room);
+    const { members, lost } = this.#room(room);
     const member = person(user);
-    const before = members.get(member.id);
-    const event = before ? "renamed" : "joined";
-    if (before?.name !== member.name) this.#broadcast(room, presence(room, event, member));
+    const event = this.#change(room, member);
+    if (event) this.#broadcast(room, presence(room, event, member));
     members.set(member.id, member);
+    lost.delete(member.id);
+  }
+
+  /** What a room's members hear of a user who joins: `joined`, `renamed`, or nothing. */
+  #change(room, { id, name }) {
+    const before = this.#room(room).members.get(id);
+    if (before?.name === name) return undefined;
+    return before ? "renamed" : "joined";
   }
 
   leave(room, user) {
-    const member = person(user);
-    if (this.#room(room).members.delete(member.id)) this.#broadcast(room, presence(room, "left", member));
+    const { members, lost } = this.#room(room);
+    const { id } = person(user);
+    const member = members.get(id);
+    lost.delete(id);
+    if (members.delete(id)) this.#broadcast(room, presence(room, "left", member));
+  }
+
+  /** The time is over in which the users whose connections were lost, or this one, could return:
+   *  they leave the rooms in which they still were. */
+  expireGrace(user) {
+    for (const [room, { lost }] of this.#rooms) {
+      for (const id of [...lost]) {
+        if (user === undefined || id === user) this.leave(room, { id });
+      }
+    }
   }
 
   typing(room, user, typing = true) {
@@ -140,7 +171,22 @@ export class TestServer {
   drop(code = LOST, { user, reason = "" } = {}) {
     for (const connection of [...this.#connections]) {
       if (user !== undefined && connection.user?.id !== user) continue;
-      connection.socket.end(code, reason);
+      connection.socket.end(code, { reason, isDeparture: REMOVED.has(code) });
+    }
+  }
+
+  /** Ends all connections for good, and each later one: its clients are `closed`. */
+  close() {
+    this.#isClosed = true;
+    this.drop(NORMAL);
+  }
+
+  /** Resolves when all that is on its way has arrived, and what follows from it. */
+  async settled() {
+    for (let quiet = 0; quiet < QUIET_TURNS; quiet += 1) {
+      const arrived = this.#arrived;
+      await null;
+      if (this.#underWay > 0 || this.#arrived > arrived) quiet = 0;
     }
   }
 
@@ -155,12 +201,12 @@ export class TestServer {
 
   /** Carries out the next request of this type, and does not answer it. */
   loseAnswer(type = "send") {
-    this.#faults.push({ type });
+    this.#faults.push({ type: requestType(type) });
   }
 
   /** Refuses the next request of this type. */
   refuse(type, code, { retryAfterMs, message = "The test refuses it.", ...more } = {}) {
-    this.#faults.push({ type, error: { code, message, retry_after_ms: retryAfterMs, ...more } });
+    this.#faults.push({ type: requestType(type), error: { code, message, retry_after_ms: retryAfterMs, ...more } });
   }
 
   /** The tokens of all clients, or that of one user, have expired. */
@@ -186,7 +232,7 @@ export class TestServer {
 
   #room(name) {
     if (!this.#rooms.has(name)) {
-      this.#rooms.set(name, { epoch: "", offset: 0, log: [], members: new Map(), keys: new Map() });
+      this.#rooms.set(name, { epoch: "", offset: 0, log: [], members: new Map(), lost: new Set(), keys: new Map() });
     }
     return this.#rooms.get(name);
   }
@@ -195,53 +241,77 @@ export class TestServer {
     return `${kind}-${(this.#lastId += 1)}`;
   }
 
-  #disconnect(connection) {
-    if (!this.#connections.delete(connection)) return;
-    for (const room of connection.rooms) this.#depart(room, connection.user);
+  #later(run) {
+    this.#underWay += 1;
+    Promise.resolve().then(() => {
+      this.#underWay -= 1;
+      this.#arrived += 1;
+      run();
+    });
   }
 
-  /** A user has left a room unless another connection is in it. */
-  #depart(room, user) {
+  #onOpen(socket) {
+    // `rooms`: whether the client receives the members and presence events, by room.
+    this.#connections.add({ socket, user: null, rooms: new Map() });
+    if (this.#isClosed) socket.end(NORMAL);
+  }
+
+  /** A connection has ended. Its user is still in the rooms, unless the user departs. */
+  #disconnect(connection, isDeparture) {
+    if (!this.#connections.delete(connection)) return;
+    for (const room of connection.rooms.keys()) this.#depart(room, connection.user, isDeparture);
+  }
+
+  /** A user has left a room, or is lost there, unless another connection is in it. */
+  #depart(room, user, isDeparture = true) {
     const isThere = ({ user: other, rooms }) => other?.id === user.id && rooms.has(room);
-    if (![...this.#connections].some(isThere)) this.leave(room, user);
+    if ([...this.#connections].some(isThere)) return;
+    if (isDeparture) this.leave(room, user);
+    else this.#room(room).lost.add(user.id);
   }
 
   #broadcast(room, frame) {
     for (const { socket, rooms } of this.#connections) {
-      if (rooms.has(room)) socket.receive(frame);
+      if (rooms.has(room) && (frame.type !== "presence" || rooms.get(room))) socket.receive(frame);
     }
+  }
+
+  /** What a user may do in a room, in the order of a real server. */
+  #granted(user, room) {
+    const can = this.#can(user, room);
+    return EVERYTHING.filter((capability) => can.includes(capability));
   }
 
   #receive(socket, text) {
     const connection = this.#of(socket);
     if (!connection) return;
-    const frame = JSON.parse(text);
+    const { frame, error } = readRequest(text, this.#limits);
     this.received.push(frame);
     const index = this.#faults.findIndex(({ type }) => type === frame.type);
     const [fault] = index < 0 ? [] : this.#faults.splice(index, 1);
-    const answer = fault?.error ? { type: "error", ...fault.error } : this.#carryOut(connection, frame);
+    const refused = fault?.error ? { type: "error", ...fault.error } : error && refusal(...error);
+    const answer = refused ?? this.#carryOut(connection, frame);
     if (answer && (!fault || fault.error)) socket.receive({ ...answer, id: frame.id });
   }
 
   /** Carries out a frame. Returns its answer. */
   #carryOut(connection, frame) {
-    if (!connection.user && !["hello", "ping"].includes(frame.type)) {
+    const { type, room } = frame;
+    const { user, rooms } = connection;
+    if (!user && !["hello", "ping"].includes(type)) {
       return refusal("unauthorized", "The first request is hello.");
     }
-    const isMessage = frame.type === "send" || frame.type === "direct";
-    if (isMessage && frame.data === undefined && !VISIBLE.test(frame.message)) {
-      return refusal("bad_field", 'The "message" holds no visible character, and there is no "data".');
+    const needed = NEEDS[type];
+    if (needed && !this.#granted(user, room).includes(needed)) {
+      return refusal("forbidden", "You have no permission for this.");
     }
-    const needed = NEEDS[frame.type];
-    if (needed && !this.#can(connection.user, frame.room).includes(needed)) {
-      return refusal("forbidden", `You need the capability ${needed}.`);
+    const ban = (needed === "join" || needed === "send") && this.#bans.get(banOf(room, user.id));
+    if (ban && !(ban.until <= Date.now())) {
+      return { ...refusal("banned", `You are banned from this room: ${ban.reason ?? "no reason was given"}`), ...ban };
     }
-    const needsRoom = ["send", "members", "history", "typing", "leave"].includes(frame.type);
-    if (needsRoom && !connection.rooms.has(frame.room)) {
-      return refusal("not_in_room", "Join the room first.");
-    }
-    const carryOut = this.#requests[frame.type];
-    return carryOut ? carryOut(connection, frame) : refusal("unknown_type", `There is no ${frame.type}.`);
+    const needsRoom = ["send", "members", "history", "typing", "leave"].includes(type);
+    if (needsRoom && !rooms.has(room)) return refusal("not_in_room", "Join the room first.");
+    return this.#requests[type](connection, frame);
   }
 
   #requests = {
@@ -259,13 +329,7 @@ export class TestServer {
     direct: ({ user }, { to, message, data }) => {
       return { type: "ok", delivered: Math.min(1, this.direct(to, user, message, { data })) };
     },
-    typing: ({ user, socket }, { room, typing }) => {
-      for (const other of this.#connections) {
-        if (other.socket !== socket && other.rooms.has(room)) {
-          other.socket.receive({ type: "typing", room, user, typing });
-        }
-      }
-    },
+    typing: ({ user }, { room, typing }) => this.typing(room, user, typing),
     members: ({ user }, { room }) => ({ type: "members", room, ...this.#members(room, user) }),
     history: (_, frame) => this.#history(frame),
     ping: () => ({ type: "pong" }),
@@ -274,6 +338,7 @@ export class TestServer {
       return { type: "ok" };
     },
     ban: (_, { room, user, seconds, reason }) => {
+      if (seconds === 0) return refusal("bad_field", "A ban lasts at least 1 second.");
       this.ban(room, user, { seconds, message: reason });
       return { type: "ok" };
     },
@@ -284,16 +349,22 @@ export class TestServer {
   };
 
   #hello(connection, { name, resume, token }) {
-    const isNew = connection.user === null;
-    const id = /^resume of (.*)$/.exec(resume)?.[1] ?? this.#newId("user");
-    const user = token === undefined ? person({ id, name: name ?? id }) : this.#userOf(token);
+    const { user: known, rooms } = connection;
+    const id = /^resume of (.*)$/.exec(resume)?.[1] ?? known?.id ?? this.#newId("user");
+    const named = { id, name: name === undefined ? (known?.name ?? id) : repairedName(name) };
+    const user = token === undefined ? person(named) : this.#userOf(token);
     if (!user) return refusal("unauthorized", "The token is not valid.");
-    if (isNew) Object.assign(connection, { user, session: this.#newId("session") });
+    const isSame = known?.id === user.id && (token !== undefined || known.name === user.name);
+    if (rooms.size > 0 && !isSame) {
+      return refusal("forbidden", "The user cannot change while the client is in a room.");
+    }
+    Object.assign(connection, { user, session: connection.session ?? this.#newId("session") });
+    this.#recheck(connection);
     return {
       type: "welcome",
       session: connection.session,
       resume: token === undefined ? `resume of ${id}` : undefined,
-      user: connection.user,
+      user,
       node: "test",
       protocol: 1,
       expires_in_ms: token === undefined ? undefined : this.#expiresInMs,
@@ -302,16 +373,34 @@ export class TestServer {
     };
   }
 
-  #join({ user, rooms, socket }, { room, since, history = 0 }) {
-    const ban = this.#bans.get(banOf(room, user.id));
-    if (ban && !(ban.until <= Date.now())) {
-      return { ...refusal("banned", "You are banned from this room."), ...ban };
+  /** The rooms follow the name and the capabilities of the latest token. */
+  #recheck({ user, rooms, socket }) {
+    for (const room of [...rooms.keys()]) {
+      const can = this.#granted(user, room);
+      rooms.set(room, can.includes("presence"));
+      if (can.includes("join")) {
+        this.join(room, user);
+        continue;
+      }
+      rooms.delete(room);
+      this.#later(() => socket.receive({ type: "left", room, reason: "forbidden" }));
+      this.#depart(room, user);
     }
+  }
+
+  #join({ user, rooms, socket }, { room, since, history = 0 }) {
+    if (!rooms.has(room) && rooms.size >= this.#limits.rooms) {
+      return refusal("too_many_rooms", `A connection is in at most ${this.#limits.rooms} rooms.`);
+    }
+    const can = this.#granted(user, room);
+    const seesPresence = can.includes("presence");
     // The client itself receives it after the answer.
-    const isNew = !this.#room(room).members.has(user.id);
-    if (isNew) queueMicrotask(() => socket.receive(presence(room, "joined", user)));
+    const event = this.#change(room, user);
+    if (event && seesPresence && !rooms.has(room)) this.#later(() => socket.receive(presence(room, event, user)));
     this.join(room, user);
-    rooms.add(room);
+    rooms.set(room, seesPresence);
+    const answer = { type: "joined", room, ...this.position(room), ...this.#members(room, user, seesPresence), can };
+    if (!can.includes("history")) return { ...answer, recovered: false, messages: [], more: false };
     const { epoch, offset, log } = this.#room(room);
     const first = offset - log.length;
     // A room that was empty had no epoch yet.
@@ -319,14 +408,13 @@ export class TestServer {
     const recovered = isSame && since.offset >= first && since.offset <= offset;
     const asked = since === undefined ? history : 50;
     const messages = recovered ? log.slice(since.offset - first) : log.slice(Math.max(0, log.length - asked));
-    const more = log.length > messages.length;
-    const can = this.#can(user, room);
-    return { type: "joined", room, epoch, offset, recovered, ...this.#members(room, user), messages, more, can };
+    return { ...answer, recovered, messages, more: log.length > messages.length };
   }
 
-  /** The members of a room, the client's user first. */
-  #members(room, { id }) {
-    const members = [...this.#room(room).members.values()];
+  /** The members of a room, the client's user first; no others if the client may not see them. */
+  #members(room, { id }, seesPresence = true) {
+    const all = [...this.#room(room).members.values()];
+    const members = all.filter((member) => seesPresence || member.id === id);
     members.sort((a, b) => (b.id === id) - (a.id === id));
     return { members, count: members.length };
   }
@@ -334,7 +422,8 @@ export class TestServer {
   #history({ room, before = Infinity, after, limit = KEPT }) {
     const { epoch, offset, log } = this.#room(room);
     const all = log.filter((message) => message.offset < before && message.offset > (after ?? 0));
-    const messages = after === undefined ? all.slice(-limit) : all.slice(0, limit);
+    const most = Math.max(1, limit);
+    const messages = after === undefined ? all.slice(-most) : all.slice(0, most);
     return { type: "history", room, epoch, offset, messages, more: all.length > messages.length };
   }
 
@@ -362,6 +451,12 @@ function person(user) {
   return { id, name, color };
 }
 
+/** Throws an error for what is no type of a request: a test would wait for it in vain. */
+function requestType(type) {
+  if (TYPES.includes(type)) return type;
+  throw new TypeError(`There is no request of the type ${type}: the types are ${TYPES.join(", ")}.`);
+}
+
 /** The key of a ban. */
 function banOf(room, id) {
   return JSON.stringify([room, id]);
@@ -376,7 +471,7 @@ function refusal(code, message) {
 }
 
 /** A class of WebSockets whose other end is `server`: `accepts()`, `passes()`, `opened(socket)`,
- *  `receive(socket, text)` and `closed(socket)`. */
+ *  `receive(socket, text)`, `closed(socket, isDeparture)` and `later(run)`. */
 function webSocketOf(server) {
   return class TestWebSocket {
     onopen = null;
@@ -388,35 +483,36 @@ function webSocketOf(server) {
     constructor(url, protocols) {
       this.url = new URL(url).href;
       this.protocol = [protocols].flat()[0] ?? "";
-      this.#later(() => {
+      server.later(() => {
         if (this.readyState === CONNECTING) this.#open();
       });
     }
 
     send(text) {
-      if (this.readyState === OPEN && server.passes()) this.#later(() => server.receive(this, text));
+      if (this.readyState === OPEN && server.passes()) server.later(() => server.receive(this, text));
     }
 
-    /** The client closes; like a browser, it learns of the end later. */
-    close(code = 1000, reason = "") {
-      this.end(code, reason);
+    /** The client closes; like a browser, it learns of the end later. The code 1000 says that the
+     *  user leaves, if it arrives. */
+    close(code = NO_CODE, reason = "") {
+      this.end(code, { reason, isDeparture: code === NORMAL && server.passes() });
     }
 
     /** The server sends a frame. */
     receive(frame) {
       if (!server.passes()) return;
       const data = JSON.stringify(frame);
-      this.#later(() => this.readyState === OPEN && this.onmessage?.({ data }));
+      server.later(() => this.readyState === OPEN && this.onmessage?.({ data }));
     }
 
     /** The connection ends. */
-    end(code, reason = "") {
+    end(code, { reason = "", isDeparture = false } = {}) {
       if (this.readyState === CLOSED) return;
       // What was sent before arrives before.
-      this.#later(() => {
+      server.later(() => {
         if (this.readyState === CLOSED) return;
         this.readyState = CLOSED;
-        server.closed(this);
+        server.closed(this, isDeparture);
         this.onclose?.({ code, reason });
       });
     }
@@ -431,10 +527,6 @@ function webSocketOf(server) {
       this.readyState = OPEN;
       server.opened(this);
       this.onopen?.({});
-    }
-
-    #later(run) {
-      Promise.resolve().then(run);
     }
   };
 }

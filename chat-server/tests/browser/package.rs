@@ -121,8 +121,11 @@ fn swallowed_send_leads_out_of_online_in_time() {
 
 #[test]
 fn server_for_tests_answers_as_this_one() {
-    let server = Server::start();
-    let mut node = Node::start(&["drift.js"], &server);
+    let open = Server::start();
+    // The secret is that of `drift.js`.
+    let with_tokens = Server::start_with(&["--jwt-secret", "a secret of thirty-two bytes or more"]);
+    let urls = format!("{},{}", socket(&open), socket(&with_tokens));
+    let mut node = Node::start_with(&["drift.js"], "CHAT_URLS", &urls);
     let differences: Value = serde_json::from_str(&node.line()).unwrap();
     assert_eq!(differences, json!({"others": [], "ours": []}));
 }

@@ -1,19 +1,41 @@
-// Sends the same requests to a real server and to the `TestServer`, and prints the frames that one of
-// them sends and the other one does not. `package.rs` runs it.
+// Does the same to real servers and to the `TestServer`, and prints the frames that one of them sends
+// and the other one does not. `package.rs` runs it with two servers: one that gives everyone
+// access, and one with tokens.
 
+import { createHmac } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { TestServer } from "roomcast/testing";
 import { WebSocket } from "ws";
 
+/** The secret of the server with tokens. */
+const SECRET = "a secret of thirty-two bytes or more";
+
 /** What any two servers choose for themselves. */
-const OWN = new Set(["session", "resume", "node", "color", "at", "limits", "epoch", "heartbeat_ms"]);
+const OWN = new Set(["session", "resume", "node", "color", "at", "until", "limits", "epoch", "heartbeat_ms", "expires_in_ms"]);
 
 /** What a server writes for people. */
 const isText = (name, { type }) => name === "message" && type === "error";
 
-/** Who sends what, one after the other. `$ann` is Ann's id, `$epoch` the epoch of the room. */
-const REQUESTS = [
+/** What users may do in each room, on the server with tokens. */
+const GRANTS = {
+  ann: ["join", "send", "history", "presence", "moderate"],
+  bob: ["join", "send", "history", "presence"],
+  // Sees neither the history nor the other members.
+  cid: ["join", "send"],
+  dan: ["join"],
+  eve: ["send", "presence", "history"],
+};
+
+const nested = (depth) => (depth === 0 ? 1 : [nested(depth - 1)]);
+
+/** A request with each of these values of a field. */
+const each = (who, request, field, values) => values.map((value) => [who, { ...request, [field]: value }]);
+
+/** Who does what, one after the other: sends a request, ends the connection with `close` (a code, or
+ *  `null` for one that is lost), connects again with `open`, or waits with `wait` until lost users have
+ *  left. `$ann` is Ann's id, `$epoch` the epoch of the room. */
+const OPEN_TO_ALL = [
   ["ann", { type: "hello", name: "Ann" }],
   ["ann", { type: "ping" }],
   ["ann", { type: "send", room: "r", message: "too early" }],
@@ -40,36 +62,166 @@ const REQUESTS = [
   ["bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }],
   ["bob", { type: "leave", room: "r" }],
   ["bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }],
+
+  // What a server refuses, or reads in its own way.
+  ...each("ann", { type: "send", room: "r" }, "message", ["a\0b", "\ud800", 5, null, "a\nb", "\u0085", "\u001b", "\u202e"]),
+  ...each("ann", { type: "send", room: "r", message: "m" }, "data", [
+    nested(60), nested(61), nested(63), nested(64), { "\0": 1 }, ["\ud83d"], null, { a: null }, "x".repeat(32_767),
+  ]),
+  ...each("ann", { type: "send", room: "r", message: "m" }, "key", ["", "k".repeat(126), "k".repeat(127), "é".repeat(63), "\0", 1, null]),
+  ["ann", { type: "send", room: "r", message: "x".repeat(32_769) }],
+  ...each("ann", { type: "join" }, "room", ["", " ", "\u200b", "a\0", "a\u202e", "x".repeat(129), "é".repeat(65), 5, null]),
+  ...each("ann", { type: "join", room: "s" }, "history", [-1, 1.5, "1", 2 ** 32, null, 300]),
+  ...each("ann", { type: "join", room: "s" }, "since", [{}, { epoch: 1, offset: 1 }, { epoch: "e", offset: -1 }, "e", null]),
+  ...each("ann", { type: "history", room: "r" }, "limit", [-1, 1.5, 0, 2 ** 32, 100_000, null]),
+  ...each("ann", { type: "history", room: "r" }, "before", [-1, 1.5, 0]),
+  ...each("ann", { type: "history", room: "r" }, "after", [-1, 1.5, 0]),
+  ["ann", { type: "history", room: "r", before: 3, after: 1 }],
+  ...each("ann", { type: "direct", message: "psst" }, "to", ["", " ", 5, null]),
+  ...each("ann", { type: "direct", to: "$bob", message: "psst" }, "data", [nested(59), nested(60)]),
+  ["ann", { type: "direct", to: "$bob", message: "a\0b" }],
+  ["ann", { type: "typing", room: "r", typing: 1 }],
+  ["ann", { type: "typing", room: "r" }],
+  ["ann", { type: 5 }],
+  ["ann", {}],
+  ["ann", { type: "hello", name: "Ann 2" }],
+  ["cid", { type: "hello", name: "" }],
+  ["cid", { type: "hello", name: "Cid \ud83d" }],
+  ["cid", { type: "hello", name: "Cid \u202e" }],
+
+  // A user who is lost, and returns in time.
+  ["bob", { close: null }],
+  ["ann", { type: "members", room: "r" }],
+  ["bob", { open: true }],
+  ["bob", { type: "hello", name: "Bob", resume: "$resume of bob" }],
+  ["bob", { type: "join", room: "r" }],
+  ["bob", { close: 4900 }],
+  ["bob", { open: true }],
+  ["bob", { type: "hello", name: "Bobby", resume: "$resume of bob" }],
+  ["bob", { type: "join", room: "r" }],
+  // One who is not back in time, and one who leaves.
+  ["bob", { close: null }],
+  ["bob", { wait: true }],
+  ["ann", { type: "members", room: "r" }],
+  ["bob", { open: true }],
+  ["bob", { type: "hello", name: "Bob", resume: "$resume of bob" }],
+  ["bob", { type: "join", room: "r" }],
+  ["bob", { close: 1000 }],
+  ["ann", { type: "members", room: "r" }],
 ];
 
-/** Sends all requests. Returns the frames that each user receives. */
-async function framesOf(url, WebSocket) {
-  const names = new Map();
+const WITH_TOKENS = [
+  ["ann", { type: "join", room: "r" }],
+  ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "" }]),
+  ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "Other" }]),
+  ["ann", { type: "join", room: "r" }],
+  ["ann", { type: "send", room: "r", message: "one" }],
+  // They receive less, by their capabilities.
+  ...["cid", "dan", "eve"].flatMap((name) => [
+    [name, { type: "join", room: "r", history: 5 }],
+    [name, { type: "join", room: "r", since: { epoch: "$epoch", offset: 0 } }],
+    [name, { type: "members", room: "r" }],
+    [name, { type: "history", room: "r" }],
+    [name, { type: "send", room: "r", message: "hi" }],
+    [name, { type: "typing", room: "r", typing: true }],
+    [name, { type: "kick", room: "r", user: "ann" }],
+  ]),
+  ["bob", { type: "join", room: "r" }],
+  ["ann", { type: "typing", room: "r", typing: true }],
+  ["ann", { type: "members", room: "r" }],
+  ["bob", { type: "leave", room: "r" }],
+  ["bob", { type: "join", room: "r" }],
+
+  // Moderation.
+  ...each("ann", { type: "ban", room: "r", user: "ghost" }, "seconds", [0, 1.5, -1, "1"]),
+  ...each("ann", { type: "kick", room: "r", user: "ghost" }, "reason", ["x".repeat(513), "a\0b", 5, "x".repeat(512)]),
+  ...each("ann", { type: "kick", room: "r" }, "user", ["", 5, null]),
+  ["bob", { type: "ban", room: "r", user: "ann", seconds: 0 }],
+  ["ann", { type: "kick", room: "r", user: "bob", reason: "Calm down." }],
+  ["bob", { type: "send", room: "r", message: "hi" }],
+  ["bob", { type: "join", room: "r" }],
+  ["ann", { type: "ban", room: "r", user: "bob", seconds: 60, reason: "Spam." }],
+  ["bob", { type: "send", room: "r", message: "hi" }],
+  ["bob", { type: "typing", room: "r", typing: true }],
+  ["bob", { type: "join", room: "r" }],
+  ["bob", { type: "members", room: "r" }],
+  ["ann", { type: "unban", room: "r", user: "bob" }],
+  ["ann", { type: "unban", room: "r", user: "bob" }],
+  ["bob", { type: "join", room: "r" }],
+  // One who was lost may be kicked.
+  ["bob", { close: null }],
+  ["ann", { type: "kick", room: "r", user: "bob" }],
+  ["ann", { type: "members", room: "r" }],
+];
+
+const BY_NAME = ["ann", "bob", "cid", "dan", "eve"];
+
+/** A token that names a user. */
+function tokenOf(name) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const text = `${part({ alg: "HS256" })}.${part({
+    sub: name,
+    name,
+    exp: Math.floor(Date.now() / 1000) + 3_600,
+    rooms: { "*": GRANTS[name] },
+  })}`;
+  return `${text}.${createHmac("sha256", SECRET).update(text).digest("base64url")}`;
+}
+
+/** Carries out all steps. `lose(socket, id)` ends a connection without a word, and `passGrace()`
+ *  waits until lost users have left. Returns the frames that each user receives. */
+async function framesOf(steps, { url, WebSocket, lose, passGrace }) {
+  const names = new Map(BY_NAME.map((name) => [`$token of ${name}`, tokenOf(name)]));
   const users = {};
-  for (const name of ["ann", "bob"]) {
+  const open = async (name) => {
     const socket = new WebSocket(url, ["chat.v1"]);
-    users[name] = { socket, frames: [] };
+    users[name] = { frames: [], ...users[name], socket };
     socket.onmessage = ({ data }) => users[name].frames.push(JSON.parse(data));
     await new Promise((resolve) => (socket.onopen = resolve));
-  }
-  for (const [index, [name, request]] of REQUESTS.entries()) {
+  };
+  for (const name of new Set(steps.map(([name]) => name))) await open(name);
+  for (const [index, [name, { open: opens, close, wait, ...request }]] of steps.entries()) {
     const { socket, frames } = users[name];
     const id = index + 1;
-    const text = JSON.stringify({ ...request, id }, (_, value) => names.get(value) ?? value);
-    socket.send(text);
-    for (let wait = 0; !frames.some((frame) => frame.id === id) && wait < 5_000; wait += 5) await pause(5);
-    const answer = frames.find((frame) => frame.id === id) ?? {};
-    if (answer.type === "welcome") names.set(`$${name}`, answer.user.id);
-    if (answer.epoch) names.set("$epoch", answer.epoch);
+    if (opens) await open(name);
+    else if (wait) await passGrace();
+    else if (close !== undefined) {
+      const closed = new Promise((resolve) => (socket.onclose = resolve));
+      if (close === null) lose(socket, names.get(`$${name}`));
+      else socket.close(close);
+      await closed;
+      await pause(100);
+    } else {
+      const text = JSON.stringify({ ...request, id }, (_, value) => names.get(value) ?? value);
+      socket.send(text);
+      const isAnswered = () => frames.some((frame) => frame.id === id);
+      // Typing has no answer, unless it is refused.
+      const most = request.type === "typing" ? 100 : 5_000;
+      for (let waited = 0; !isAnswered() && waited < most; waited += 5) await pause(5);
+      const answer = frames.find((frame) => frame.id === id) ?? {};
+      if (answer.type === "welcome") {
+        names.set(`$${name}`, answer.user.id);
+        names.set(`$resume of ${name}`, answer.resume);
+      }
+      if (answer.epoch) names.set("$epoch", answer.epoch);
+    }
   }
   await pause(200);
   for (const { socket } of Object.values(users)) socket.close();
   const ids = new Map([...names].map(([name, id]) => [id, name]));
   const comparable = (frame) =>
     JSON.parse(JSON.stringify(frame), function (name, value) {
-      return OWN.has(name) || isText(name, this) ? undefined : (ids.get(value) ?? value);
+      if (OWN.has(name) || isText(name, this)) return undefined;
+      return name === "members" ? inOrder(value) : (ids.get(value) ?? value);
     });
-  return Object.entries(users).flatMap(([name, { frames }]) => frames.map((frame) => ({ to: name, ...comparable(frame) })));
+  const all = Object.entries(users).flatMap(([to, { frames }]) => frames.map((frame) => ({ to, ...comparable(frame) })));
+  // Whether users who return under another name hear of it themselves depends on the time that it takes.
+  return all.filter(({ to, event, user }) => event !== "renamed" || user.id !== `$${to}`);
+}
+
+/** The user who asks is the first in a list of members, and the others have no order. */
+function inOrder([first, ...others]) {
+  return [first, ...others.sort((a, b) => (a.id < b.id ? -1 : 1))];
 }
 
 /** Whether `frame` has all that `other` has. */
@@ -79,12 +231,33 @@ function covers(frame, other) {
   return Object.keys(other).every((name) => covers(frame?.[name], other[name]));
 }
 
-const server = new TestServer({ can: () => ["join", "send", "history", "presence"] });
-const ours = await framesOf("ws://chat.example/ws", server.WebSocket);
-const real = await framesOf(process.env.CHAT_URL, WebSocket);
-const others = real.filter((frame) => {
-  const index = ours.findIndex((other) => covers(other, frame));
-  if (index >= 0) ours.splice(index, 1);
-  return index < 0;
-});
-console.log(JSON.stringify({ others, ours }));
+async function differences(steps, url, options) {
+  const server = new TestServer(options);
+  const [ours, real] = await Promise.all([
+    framesOf(steps, {
+      url: "ws://chat.example/ws",
+      WebSocket: server.WebSocket,
+      lose: (_, user) => server.drop(1006, { user }),
+      passGrace: async () => server.expireGrace(),
+    }),
+    // The default of the server is 5 s.
+    framesOf(steps, { url, WebSocket, lose: (socket) => socket.terminate(), passGrace: () => pause(6_000) }),
+  ]);
+  const others = real.filter((frame) => {
+    const index = ours.findIndex((other) => covers(other, frame));
+    if (index >= 0) ours.splice(index, 1);
+    return index < 0;
+  });
+  return { others, ours };
+}
+
+const nameOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).name;
+const [open, withTokens] = process.env.CHAT_URLS.split(",");
+const found = await Promise.all([
+  differences(OPEN_TO_ALL, open, { can: () => ["join", "send", "history", "presence"] }),
+  differences(WITH_TOKENS, withTokens, {
+    can: ({ id }) => GRANTS[id],
+    userOf: (token) => ({ id: nameOf(token), name: nameOf(token), color: "" }),
+  }),
+]);
+console.log(JSON.stringify({ others: found.flatMap(({ others }) => others), ours: found.flatMap(({ ours }) => ours) }));

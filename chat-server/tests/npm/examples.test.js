@@ -1,6 +1,7 @@
 // The examples of docs/javascript.md: each is in the page as it is here, and does what the page says.
 
 import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert";
+import { spawnSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { afterEach, beforeEach, test } from "node:test";
 
@@ -56,7 +57,17 @@ test("the README of the package", async () => {
   await settled();
   deepStrictEqual(lines.at(-1), ["ann: Hello"]);
   // Its client connects no more, and the test ends.
-  server.drop(1000);
+  server.close();
+});
+
+test("a test of an application ends if it fails", () => {
+  const text = readFileSync(new URL("examples/testing.js", import.meta.url), "utf8");
+  const failing = text.replace('"Hello,Hello Bob"', '"another text"');
+  const args = ["--input-type=module"];
+  const options = { cwd: new URL(".", import.meta.url), input: failing, encoding: "utf8", timeout: 20_000 };
+  const { status, stdout } = spawnSync(process.execPath, args, options);
+  match(stdout, /another text/);
+  strictEqual(status, 1);
 });
 
 test("a room", async () => {
@@ -94,7 +105,7 @@ test("a backend that is away does not end the client of the README", async () =>
   });
   ok(server.received.some(({ token }) => token === "bob"));
   ok(!server.received.some(({ token }) => token?.includes("gateway")));
-  server.drop(1000);
+  server.close();
 });
 
 test("logging out", async () => {

@@ -110,6 +110,21 @@ test("require loads it where Node.js loads modules so", (context) => {
   strictEqual(typeof createRequire(import.meta.url)("roomcast").ChatClient, "function");
 });
 
+test("a runtime without a TextEncoder, as of Jest with jsdom, loads and uses it", () => {
+  const program = `
+    delete globalThis.TextEncoder;
+    const { ChatClient } = await import("roomcast");
+    const { TestServer } = await import("roomcast/testing");
+    const server = new TestServer();
+    const chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket });
+    await chat.connect();
+    await chat.join("r");
+    console.log((await chat.send("r", "é")).offset);
+    chat.close();`;
+  const args = ["--input-type=module", "--eval", program];
+  strictEqual(execFileSync(process.execPath, args, { cwd: here, encoding: "utf8" }), "1\n");
+});
+
 test("the manifest names the version of the servers", () => {
   const { version } = JSON.parse(readFileSync(new URL("node_modules/roomcast/package.json", import.meta.url)));
   const workspace = readFileSync(new URL("../../../Cargo.toml", import.meta.url), "utf8");

@@ -128,13 +128,25 @@ suite("calls", () => {
     strictEqual(await codeOf(chat.send("r", "from bob")), "none");
   });
 
-  test("the server judges the name of a client, which a token may replace", async () => {
-    for (const name of ["", "Ann \ud83d", "x".repeat(200)]) {
-      const chat = newClient({ name, token: "ann" });
-      strictEqual((await chat.connect()).user.id, "ann");
+  test("the server repairs the name of a client, which a token replaces, or refuses it", async () => {
+    const chat = newClient({ name: "Ann \ud83d", token: "ann" });
+    strictEqual((await chat.connect()).user.id, "ann");
+    strictEqual(await codeOf(chat.rename("Ann \ud83d")), "bad_field");
+    strictEqual(chat.state, "online");
+    for (const name of ["", "x".repeat(200)]) {
+      strictEqual(await codeOf(newClient({ name, token: "ann" }).connect()), "bad_field");
       strictEqual(await codeOf(chat.rename(name)), "bad_field");
       strictEqual(chat.state, "online");
     }
+  });
+
+  test("the length of a name is that of its UTF-8", async () => {
+    const chat = await member();
+    for (const [character, most] of [["x", 128], ["é", 64], ["日", 42], ["👋", 32]]) {
+      strictEqual((await chat.join(character.repeat(most))).count, 1);
+      strictEqual(await codeOf(chat.join(character.repeat(most + 1))), "room_name_invalid");
+    }
+    strictEqual(await codeOf(chat.join("")), "room_name_invalid");
   });
 
   test("all messages of a long queue may be refused", async () => {

@@ -1,9 +1,9 @@
 // The server for tests: it plays the server's side of the vectors, and its frames have the form of
 // those of a real server.
 
-import { deepStrictEqual, ok, rejects, strictEqual } from "node:assert";
+import { deepStrictEqual, ok, rejects, strictEqual, throws } from "node:assert";
 import { readFileSync } from "node:fs";
-import { suite, test } from "node:test";
+import { afterEach, mock, suite, test } from "node:test";
 
 import { ChatClient } from "../chat-client.js";
 import { TestServer } from "../chat-testing.js";
@@ -272,4 +272,266 @@ test("a token that has expired is renewed, or ends the client", async () => {
   await settled();
   ok(renewed.state !== "closed");
   renewed.close();
+});
+
+const servers = [];
+
+/** A server whose clients end with the test, whatever comes of it. */
+function newServer(options) {
+  servers.push(new TestServer(options));
+  return servers.at(-1);
+}
+
+afterEach(() => servers.splice(0).forEach((server) => server.close()));
+
+/** The presence events that a client receives, as texts. */
+function presenceOf(chat) {
+  const seen = [];
+  chat.on("presence", ({ event, user }) => seen.push(`${event} ${user.name}`));
+  return seen;
+}
+
+suite("a member whose connection ends", () => {
+  /** Ann and Bob in a room. */
+  async function two() {
+    const server = newServer();
+    const [ann, bob] = ["Ann", "Bob"].map((token) => newClient(server, { token, backoffBaseMs: 1_000_000 }));
+    await ann.join("r");
+    await bob.join("r");
+    await server.settled();
+    return { server, ann, bob, seen: presenceOf(ann), listed: async () => (await ann.members("r")).count };
+  }
+
+  test("is a member as before if it returns in time", async () => {
+    const { server, bob, seen, listed } = await two();
+    server.drop(1006, { user: "Bob" });
+    await server.settled();
+    deepStrictEqual([bob.state, await listed()], ["waiting", 2]);
+    await bob.connect();
+    await server.settled();
+    server.expireGrace();
+    await server.settled();
+    deepStrictEqual([seen, bob.rooms, await listed()], [[], ["r"], 2]);
+  });
+
+  test("has left when the time is over", async () => {
+    const { server, bob, seen, listed } = await two();
+    server.drop(1006, { user: "Bob" });
+    await server.settled();
+    server.expireGrace("Ann");
+    await server.settled();
+    deepStrictEqual(seen, []);
+    server.expireGrace("Bob");
+    await server.settled();
+    deepStrictEqual([seen, await listed()], [["left Bob"], 1]);
+    await bob.connect();
+    await server.settled();
+    deepStrictEqual(seen, ["left Bob", "joined Bob"]);
+  });
+
+  test("leaves at once by close(), unless the line is dead", async () => {
+    const { server, bob, seen, listed } = await two();
+    bob.close();
+    await server.settled();
+    deepStrictEqual(seen, ["left Bob"]);
+    await bob.connect();
+    await server.settled();
+    server.isSilent = true;
+    bob.close();
+    await server.settled();
+    server.isSilent = false;
+    deepStrictEqual([seen, await listed()], [["left Bob", "joined Bob"], 2]);
+  });
+
+  test("is a member as before if it returns under another name", async () => {
+    const { server, seen } = await two();
+    const cid = newClient(server, { name: "Cid" });
+    await cid.join("r");
+    await cid.rename("Cidney");
+    await server.settled();
+    deepStrictEqual(seen, ["joined Cid", "renamed Cidney"]);
+  });
+
+  test("leaves at once if the server has removed it", async () => {
+    for (const [code, reason] of [[4002, "kicked"], [4003, "banned"]]) {
+      const { server, seen } = await two();
+      server.goodbye(code, { reason }, "Bob");
+      await server.settled();
+      deepStrictEqual(seen, ["left Bob"]);
+    }
+    const { server, seen, listed } = await two();
+    server.drop(1006, { user: "Bob" });
+    await server.settled();
+    server.kick("r", "Bob");
+    await server.settled();
+    deepStrictEqual([seen, await listed()], [["left Bob"], 1]);
+  });
+
+  test("is there with its other connection", async () => {
+    const { server, bob, seen } = await two();
+    const other = newClient(server, { token: "Bob" });
+    await other.join("r");
+    bob.close();
+    await server.settled();
+    deepStrictEqual(seen, []);
+  });
+});
+
+test("a user receives what the capabilities allow", async () => {
+  const grants = { ann: ["join"], bob: ["presence", "join", "history", "send"] };
+  const server = newServer({ can: ({ id }) => grants[id] });
+  server.say("r", "Cid", "old");
+  server.join("r", "Cid");
+  const [ann, bob] = ["ann", "bob"].map((token) => newClient(server, { token }));
+  const seen = [presenceOf(ann), presenceOf(bob)];
+  const [few, all] = [ann.room("r", { history: 10 }), bob.room("r", { history: 10 })];
+  await server.settled();
+  const shown = ({ snapshot: { messages, members, count, hasMore, can } }) => [messages.length, members.length, count, hasMore, can];
+  deepStrictEqual(shown(few), [0, 1, 1, false, ["join"]]);
+  deepStrictEqual(shown(all), [1, 3, 3, false, ["join", "send", "history", "presence"]]);
+  server.leave("r", "Cid");
+  server.say("r", "bob", "new");
+  await server.settled();
+  deepStrictEqual(seen, [[], ["joined bob", "left Cid"]]);
+  deepStrictEqual(few.snapshot.messages.map(({ message }) => message), ["new"]);
+  // They apply after a reconnect as well.
+  server.isReachable = false;
+  server.drop(1006, { user: "ann" });
+  server.say("r", "bob", "missed");
+  await server.settled();
+  server.isReachable = true;
+  await ann.connect();
+  await server.settled();
+  deepStrictEqual(few.snapshot.messages.map(({ message }) => message), ["new"]);
+});
+
+test("a new token of a user may put it out of rooms", async () => {
+  let can = ["join", "presence"];
+  const server = newServer({ can: () => can, expiresInMs: 10_000 });
+  const chat = newClient(server, { token: "ann" });
+  await chat.join("r");
+  const left = [];
+  chat.on("left", ({ room, reason }) => left.push([room, reason]));
+  const socket = new server.WebSocket("ws://chat.example/ws");
+  const answers = [];
+  socket.onmessage = ({ data }) => answers.push(JSON.parse(data));
+  await server.settled();
+  const send = async (frame) => {
+    socket.send(JSON.stringify(frame));
+    await server.settled();
+  };
+  await send({ type: "hello", token: "bob" });
+  await send({ type: "join", room: "r" });
+  can = [];
+  await send({ type: "hello", token: "bob" });
+  deepStrictEqual(answers.at(-1), { type: "left", room: "r", reason: "forbidden" });
+  deepStrictEqual(left, []);
+});
+
+suite("inputs that a real server refuses", () => {
+  const nested = (depth) => (depth === 0 ? 1 : [nested(depth - 1)]);
+  const REFUSED = [
+    ["bad_field", "a NUL in a text", (chat) => chat.send("r", "a\0b")],
+    ["bad_field", "a NUL in data", (chat) => chat.send("r", "a", { data: ["\0"] })],
+    ["bad_field", "data that is too deep", (chat) => chat.send("r", "a", { data: nested(61) })],
+    ["bad_field", "data that makes the frame too deep", (chat) => chat.send("r", "a", { data: nested(80) })],
+    ["bad_field", "a direct message that is too deep", (chat) => chat.direct("bob", "a", { data: nested(60) })],
+    ["bad_field", "a long key", (chat) => chat.send("r", "a", { key: "k".repeat(500) })],
+    ["room_name_invalid", "a blank name", (chat) => chat.join(" ")],
+    ["room_name_invalid", "a name that reorders", (chat) => chat.join("a\u202e")],
+    ["bad_field", "a negative number", (chat) => chat.join("s", { history: -1 })],
+    ["bad_field", "a fraction", (chat) => chat.join("s", { history: 1.5 })],
+    ["bad_field", "a negative limit", (chat) => chat.history("r", { limit: -1 })],
+    ["bad_field", "two bounds", (chat) => chat.history("r", { before: 3, after: 1 })],
+    ["bad_field", "a ban without a time", (chat) => chat.ban("r", "bob", { seconds: 0 })],
+    ["bad_field", "a ban of a fraction", (chat) => chat.ban("r", "bob", { seconds: 1.5 })],
+    ["bad_field", "a long reason", (chat) => chat.kick("r", "bob", "x".repeat(513))],
+    ["bad_field", "a user without a name", (chat) => chat.kick("r", " ")],
+  ];
+  for (const [code, name, request] of REFUSED) {
+    test(name, async () => {
+      const server = newServer();
+      const chat = newClient(server);
+      await chat.join("r");
+      await rejects(request(chat), { code });
+    });
+  }
+
+  test("what is just allowed is carried out", async () => {
+    const server = newServer();
+    const chat = newClient(server);
+    await chat.join("r", { history: 300 });
+    await chat.send("r", "a", { data: nested(60), key: "k".repeat(126) });
+    await chat.send("r", "b");
+    await chat.direct("bob", "a", { data: nested(59) });
+    strictEqual((await chat.history("r", { limit: 0 })).messages.length, 1);
+  });
+
+  test("more rooms than a connection may be in", async () => {
+    const server = newServer({ limits: { rooms: 1 } });
+    const chat = newClient(server);
+    await chat.join("r");
+    await rejects(chat.join("s"), { code: "too_many_rooms" });
+  });
+});
+
+test("a fault of an unknown type is an error of the test", () => {
+  const server = new TestServer();
+  throws(() => server.refuse("joinn", "forbidden"), { name: "TypeError", message: /joinn.*join, leave/ });
+  throws(() => server.loseAnswer("sent"), TypeError);
+});
+
+suite("all has settled", () => {
+  /** Sends on after answers, by a token and handlers that take some turns of the promises. */
+  async function chats(server) {
+    const token = async () => {
+      for (let turn = 0; turn < 20; turn += 1) await null;
+      return "ann";
+    };
+    const chat = newClient(server, { token });
+    const room = chat.room("r");
+    room.send("one");
+    chat.on("message", async ({ message }) => {
+      for (let turn = 0; turn < 20; turn += 1) await null;
+      if (message.length < 10) room.send(`${message}!`);
+    });
+    await server.settled();
+    deepStrictEqual(room.snapshot.messages.map(({ state }) => state), Array(8).fill("received"));
+    server.close();
+    await server.settled();
+    strictEqual(chat.state, "closed");
+  }
+
+  test("without timers", () => chats(newServer()));
+
+  test("while a test has the timers", async () => {
+    mock.timers.enable({ apis: ["setTimeout", "setInterval", "setImmediate", "Date"] });
+    const { queueMicrotask } = globalThis;
+    // The fake timers of Jest stop it, too.
+    globalThis.queueMicrotask = () => {};
+    try {
+      await chats(newServer());
+    } finally {
+      globalThis.queueMicrotask = queueMicrotask;
+      mock.timers.reset();
+    }
+  });
+});
+
+test("a server that is closed closes its clients, and those that connect later", async () => {
+  const server = newServer();
+  const clients = ["ann", "bob", "cid"].map((token) => newClient(server, { token, backoffBaseMs: 1 }));
+  await Promise.all(clients.slice(0, 2).map((chat) => chat.connect()));
+  server.drop(1006, { user: "bob" });
+  await server.settled();
+  server.close();
+  await server.settled();
+  await rejects(clients[1].connect(), { code: "closed" });
+  server.isReachable = false;
+  const late = newClient(server);
+  await rejects(late.connect(), { code: "closed" });
+  deepStrictEqual(
+    [...clients, late].map(({ state, status }) => [state, status.by]),
+    Array(4).fill(["closed", "server"]),
+  );
 });

@@ -9,6 +9,7 @@ beforeEach(() => {
   vi.stubGlobal("WebSocket", server.WebSocket);
 });
 afterEach(() => {
+  server.close();
   vi.unstubAllGlobals();
   vi.useRealTimers();
 });
@@ -26,5 +27,4 @@ test("a message that a dead line has swallowed is sent over the next one", async
   server.isSilent = false;
   await vi.advanceTimersByTimeAsync(15_000);
   expect(await sent).toMatchObject({ offset: 1 });
-  chat.close();
 });

@@ -5,6 +5,11 @@ import { TestServer } from "roomcast/testing";
 
 const { NAME: name, TOKEN: token } = process.env;
 const server = new TestServer({ expiresInMs: undefined, can: undefined });
+server.refuse("send", "rate_limited", { retryAfterMs: undefined });
+// @ts-expect-error there is no such type of a request.
+server.refuse("joinn", "forbidden");
+server.expireGrace();
+await server.settled();
 const chat = new ChatClient("ws://chat.example/ws", { name, token, WebSocket: server.WebSocket, debug: undefined });
 
 chat.on("left", ({ reason, until }) => console.log(reason?.toUpperCase(), until));
@@ -16,3 +21,4 @@ room.on("change", () => console.log(room.snapshot.messages.map(({ id }) => id)),
 await room.join().catch((error: ChatError) => console.log(error.until));
 await chat.ban("general", "bob", { seconds: undefined, reason: undefined });
 await chat.join("general", { history: undefined });
+server.close();
