@@ -48,18 +48,30 @@ test("the pages have the examples as they are tested", () => {
   }
 });
 
-test("the README of the package", async () => {
+/** Runs the example of the README until it has received its own message. Returns what it logged. */
+async function runReadme(fetch, query = "") {
   const lines = [];
   const { log } = console;
-  const fetch = async () => new Response("ann");
-  await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
-    console.log = (line) => lines.push(line);
-    await import("./examples/readme.js").finally(() => (console.log = log));
+  const received = new Promise((resolve) => {
+    console.log = (line) => lines.push(line) && line.includes("ann: Hello") && resolve();
   });
+  try {
+    await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
+      await import(`./examples/readme.js${query}`);
+      await received;
+    });
+  } finally {
+    console.log = log;
+  }
   await settled();
-  deepStrictEqual(lines.at(-1), ["ann: Hello"]);
   // Its client connects no more, and the test ends.
   server.drop(1000);
+  return lines;
+}
+
+test("the README of the package", async () => {
+  const lines = await runReadme(async () => new Response("ann"));
+  deepStrictEqual(lines.at(-1), ["ann: Hello"]);
 });
 
 test("a room", async () => {
@@ -156,16 +168,10 @@ test("each code that a user may meet has a sentence, and the moderator's words a
 });
 
 test("a backend that is away does not end the client of the README", async () => {
-  const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 }), new Response("bob")];
-  const globals = { WebSocket: server.WebSocket, fetch: async () => answers.shift() ?? new Response("bob") };
-  await withGlobals(globals, async () => {
-    const { log } = console;
-    console.log = () => {};
-    await import("./examples/readme.js?away").finally(() => (console.log = log));
-  });
-  ok(server.received.some(({ token }) => token === "bob"));
+  const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 })];
+  await runReadme(async () => answers.shift() ?? new Response("ann"), "?away");
+  ok(server.received.some(({ token }) => token === "ann"));
   ok(!server.received.some(({ token }) => token?.includes("gateway")));
-  server.drop(1000);
 });
 
 test("logging out", async () => {
