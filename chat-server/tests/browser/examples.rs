@@ -78,6 +78,12 @@ fn page_offers_to_send_or_discard_what_failed() {
     tab.until(SHOWS, &["#log", "The message is too long."]);
     press(&tab, "#log [data-action=discard]");
     tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    // What failed is not there for the next user.
+    say(&tab, &"x".repeat(100_000));
+    tab.until("sessionStorage['unsent ann'].includes('xxx')", &[]);
+    press(&tab, "#log-out");
+    tab.until("location.pathname === '/login'", &[]);
+    assert_eq!(tab.run("return sessionStorage.length", &[]), 0);
     browser.assert_no_errors(&[]);
 }
 
@@ -143,6 +149,11 @@ fn service_worker_keeps_files_alone_and_no_token() {
         &[],
     );
     assert_eq!(kept, json!(["/assets/words.js"]));
+    // The application cannot be reached.
+    tab.run("window.there = fetch; window.fetch = () => Promise.reject(new TypeError());", &[]);
+    press(&tab, "#log-out");
+    tab.until(SHOWS, &["#state", "You are not logged out."]);
+    tab.run("window.fetch = there", &[]);
     press(&tab, "#log-out");
     tab.until("location.pathname === '/login'", &[]);
     tab.go(&app.url("/"));

@@ -28,8 +28,8 @@ bind({
   async logOut() {
     // First, since it waits for nothing: the other users see at once that this one has left.
     chat.close();
-    sessionStorage.clear();
     await fetch("/logout", { method: "POST" });
+    sessionStorage.clear();
     location.assign("/login");
   },
 });

@@ -4,6 +4,7 @@ import { STATES, sentence } from "./words.js";
 export const EMPTY = { state: "joining", messages: [], members: [], count: 0, typists: [] };
 
 const element = (id) => document.getElementById(id);
+const say = (text) => (element("state").textContent = text);
 
 /** By the id of a message: its row, and what the row shows. */
 const rows = new Map();
@@ -18,7 +19,7 @@ export function bind(actions) {
   element("text").oninput = () => actions.typing(true);
   element("older").onclick = () => actions.history();
   element("again").onclick = () => actions.again();
-  element("log-out").onclick = () => actions.logOut();
+  element("log-out").onclick = () => actions.logOut().catch(() => say("You are not logged out. Try again."));
   element("log").onclick = ({ target: { dataset } }) => dataset.action && actions[dataset.action](dataset.key);
 }
 
@@ -27,10 +28,11 @@ export function show(status, snapshot) {
   const { state, error, messages, hasMore, isLoading, members, count, typists } = snapshot;
   const end = state === "left" ? error : status.error;
   const isJoining = status.state === "online" && state === "joining";
-  element("state").textContent = end ? sentence(end) : isJoining ? "Joining…" : STATES[status.state];
+  say(end ? sentence(end) : isJoining ? "Joining…" : STATES[status.state]);
   element("reason").textContent = end?.reason ?? "";
   element("reason").hidden = !end?.reason;
-  element("again").textContent = end?.code === "unauthorized" ? "Log in" : "Connect now";
+  const isLeft = status.state === "online" && state === "left";
+  element("again").textContent = end?.code === "unauthorized" ? "Log in" : isLeft ? "Join again" : "Connect now";
   element("again").hidden = !end && status.state !== "waiting";
   element("members").textContent = `${count} here: ${namesOf(members)}`;
   element("typing").textContent = typists.length > 0 ? `Typing: ${namesOf(typists)}` : "";
