@@ -1,5 +1,5 @@
-// The examples of docs/javascript.md and docs/recipes.md: each is in the page as it is here, and does what the
-// page says. Those that need a browser or a process of their own are tested in ../browser, too.
+// The examples of docs/javascript.md, docs/recipes.md and the READMEs: each is in the page as it is here, and does
+// what the page says. Those that need a browser or a process of their own are tested in ../browser, too.
 
 import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert";
 import { readFileSync, readdirSync } from "node:fs";
@@ -41,37 +41,43 @@ async function withGlobals(globals, run) {
 }
 
 test("the pages have the examples as they are tested", () => {
-  const pages = ["../../../docs/javascript.md", "../../../docs/recipes.md", "../../web/README.md"];
+  const pages = ["../../../docs/javascript.md", "../../../docs/recipes.md", "../../web/README.md", "../../../README.md"];
   const texts = pages.map((page) => readFileSync(new URL(page, import.meta.url), "utf8")).join();
   for (const file of readdirSync(new URL("examples/", import.meta.url))) {
     ok(texts.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
   }
 });
 
-/** Runs the example of the README until it has received its own message. Returns what it logged. */
-async function runReadme(fetch, query = "") {
-  const lines = [];
+/** Runs an example until it logs what it should. Returns that. */
+async function runUntil(isDue, file, fetch) {
   const { log } = console;
-  const received = new Promise((resolve) => {
-    console.log = (line) => lines.push(line) && line.includes("ann: Hello") && resolve();
-  });
+  const due = new Promise((resolve) => (console.log = (line) => isDue(line) && resolve(line)));
   try {
     await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
-      await import(`./examples/readme.js${query}`);
-      await received;
+      await import(`./examples/${file}`);
+      await due;
     });
   } finally {
     console.log = log;
+    // Its client connects no more, and the test ends.
+    server.drop(1000);
   }
-  await settled();
-  // Its client connects no more, and the test ends.
-  server.drop(1000);
-  return lines;
+  return due;
 }
 
 test("the README of the package", async () => {
-  const lines = await runReadme(async () => new Response("ann"));
-  deepStrictEqual(lines.at(-1), ["ann: Hello"]);
+  const isDue = ([line]) => line === "ann: Hello";
+  deepStrictEqual(await runUntil(isDue, "readme.js", async () => new Response("ann")), ["ann: Hello"]);
+});
+
+test("the README of the project", async () => {
+  const messages = await runUntil(([first]) => first?.state === "received", "first.js");
+  deepStrictEqual(messages.map(({ user, message }) => [user.name, message]), [["Ann", "Hello"]]);
+});
+
+test("a client with the WebSocket of a package", async () => {
+  const { chat } = await import("./examples/node.js");
+  strictEqual(chat.state, "idle");
 });
 
 test("a room", async () => {
@@ -169,7 +175,8 @@ test("each code that a user may meet has a sentence, and the moderator's words a
 
 test("a backend that is away does not end the client of the README", async () => {
   const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 })];
-  await runReadme(async () => answers.shift() ?? new Response("ann"), "?away");
+  const fetch = async () => answers.shift() ?? new Response("ann");
+  await runUntil(([line]) => line === "ann: Hello", "readme.js?away", fetch);
   ok(server.received.some(({ token }) => token === "ann"));
   ok(!server.received.some(({ token }) => token?.includes("gateway")));
 });
