@@ -52,13 +52,14 @@ fn bot_of_the_documentation_answers_across_restarts() {
         import { ChatClient } from 'roomcast';
         import { createInterface } from 'node:readline';
         import { WebSocket } from 'undici';
+        // Without an answer the test fails.
+        setTimeout(() => process.exit(), 40_000).unref();
         const chat = new ChatClient(process.env.CHAT_URL, { name: 'Cid', WebSocket, backoffCapMs: 200 });
         chat.on('message', ({ user, message }) => user.name === 'Bot' && console.log(message));
         chat.on('presence', ({ event, user }) => console.log(event, user.name));
         chat.connect();
         await chat.join('general').then(() => console.log('waiting'));
         const room = chat.room('general');
-        // With the server away each starts when it can: the bot may have been there before.
         const isThere = () => room.snapshot.members.some(({ name }) => name === 'Bot');
         while (!isThere()) await new Promise((resolve) => room.on('change', resolve));
         const say = (text) => room.send(text);
