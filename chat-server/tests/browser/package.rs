@@ -46,11 +46,11 @@ fn bot_of_the_documentation_answers_across_restarts() {
     let _ = std::fs::remove_file(&positions);
     let variables = [("CHAT_URL", url.as_str()), ("POSITIONS", positions.to_str().unwrap())];
     let start_bot = || Node::start_with(&["examples/bot.js"], &variables);
-    let bot = start_bot();
+    let mut bot = start_bot();
+    while !bot.line().starts_with("waiting") {}
     let mut asker = Node::start(&["--input-type=module"], &server);
     let script = "
         import { ChatClient } from 'roomcast';
-        import { createInterface } from 'node:readline';
         import { WebSocket } from 'undici';
         // Without an answer the test fails.
         setTimeout(() => process.exit(), 40_000).unref();
@@ -58,7 +58,6 @@ fn bot_of_the_documentation_answers_across_restarts() {
         chat.on('message', ({ user, message }) => user.name === 'Bot' && console.log(message));
         chat.on('presence', ({ event, user }) => console.log(event, user.name));
         chat.connect();
-        await chat.join('general').then(() => console.log('waiting'));
         const room = chat.room('general');
         const isThere = () => room.snapshot.members.some(({ name }) => name === 'Bot');
         while (!isThere()) await new Promise((resolve) => room.on('change', resolve));
@@ -66,20 +65,17 @@ fn bot_of_the_documentation_answers_across_restarts() {
         say('!echo hi');
         say('!who');
         say('!kick x');
-        process.on('SIGUSR2', () => say('!echo missed'));";
+        process.on('SIGUSR2', () => say('!echo missed').then(() => console.log('said')));";
     asker.child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     server.restart();
-    let mut until = |wanted: &str| {
-        let line = std::iter::repeat_with(|| asker.line()).take(50).find(|line| line == wanted);
-        assert!(line.is_some(), "never: {wanted}");
-    };
     for line in ["hi", "2: Bot, Cid", "That is for moderators."] {
-        until(line);
+        asker.until(line);
     }
     assert_eq!(bot.end(), Some(0));
-    until("left Bot");
+    asker.until("left Bot");
     let asker_id = asker.child.id().to_string();
     Command::new("kill").args(["-USR2", &asker_id]).status().unwrap();
+    asker.until("said");
     let bot = start_bot();
     let said = std::iter::repeat_with(|| asker.line()).find(|line| !line.ends_with("Bot"));
     assert_eq!(said.as_deref(), Some("missed"));
@@ -190,6 +186,12 @@ impl Node {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
+    }
+
+    /// Waits until it prints this line.
+    fn until(&mut self, wanted: &str) {
+        let line = std::iter::repeat_with(|| self.line()).take(50).find(|line| line == wanted);
+        assert!(line.is_some(), "never: {wanted}");
     }
 
     /// Ends it by SIGTERM. Returns its exit code.

@@ -38,7 +38,8 @@ async function handle({ room, user, message, offset }, epoch) {
     const key = `answer-${epoch}-${offset}`;
     await chat.send(room, answer, { key }).catch(({ code }) => console.error("not answered:", room, code));
   }
-  if (!isStopping && offset !== undefined) store(room, { epoch, offset });
+  // What a closed client could not answer is handled by the next start.
+  if (chat.state !== "closed" && offset !== undefined) store(room, { epoch, offset });
 }
 
 function store(room, position) {
@@ -80,14 +81,14 @@ function onLeft(room, { code = "removed", until = Date.now() + 60_000 }) {
 }
 
 chat.on("state", ({ state, by, reason }) => {
-  console.error(state, by ?? "", reason ?? "");
+  console.log(state, by ?? reason ?? "");
   // A ban of the user, or no token: the supervisor of the process starts it again.
   if (state === "closed" && by !== "client") process.exit(1);
 });
 
 async function stop() {
   isStopping = true;
-  // The command in work ends, or is handled by the next start.
+  // The command in work ends, unless that takes too long.
   await Promise.race([handling, new Promise((resolve) => setTimeout(resolve, 5_000))]);
   chat.close();
   // The connection closes in this time; a dead one does not hold the process.
