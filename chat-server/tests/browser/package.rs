@@ -47,7 +47,7 @@ fn bot_of_the_documentation_answers_across_restarts() {
     let variables = [("CHAT_URL", url.as_str()), ("POSITIONS", positions.to_str().unwrap())];
     let start_bot = || Node::start_with(&["examples/bot.js"], &variables);
     let mut bot = start_bot();
-    while !bot.line().starts_with("waiting") {}
+    bot.until("waiting");
     let mut asker = Node::start(&["--input-type=module"], &server);
     let script = "
         import { ChatClient } from 'roomcast';
@@ -188,9 +188,10 @@ impl Node {
         line.trim().to_owned()
     }
 
-    /// Waits until it prints this line.
+    /// Waits until it prints a line that begins so.
     fn until(&mut self, wanted: &str) {
-        let line = std::iter::repeat_with(|| self.line()).take(50).find(|line| line == wanted);
+        let line =
+            std::iter::repeat_with(|| self.line()).take(50).find(|line| line.starts_with(wanted));
         assert!(line.is_some(), "never: {wanted}");
     }
 
