@@ -98,7 +98,7 @@ fn unsent_message_of_the_page_survives_a_reload_and_is_sent_once() {
     tab.until(SHOWS, &["#state", "The connection is lost."]);
     say(&tab, "Written offline");
     tab.go(&app.url("/"));
-    tab.until(SHOWS, &["#log", "Written offline …"]);
+    tab.until(SHOWS, &["#log", "You: Written offline …"]);
     server.restart();
     press(&tab, "#again");
     tab.until("sessionStorage['unsent ann'] === '[]'", &[]);

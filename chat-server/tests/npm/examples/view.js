@@ -63,7 +63,9 @@ function rowOf(message) {
   const known = rows.get(message.id) ?? { row: document.createElement("li") };
   rows.set(message.id, known);
   const { user, state, error, key, isAfterGap } = message;
-  const text = `${isAfterGap ? "(Messages before this one are lost.) " : ""}${user.name}: ${message.message}`;
+  // Before the first connection the client does not know the name that the token has.
+  const name = user.name || "You";
+  const text = `${isAfterGap ? "(Messages before this one are lost.) " : ""}${name}: ${message.message}`;
   const note = error ? sentence(error) : state === "sending" ? "…" : "";
   const shown = [text, note, state, key].join("\n");
   if (known.shown === shown) return known.row;
