@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
-use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::server::Server;
@@ -40,77 +39,6 @@ fn policy_in_the_documentation_allows_the_client() {
     let browser = Browser::start();
     let tab = browser.open(&serve(&policy, vec![("/", page), ("/page.js", script)]));
     tab.until(SHOWS, &["Ann: Hello from a page of my own"]);
-    browser.assert_no_errors(&[]);
-}
-
-/// The example of the documentation: the tabs are one user, with one connection.
-#[test]
-fn tabs_share_the_client_of_a_worker() {
-    let server = Server::start();
-    let worker = include_str!("../npm/examples/shared-worker.js")
-        .replace("localhost:8080", &format!("localhost:{}", server.port()));
-    let page = page(
-        "<pre id=log></pre><b id=count></b><i id=state></i><button id=hello>Hello</button>
-        <script type=module src=/shared-tab.js></script>",
-    );
-    let tab_script = include_str!("../npm/examples/shared-tab.js").to_owned();
-    let address =
-        serve("", vec![("/", page), ("/shared-worker.js", worker), ("/shared-tab.js", tab_script)]);
-    let browser = Browser::start();
-    let (one, two) = (browser.open(&address), browser.open(&address));
-    for tab in [&one, &two] {
-        tab.until("document.querySelector('#count').textContent === '1'", &[]);
-        tab.until("document.querySelector('#state').textContent === 'joined'", &[]);
-    }
-    one.run("document.querySelector('#hello').click()", &[]);
-    for tab in [&one, &two] {
-        tab.until(SHOWS, &["Ann: Hello"]);
-    }
-    // A tab in the cache of the browser, which returns.
-    one.run(
-        "for (const type of ['pagehide', 'pageshow']) {
-            dispatchEvent(new PageTransitionEvent(type, { persisted: true }));
-        }",
-        &[],
-    );
-    one.run("document.querySelector('#hello').click()", &[]);
-    one.until(SHOWS, &["Ann: Hello\nAnn: Hello"]);
-    // The last one of a room leaves it, and the other tab is still there.
-    one.close();
-    two.run("document.querySelector('#hello').click()", &[]);
-    two.until(SHOWS, &["Ann: Hello\nAnn: Hello\nAnn: Hello"]);
-    browser.assert_no_errors(&[]);
-}
-
-/// The example of the documentation, in control of a page whose chat is on another origin.
-#[test]
-fn service_worker_keeps_no_modules_of_the_server() {
-    let server = Server::start();
-    let module = server.url("/web/chat-client.js");
-    let worker = include_str!("../npm/examples/service-worker.js").to_owned();
-    let text = String::from("export {};");
-    let files = vec![
-        ("/", page("")),
-        ("/service-worker.js", worker),
-        ("/app.js", text.clone()),
-        ("/web/chat-client.js", text),
-    ];
-    let browser = Browser::start();
-    let tab = browser.open(&serve("", files));
-    tab.run_async("await navigator.serviceWorker.register('/service-worker.js'); await navigator.serviceWorker.ready;", &[]);
-    tab.run("location.reload()", &[]);
-    tab.until("navigator.serviceWorker.controller !== null", &[]);
-    let kept = tab.run_async(
-        "for (const module of ['/app.js', '/web/chat-client.js', arguments[0]]) await import(module);
-        const { ChatClient } = await import(arguments[0]);
-        const chat = new ChatClient(arguments[0].replace('http', 'ws').replace('/web/chat-client.js', '/ws'));
-        await chat.connect();
-        chat.close();
-        const requests = await (await caches.open('app-1')).keys();
-        return requests.map(({ url }) => new URL(url).pathname).filter((path) => path !== '/');",
-        &[&module],
-    );
-    assert_eq!(kept, json!(["/app.js"]));
     browser.assert_no_errors(&[]);
 }
 

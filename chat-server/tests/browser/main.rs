@@ -9,6 +9,7 @@ mod client;
 mod copies;
 mod devices;
 mod embed;
+mod examples;
 mod fake;
 mod faults;
 mod history;

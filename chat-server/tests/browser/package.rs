@@ -36,26 +36,51 @@ fn application_built_by_vite_chats() {
     browser.assert_no_errors(&[AWAY]);
 }
 
+/// Its server is away when it starts; it ends at SIGTERM; and it answers what was said meanwhile, once.
 #[test]
-fn bot_of_the_documentation_answers() {
-    let server = Server::start();
-    let _bot = Node::start(&["examples/bot.js"], &server);
+fn bot_of_the_documentation_answers_across_restarts() {
+    let mut server = Server::start();
+    server.kill();
+    let url = socket(&server);
+    let positions = std::env::temp_dir().join(format!("bot-positions-{}", std::process::id()));
+    let _ = std::fs::remove_file(&positions);
+    let variables = [("CHAT_URL", url.as_str()), ("POSITIONS", positions.to_str().unwrap())];
+    let start_bot = || Node::start_with(&["examples/bot.js"], &variables);
+    let mut bot = start_bot();
+    bot.until("waiting");
     let mut asker = Node::start(&["--input-type=module"], &server);
     let script = "
         import { ChatClient } from 'roomcast';
         import { WebSocket } from 'undici';
-        const chat = new ChatClient(process.env.CHAT_URL, { name: 'Cid', WebSocket });
-        const answer = new Promise((resolve) => {
-            chat.on('message', ({ user, message }) => user.name === 'Echo' && resolve(message));
-        });
+        // Without an answer the test fails.
+        setTimeout(() => process.exit(), 40_000).unref();
+        const chat = new ChatClient(process.env.CHAT_URL, { name: 'Cid', WebSocket, backoffCapMs: 200 });
+        chat.on('message', ({ user, message }) => user.name === 'Bot' && console.log(message));
+        chat.on('presence', ({ event, user }) => console.log(event, user.name));
         chat.connect();
         const room = chat.room('general');
-        const hasBot = () => room.snapshot.members.some(({ name }) => name === 'Echo');
-        room.on('change', () => hasBot() && !room.snapshot.messages.length && room.send('hi'));
-        console.log(await answer);
-        chat.close();";
+        const isThere = () => room.snapshot.members.some(({ name }) => name === 'Bot');
+        while (!isThere()) await new Promise((resolve) => room.on('change', resolve));
+        const say = (text) => room.send(text);
+        say('!echo hi');
+        say('!who');
+        say('!kick x');
+        process.on('SIGUSR2', () => say('!echo missed').then(() => console.log('said')));";
     asker.child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    assert_eq!(asker.line(), "Cid said: hi");
+    server.restart();
+    for line in ["hi", "2: Bot, Cid", "That is for moderators."] {
+        asker.until(line);
+    }
+    assert_eq!(bot.end(), Some(0));
+    asker.until("left Bot");
+    let asker_id = asker.child.id().to_string();
+    Command::new("kill").args(["-USR2", &asker_id]).status().unwrap();
+    asker.until("said");
+    let bot = start_bot();
+    let said = std::iter::repeat_with(|| asker.line()).find(|line| !line.ends_with("Bot"));
+    assert_eq!(said.as_deref(), Some("missed"));
+    assert_eq!(bot.end(), Some(0));
+    let _ = std::fs::remove_file(&positions);
 }
 
 /// Nothing is lost, doubled or reordered while connections end, and servers are killed and started.
@@ -65,7 +90,7 @@ fn chaos_through_the_package() {
     let mut servers = [Server::start_on(&redis), Server::start_on(&redis)];
     let proxies = servers.each_ref().map(|server| TcpProxy::start(server.port()));
     let urls = proxies.each_ref().map(|proxy| format!("ws://localhost:{}/ws", proxy.port()));
-    let mut members = Node::start_with(&["chaos.js"], "CHAT_URLS", &urls.join(","));
+    let mut members = Node::start_with(&["chaos.js"], &[("CHAT_URLS", &urls.join(","))]);
     assert_eq!(members.line(), "joined");
     for round in 0..8 {
         sleep(Duration::from_millis(500));
@@ -91,7 +116,7 @@ fn swallowed_send_leads_out_of_online_in_time() {
     let server = Server::start();
     let network = TcpProxy::start(server.port());
     let url = format!("ws://localhost:{}/ws", network.port());
-    let mut node = Node::start_with(&["--input-type=module"], "CHAT_URL", &url);
+    let mut node = Node::start_with(&["--input-type=module"], &[("CHAT_URL", &url)]);
     let script = "
         import { ChatClient } from 'roomcast';
         import { WebSocket } from 'ws';
@@ -130,27 +155,27 @@ fn server_for_tests_answers_as_this_one() {
     assert_eq!(differences, json!({"others": [], "ours": []}));
 }
 
-fn socket(server: &Server) -> String {
+pub(crate) fn socket(server: &Server) -> String {
     format!("ws://localhost:{}/ws", server.port())
 }
 
 /// A program of Node among the packages, which ends with the test.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Node {
     fn start(args: &[&str], server: &Server) -> Self {
-        Self::start_with(args, "CHAT_URL", &socket(server))
+        Self::start_with(args, &[("CHAT_URL", &socket(server))])
     }
 
-    fn start_with(args: &[&str], variable: &str, value: &str) -> Self {
+    pub(crate) fn start_with(args: &[&str], variables: &[(&str, &str)]) -> Self {
         LazyLock::force(&INSTALLED);
         let mut child = Command::new("node")
             .args(args)
             .current_dir(PACKAGES)
-            .env(variable, value)
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -160,10 +185,23 @@ impl Node {
     }
 
     /// The next line that it prints.
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
+    }
+
+    /// Waits until it prints a line that begins so.
+    fn until(&mut self, wanted: &str) {
+        let line =
+            std::iter::repeat_with(|| self.line()).take(50).find(|line| line.starts_with(wanted));
+        assert!(line.is_some(), "never: {wanted}");
+    }
+
+    /// Ends it by SIGTERM. Returns its exit code.
+    fn end(mut self) -> Option<i32> {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap().code()
     }
 }
 

@@ -86,11 +86,20 @@ impl Server {
 
     /// Waits until it has refused something with this code.
     pub(crate) fn until_refused(&self, code: &str) {
+        self.until_metric(&format!("chat_rejected_total{{code=\"{code}\"}} "), |count| count > 0);
+    }
+
+    /// Waits until a metric is as it should be; `name` is all of its line before the value.
+    pub(crate) fn until_metric(&self, name: &str, is_due: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let counter = format!("chat_rejected_total{{code=\"{code}\"}} ");
-        let is_refused = |line: &str| line.strip_prefix(&counter).is_some_and(|count| count != "0");
-        while !self.request("GET /metrics", &["Host: localhost"]).2.lines().any(is_refused) {
-            assert!(Instant::now() < deadline, "never refused with {code}");
+        loop {
+            let (_, _, body) = self.request("GET /metrics", &["Host: localhost"]);
+            let value = body.lines().find_map(|line| line.strip_prefix(name));
+            let value = value.and_then(|value| value.trim().parse().ok());
+            if value.is_some_and(&is_due) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name}: {value:?}");
             sleep(Duration::from_millis(50));
         }
     }

@@ -11,7 +11,7 @@ use crate::fake::{cases, run, run_cases};
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
-const SECRET: &str = "a secret of thirty-two bytes or more";
+pub(crate) const SECRET: &str = "a secret of thirty-two bytes or more";
 pub(crate) const KEY: &str = "a key for backends";
 
 pub(crate) fn start() -> Server {

@@ -156,6 +156,14 @@ impl Tab<'_> {
         self.call("DELETE", "/window", &Value::Null);
     }
 
+    /// Ends the process of the page as a crash does.
+    pub(crate) fn crash(self) {
+        self.browser.call("POST", "/window", &json!({"handle": self.handle}));
+        let path = format!("{}/goog/cdp/execute", self.browser.session);
+        let crash = json!({"cmd": "Page.crash", "params": {}});
+        self.browser.driver.call("POST", &path, &crash).expect_err("the page answers");
+    }
+
     /// `light` or `dark`
     pub(crate) fn set_theme(&self, theme: &str) {
         let theme = json!({"name": "prefers-color-scheme", "value": theme});

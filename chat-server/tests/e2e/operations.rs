@@ -206,7 +206,7 @@ fn what_the_machine_lacks_now_is_exit_code_1() {
     }
 }
 
-/// Exit code 1 would have a service manager try for ever.
+/// Exit code 1 would have a service manager start it again and again.
 #[test]
 fn wrong_setting_is_exit_code_2_where_the_port_is_taken_as_well() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,5 @@
-// The examples of docs/javascript.md: each is in the page as it is here, and does what the page says.
+// The examples of docs/javascript.md, docs/recipes.md and the READMEs: each is in the page as it is here, and does
+// what the page says. Those that need a browser or a process of their own are tested in ../browser, too.
 
 import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert";
 import { spawnSync } from "node:child_process";
@@ -13,6 +14,8 @@ import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
+import { keepUnsent } from "./examples/unsent.js";
+import { sentence } from "./examples/words.js";
 
 let server;
 let client;
@@ -39,16 +42,17 @@ async function withGlobals(globals, run) {
 }
 
 test("the pages have the examples as they are tested", () => {
-  const pages = ["../../../docs/javascript.md", "../../web/README.md"];
+  const pages = ["../../../docs/javascript.md", "../../../docs/recipes.md", "../../web/README.md", "../../../README.md"];
   const texts = pages.map((page) => readFileSync(new URL(page, import.meta.url), "utf8")).join();
   for (const file of readdirSync(new URL("examples/", import.meta.url))) {
     ok(texts.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
   }
 });
 
-test("the README of the package", async () => {
-  const lines = [];
+/** Runs an example until it logs what it should. Returns that. */
+async function runUntil(isDue, file, fetch) {
   const { log } = console;
+<<<<<<< HEAD
   const fetch = async () => new Response("ann");
   await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
     console.log = (line) => lines.push(line);
@@ -68,6 +72,35 @@ test("a test of an application ends if it fails", () => {
   const { status, stdout } = spawnSync(process.execPath, args, options);
   match(stdout, /another text/);
   strictEqual(status, 1);
+=======
+  const due = new Promise((resolve) => (console.log = (line) => isDue(line) && resolve(line)));
+  try {
+    await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
+      await import(`./examples/${file}`);
+      await due;
+    });
+  } finally {
+    console.log = log;
+    // Its client connects no more, and the test ends.
+    server.drop(1000);
+  }
+  return due;
+}
+
+test("the README of the package", async () => {
+  const isDue = ([line]) => line === "ann: Hello";
+  deepStrictEqual(await runUntil(isDue, "readme.js", async () => new Response("ann")), ["ann: Hello"]);
+});
+
+test("the README of the project", async () => {
+  const messages = await runUntil(([first]) => first?.state === "received", "first.js");
+  deepStrictEqual(messages.map(({ user, message }) => [user.name, message]), [["Ann", "Hello"]]);
+});
+
+test("a client with the WebSocket of a package", async () => {
+  const { chat } = await import("./examples/node.js");
+  strictEqual(chat.state, "idle");
+>>>>>>> jsdocs
 });
 
 test("a room", async () => {
@@ -82,12 +115,16 @@ test("a room", async () => {
 
 test("a room that was left is joined again", async () => {
   const room = client.room("r");
-  const button = {};
-  offerToJoin(room, button);
+  const [line, button] = [{}, {}];
+  offerToJoin(client, room, line, button);
   await settled();
   server.ban("r", client.user.id, { seconds: 3_600, message: "Spam." });
   await settled();
-  match(button.textContent, /^Spam\. Try again after .*\d/);
+  match(line.textContent, /^You are banned\. This ends at .*\d/);
+  // Refused, it says so again.
+  button.onclick();
+  await settled();
+  strictEqual(button.hidden, false);
   server.unban("r", client.user.id);
   button.onclick();
   await settled();
@@ -95,30 +132,103 @@ test("a room that was left is joined again", async () => {
   strictEqual(room.snapshot.state, "joined");
 });
 
+test("a room whose client is closed is joined again", async () => {
+  const room = client.room("r");
+  const [line, button] = [{}, {}];
+  offerToJoin(client, room, line, button);
+  await settled();
+  for (const end of [() => client.close(), () => server.goodbye(4003, { reason: "banned", message: "Spam." })]) {
+    end();
+    await settled();
+    strictEqual(button.hidden, false);
+    button.onclick();
+    await settled();
+    strictEqual(room.snapshot.state, "joined");
+    strictEqual(button.hidden, true);
+  }
+});
+
+/** A storage of one tab. */
+function storageOf(items = {}) {
+  return { items, getItem: (name) => items[name] ?? null, setItem: (name, item) => (items[name] = item) };
+}
+
+test("a message whose answer was lost is sent again after a reload, and there once", async () => {
+  const storage = storageOf();
+  const open = (resume) => {
+    const chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, resume });
+    const room = chat.room("r");
+    deepStrictEqual(keepUnsent(room, "unsent ann", storage), []);
+    chat.connect();
+    return { chat, room };
+  };
+  const before = open();
+  await settled();
+  server.loseAnswer("send");
+  before.room.send("Hello", { data: { mood: "good" } });
+  const kept = structuredClone(storage.items);
+  // The reload ends the page without a word.
+  const { resume } = before.chat;
+  before.chat.close();
+  Object.assign(storage.items, kept);
+  const { chat, room } = open(resume);
+  await settled();
+  deepStrictEqual(room.snapshot.messages.map(({ message, data, state }) => [message, data.mood, state]), [
+    ["Hello", "good", "received"],
+  ]);
+  strictEqual(storage.items["unsent ann"], "[]");
+  chat.close();
+});
+
+test("a message that is stored too long is a draft", async () => {
+  const old = { key: "k", message: "Hello", at: Date.now() - 5 * 60_000 };
+  const room = client.room("r");
+  deepStrictEqual(keepUnsent(room, "unsent", storageOf({ unsent: JSON.stringify([old]) })), ["Hello"]);
+  await settled();
+  deepStrictEqual(texts(room.snapshot), []);
+});
+
+test("each code that a user may meet has a sentence, and the moderator's words are apart", () => {
+  const other = sentence({ code: "internal" });
+  for (const code of ["banned", "kicked", "closed", "timeout", "outcome_unknown", "unauthorized"]) {
+    const text = sentence({ code, message: "of a program", reason: "Spam." });
+    ok(text !== other && !/program|Spam|undefined/.test(text), text);
+  }
+});
+
 test("a backend that is away does not end the client of the README", async () => {
-  const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 }), new Response("bob")];
-  const globals = { WebSocket: server.WebSocket, fetch: async () => answers.shift() ?? new Response("bob") };
-  await withGlobals(globals, async () => {
-    const { log } = console;
-    console.log = () => {};
-    await import("./examples/readme.js?away").finally(() => (console.log = log));
-  });
-  ok(server.received.some(({ token }) => token === "bob"));
+  const answers = [new Response("<h1>Bad gateway</h1>", { status: 502 })];
+  const fetch = async () => answers.shift() ?? new Response("ann");
+  await runUntil(([line]) => line === "ann: Hello", "readme.js?away", fetch);
+  ok(server.received.some(({ token }) => token === "ann"));
   ok(!server.received.some(({ token }) => token?.includes("gateway")));
+<<<<<<< HEAD
   server.close();
+=======
+>>>>>>> jsdocs
 });
 
 test("logging out", async () => {
   const pages = [];
+  let answer = new Response("ann");
   const globals = {
     WebSocket: server.WebSocket,
-    fetch: async () => new Response("", { status: 401 }),
+    fetch: async () => answer,
     location: { assign: (page) => pages.push(page) },
   };
   await withGlobals(globals, async () => {
-    const { chat } = await import("./examples/logout.js");
-    await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
+    const { chat, logOut } = await import("./examples/logout.js");
+    await chat.connect();
+    // Nothing that waits for a dead line comes first.
+    server.isSilent = true;
+    answer = new Response("", { status: 401 });
+    logOut();
+    strictEqual(chat.state, "closed");
+    await settled();
     deepStrictEqual(pages, ["/login"]);
+    server.isSilent = false;
+    await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
+    deepStrictEqual(pages, ["/login", "/login"]);
   });
 });
 

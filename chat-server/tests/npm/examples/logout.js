@@ -2,7 +2,7 @@ import { ChatClient, Unauthorized } from "roomcast";
 
 export const chat = new ChatClient("wss://chat.example/ws", {
   token: async () => {
-    const answer = await fetch("/chat-token");
+    const answer = await fetch("/chat-token", { cache: "no-store" });
     if (answer.status === 401) throw new Unauthorized("You have logged out.");
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
@@ -11,3 +11,9 @@ export const chat = new ChatClient("wss://chat.example/ws", {
 chat.on("state", (status) => {
   if (status.state === "closed" && status.error.code === "unauthorized") location.assign("/login");
 });
+
+export async function logOut() {
+  chat.close(); // first: it waits for nothing, so that a dead line does not matter
+  await fetch("/logout", { method: "POST" });
+  location.assign("/login");
+}

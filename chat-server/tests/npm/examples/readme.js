@@ -1,7 +1,7 @@
 import { ChatClient, Unauthorized } from "roomcast";
 
 async function token() {
-  const answer = await fetch("/chat-token");
+  const answer = await fetch("/chat-token", { cache: "no-store" });
   if (answer.status === 401) throw new Unauthorized();
   if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
   return answer.text();
@@ -12,5 +12,4 @@ chat.connect();
 
 const room = chat.room("general");
 room.on("change", () => console.log(room.snapshot.messages.map(({ user, message }) => `${user.name}: ${message}`)));
-await room.send("Hello");
-room.release();
+room.send("Hello"); // in the room's messages at once; a failure is shown there

@@ -1,11 +1,12 @@
 const CACHE = "app-1";
 
 self.addEventListener("fetch", (event) => {
-  const { method, url } = event.request;
+  const { destination, method, url } = event.request;
   const { origin, pathname } = new URL(url);
-  // The modules of the chat are those of the server that answers now.
-  if (method !== "GET" || origin !== location.origin || pathname.startsWith("/web/")) return;
-  event.respondWith(fromCache(event.request));
+  // Only files whose names change with their contents. A request of a script, such as the one for a
+  // token, has no destination.
+  const isStatic = origin === location.origin && pathname.startsWith("/assets/") && destination !== "";
+  if (method === "GET" && isStatic) event.respondWith(fromCache(event.request));
 });
 
 async function fromCache(request) {
@@ -13,6 +14,15 @@ async function fromCache(request) {
   const known = await cache.match(request);
   if (known) return known;
   const answer = await fetch(request);
-  if (answer.ok) await cache.put(request, answer.clone());
+  const isKept = answer.ok && !answer.headers.get("cache-control")?.includes("no-store");
+  if (isKept) await cache.put(request, answer.clone());
   return answer;
+}
+
+// What an earlier version has kept.
+self.addEventListener("activate", (event) => event.waitUntil(dropOthers()));
+
+async function dropOthers() {
+  const names = await caches.keys();
+  await Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
 }

@@ -1,0 +1,229 @@
+//! The examples of docs/recipes.md, in an application that logs its users in.
+
+use serde_json::json;
+
+use crate::AWAY;
+use crate::package::{Node, socket};
+use crate::server::Server;
+use crate::tokens;
+use crate::webdriver::{Browser, Tab};
+
+/// Whether an element shows a text.
+const SHOWS: &str = "document.querySelector(arguments[0])?.innerText.includes(arguments[1])";
+
+/// The application, and Ann in a browser.
+struct App {
+    _process: Node,
+    address: String,
+}
+
+impl App {
+    fn start(server: &Server) -> Self {
+        let url = socket(server);
+        let variables = [("CHAT_URL", url.as_str()), ("CHAT_SECRET", tokens::SECRET)];
+        let mut process = Node::start_with(&["examples-app.js"], &variables);
+        let address = process.line();
+        Self { _process: process, address }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.address)
+    }
+
+    /// Logs in, and opens a page.
+    fn open<'a>(&self, browser: &'a Browser, path: &str) -> Tab<'a> {
+        let tab = browser.open(&self.url("/login?user=ann"));
+        tab.go(&self.url(path));
+        tab
+    }
+}
+
+fn say(tab: &Tab<'_>, text: &str) {
+    let script = "document.querySelector('#text').value = arguments[0];
+        document.querySelector('#form').requestSubmit();";
+    tab.run(script, &[text]);
+}
+
+fn press(tab: &Tab<'_>, selector: &str) {
+    tab.run("document.querySelector(arguments[0]).click()", &[selector]);
+}
+
+#[test]
+fn page_loads_while_the_server_is_away() {
+    let mut server = tokens::start();
+    server.kill();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "The connection is lost."]);
+    server.restart();
+    press(&tab, "#again");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    tab.until(SHOWS, &["#members", "1 here: ann"]);
+    say(&tab, "Hello");
+    tab.until(SHOWS, &["#log", "ann: Hello"]);
+    browser.assert_no_errors(&[AWAY]);
+}
+
+#[test]
+fn page_offers_to_send_or_discard_what_failed() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    say(&tab, &"x".repeat(100_000));
+    tab.until(SHOWS, &["#log", "The message is too long."]);
+    press(&tab, "#log [data-action=resend]");
+    tab.until(SHOWS, &["#log", "The message is too long."]);
+    press(&tab, "#log [data-action=discard]");
+    tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    // What failed is not there for the next user.
+    say(&tab, &"x".repeat(100_000));
+    tab.until("sessionStorage['unsent ann'].includes('xxx')", &[]);
+    press(&tab, "#log-out");
+    tab.until("location.pathname === '/login'", &[]);
+    assert_eq!(tab.run("return sessionStorage.length", &[]), 0);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn unsent_message_of_the_page_survives_a_reload_and_is_sent_once() {
+    let mut server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    server.kill();
+    tab.until(SHOWS, &["#state", "The connection is lost."]);
+    say(&tab, "Written offline");
+    tab.go(&app.url("/"));
+    tab.until(SHOWS, &["#log", "You: Written offline …"]);
+    server.restart();
+    press(&tab, "#again");
+    tab.until("sessionStorage['unsent ann'] === '[]'", &[]);
+    say(&tab, "The next one");
+    let rows =
+        "[...document.querySelectorAll('li')].map((row) => row.innerText).join() === arguments[0]";
+    tab.until(rows, &["ann: Written offline,ann: The next one"]);
+    browser.assert_no_errors(&[AWAY, "beforeunload"]);
+}
+
+#[test]
+fn page_renews_its_token_until_the_user_logs_out_elsewhere() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = browser.open(&app.url("/login?user=ann&lifetime=2"));
+    tab.go(&app.url("/"));
+    tab.until(SHOWS, &["#state", "Connected"]);
+    let other = browser.open(&app.url("/login"));
+    other.until("fetch('/count').then((answer) => answer.text()).then((count) => count > 2)", &[]);
+    assert_eq!(tab.run("return document.querySelector('#state').innerText", &[]), "Connected");
+    other.run_async("await fetch('/logout', { method: 'POST' })", &[]);
+    tab.until(SHOWS, &["#state", "You are logged out."]);
+    press(&tab, "#again");
+    tab.until("location.pathname === '/login'", &[]);
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The page under the service worker.
+#[test]
+fn service_worker_keeps_files_alone_and_no_token() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.run_async(
+        "await navigator.serviceWorker.register('/service-worker.js');
+        await navigator.serviceWorker.ready;",
+        &[],
+    );
+    tab.run("location.reload()", &[]);
+    tab.until("navigator.serviceWorker.controller !== null", &[]);
+    tab.until(SHOWS, &["#state", "Connected"]);
+    let kept = tab.run_async(
+        "for (const file of ['words.js', 'words.js?no-store']) await import(`/assets/${file}`);
+        const requests = await (await caches.open('app-1')).keys();
+        return requests.map(({ url }) => url.slice(location.origin.length));",
+        &[],
+    );
+    assert_eq!(kept, json!(["/assets/words.js"]));
+    // The application cannot be reached.
+    tab.run("window.there = fetch; window.fetch = () => Promise.reject(new TypeError());", &[]);
+    press(&tab, "#log-out");
+    tab.until(SHOWS, &["#state", "You are not logged out."]);
+    tab.run("window.fetch = there", &[]);
+    press(&tab, "#log-out");
+    tab.until("location.pathname === '/login'", &[]);
+    tab.go(&app.url("/"));
+    tab.until(SHOWS, &["#state", "You are logged out."]);
+    tab.run("location.reload()", &[]);
+    tab.until(SHOWS, &["#state", "You are logged out."]);
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The tabs of a user share one connection. The first tab hosts the worker: when it crashes, another
+/// worker begins, and nothing that was written is lost.
+#[test]
+fn tabs_share_a_worker_and_survive_the_crash_of_its_host() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let host = app.open(&browser, "/shared");
+    host.until(SHOWS, &["#state", "Connected"]);
+    let (two, three) = (app.open(&browser, "/shared"), app.open(&browser, "/shared?room=other"));
+    for tab in [&two, &three] {
+        tab.until(SHOWS, &["#members", "1 here: ann"]);
+    }
+    say(&host, "Hello");
+    for tab in [&host, &two] {
+        tab.until(SHOWS, &["#log", "ann: Hello"]);
+    }
+    server.until_metric("chat_rooms ", |count| count == 2);
+    server.until_metric("chat_connections ", |count| count == 1);
+    // A crash of another tab: the worker leaves its room.
+    three.crash();
+    server.until_metric("chat_rooms ", |count| count == 1);
+
+    host.crash();
+    say(&two, "Written after the crash");
+    two.until(SHOWS, &["#state", "Connecting"]);
+    two.until(SHOWS, &["#state", "Connected"]);
+    two.until(SHOWS, &["#log", "Written after the crash"]);
+    two.until("!document.querySelector('#log').innerText.includes('…')", &[]);
+    let four = app.open(&browser, "/shared");
+    four.until(SHOWS, &["#log", "ann: Hello\nann: Written after the crash"]);
+    server.until_metric("chat_connections ", |count| count == 1);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn tabs_open_while_the_server_is_away_and_log_out_together() {
+    let mut server = tokens::start();
+    server.kill();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/shared"), app.open(&browser, "/shared"));
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "The connection is lost."]);
+    }
+    server.restart();
+    press(&one, "#again");
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    // A tab that returns from the cache of the browser.
+    one.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))", &[]);
+    say(&one, "Hello");
+    two.until(SHOWS, &["#log", "ann: Hello"]);
+    // Another user has a worker, and so a connection, of their own.
+    let bob = browser.open(&app.url("/login?user=bob"));
+    bob.go(&app.url("/shared"));
+    bob.until(SHOWS, &["#members", "2 here"]);
+    press(&one, "#log-out");
+    one.until("location.pathname === '/login'", &[]);
+    two.until(SHOWS, &["#state", "The chat is disconnected."]);
+    bob.until(SHOWS, &["#members", "1 here: bob"]);
+    browser.assert_no_errors(&[AWAY]);
+}

@@ -1,0 +1,45 @@
+import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
+import { keepUnsent } from "./unsent.js";
+import { bind, show } from "./view.js";
+
+const { user } = document.body.dataset;
+
+const chat = new ChatClient("wss://chat.example/ws", {
+  token: async () => {
+    const answer = await fetch(`/chat-token?user=${user}`, { cache: "no-store" });
+    if (answer.status === 401) throw new Unauthorized();
+    if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
+    return answer.text();
+  },
+});
+const room = chat.room("general");
+
+bind({
+  send: (text) => room.send(text),
+  resend: (key) => room.resend(key),
+  discard: (key) => room.discard(key),
+  typing: (isTyping) => room.typing(isTyping),
+  history: () => room.history(),
+  again() {
+    if (chat.status.error?.code === "unauthorized") location.assign("/login");
+    else if (chat.state === "online") room.join();
+    else chat.connect(); // also joins the room
+  },
+  async logOut() {
+    // First, since it waits for nothing: the other users see at once that this one has left.
+    chat.close();
+    await fetch("/logout", { method: "POST" });
+    sessionStorage.clear();
+    location.assign("/login");
+  },
+});
+
+const update = () => show(chat.status, room.snapshot);
+room.on("change", update);
+chat.on("state", update);
+update();
+chat.connect();
+
+const drafts = keepUnsent(room, `unsent ${user}`);
+if (drafts.length > 0) document.getElementById("text").value = drafts.join(" ");
+addEventListener("beforeunload", (event) => chat.queued > 0 && event.preventDefault());

@@ -1,0 +1,83 @@
+import { STATES, sentence } from "./words.js";
+
+/** A room before anything is known of it. */
+export const EMPTY = { state: "joining", messages: [], members: [], count: 0, typists: [] };
+
+const element = (id) => document.getElementById(id);
+const say = (text) => (element("state").textContent = text);
+
+/** By the id of a message: its row, and what the row shows. */
+const rows = new Map();
+
+/** Calls the actions when the user does something. */
+export function bind(actions) {
+  element("form").onsubmit = (event) => {
+    event.preventDefault();
+    actions.send(element("text").value);
+    event.target.reset();
+  };
+  element("text").oninput = () => actions.typing(true);
+  element("older").onclick = () => actions.history();
+  element("again").onclick = () => actions.again();
+  element("log-out").onclick = () => actions.logOut().catch(() => say("You are not logged out. Try again."));
+  element("log").onclick = ({ target: { dataset } }) => dataset.action && actions[dataset.action](dataset.key);
+}
+
+/** Shows the `status` of a client and the `snapshot` of a room. */
+export function show(status, snapshot) {
+  const { state, error, messages, hasMore, isLoading, members, count, typists } = snapshot;
+  const end = state === "left" ? error : status.error;
+  const isJoining = status.state === "online" && state === "joining";
+  say(end ? sentence(end) : isJoining ? "Joining…" : STATES[status.state]);
+  element("reason").textContent = end?.reason ?? "";
+  element("reason").hidden = !end?.reason;
+  const isLeft = status.state === "online" && state === "left";
+  element("again").textContent = end?.code === "unauthorized" ? "Log in" : isLeft ? "Join again" : "Connect now";
+  element("again").hidden = !end && status.state !== "waiting";
+  element("members").textContent = `${count} here: ${namesOf(members)}`;
+  element("typing").textContent = typists.length > 0 ? `Typing: ${namesOf(typists)}` : "";
+  element("older").hidden = !hasMore;
+  element("older").disabled = isLoading;
+  showMessages(messages);
+}
+
+const namesOf = (users) => users.map(({ name }) => name).join(", ");
+
+/** Changes the rows that have changed, and leaves the others as they are. */
+function showMessages(messages) {
+  let next = element("log").firstElementChild;
+  for (const message of messages) {
+    const row = rowOf(message);
+    if (row === next) next = next.nextElementSibling;
+    else element("log").insertBefore(row, next);
+  }
+  const ids = new Set(messages.map(({ id }) => id));
+  for (const [id, { row }] of rows) {
+    if (ids.has(id)) continue;
+    row.remove();
+    rows.delete(id);
+  }
+}
+
+function rowOf(message) {
+  const known = rows.get(message.id) ?? { row: document.createElement("li") };
+  rows.set(message.id, known);
+  const { user, state, error, key, isAfterGap } = message;
+  // Before the first connection the client does not know the name that the token has.
+  const name = user.name || "You";
+  const text = `${isAfterGap ? "(Messages before this one are lost.) " : ""}${name}: ${message.message}`;
+  const note = error ? sentence(error) : state === "sending" ? "…" : "";
+  const shown = [text, note, state, key].join("\n");
+  if (known.shown === shown) return known.row;
+  known.shown = shown;
+  const buttons = state === "failed" ? [button("resend", "Send again", key), button("discard", "Discard", key)] : [];
+  known.row.replaceChildren(`${text} ${note}`.trim(), ...buttons);
+  return known.row;
+}
+
+function button(action, label, key) {
+  const made = document.createElement("button");
+  made.textContent = label;
+  Object.assign(made.dataset, { action, key });
+  return made;
+}
