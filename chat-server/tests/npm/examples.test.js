@@ -52,27 +52,6 @@ test("the pages have the examples as they are tested", () => {
 /** Runs an example until it logs what it should. Returns that. */
 async function runUntil(isDue, file, fetch) {
   const { log } = console;
-<<<<<<< HEAD
-  const fetch = async () => new Response("ann");
-  await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
-    console.log = (line) => lines.push(line);
-    await import("./examples/readme.js").finally(() => (console.log = log));
-  });
-  await settled();
-  deepStrictEqual(lines.at(-1), ["ann: Hello"]);
-  // Its client connects no more, and the test ends.
-  server.close();
-});
-
-test("a test of an application ends if it fails", () => {
-  const text = readFileSync(new URL("examples/testing.js", import.meta.url), "utf8");
-  const failing = text.replace('"Hello,Hello Bob"', '"another text"');
-  const args = ["--input-type=module"];
-  const options = { cwd: new URL(".", import.meta.url), input: failing, encoding: "utf8", timeout: 20_000 };
-  const { status, stdout } = spawnSync(process.execPath, args, options);
-  match(stdout, /another text/);
-  strictEqual(status, 1);
-=======
   const due = new Promise((resolve) => (console.log = (line) => isDue(line) && resolve(line)));
   try {
     await withGlobals({ WebSocket: server.WebSocket, fetch }, async () => {
@@ -82,7 +61,7 @@ test("a test of an application ends if it fails", () => {
   } finally {
     console.log = log;
     // Its client connects no more, and the test ends.
-    server.drop(1000);
+    server.close();
   }
   return due;
 }
@@ -100,7 +79,16 @@ test("the README of the project", async () => {
 test("a client with the WebSocket of a package", async () => {
   const { chat } = await import("./examples/node.js");
   strictEqual(chat.state, "idle");
->>>>>>> jsdocs
+});
+
+test("a test of an application ends if it fails", () => {
+  const text = readFileSync(new URL("examples/testing.js", import.meta.url), "utf8");
+  const failing = text.replace('"Hello,Hello Bob"', '"another text"');
+  const args = ["--input-type=module"];
+  const options = { cwd: new URL(".", import.meta.url), input: failing, encoding: "utf8", timeout: 20_000 };
+  const { status, stdout } = spawnSync(process.execPath, args, options);
+  match(stdout, /another text/);
+  strictEqual(status, 1);
 });
 
 test("a room", async () => {
@@ -202,10 +190,6 @@ test("a backend that is away does not end the client of the README", async () =>
   await runUntil(([line]) => line === "ann: Hello", "readme.js?away", fetch);
   ok(server.received.some(({ token }) => token === "ann"));
   ok(!server.received.some(({ token }) => token?.includes("gateway")));
-<<<<<<< HEAD
-  server.close();
-=======
->>>>>>> jsdocs
 });
 
 test("logging out", async () => {
