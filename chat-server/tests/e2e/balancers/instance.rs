@@ -44,6 +44,8 @@ pub(super) struct Place {
     pub(super) plain: u16,
     pub(super) tls: u16,
     pub(super) servers: [u16; 2],
+    /// Of the balancer itself, each in front of one of the servers.
+    pub(super) inner: [u16; 2],
 }
 
 /// A running instance. Dropping it ends the process and deletes the directory.
@@ -70,8 +72,9 @@ impl Balancer {
         let directory = new_directory();
         make_certificate(&directory);
         for _ in 0..ATTEMPTS {
-            let [plain, tls] = free_ports();
-            let place = Place { directory: directory.clone(), plain, tls, servers };
+            let [plain, tls, first, second] = free_ports();
+            let inner = [first, second];
+            let place = Place { directory: directory.clone(), plain, tls, servers, inner };
             fs::write(file(&directory), change(&configuration(program, &place))).unwrap();
             if let Some(process) = spawn(program, &directory) {
                 return Self { program, process, place };
@@ -83,6 +86,11 @@ impl Balancer {
     /// The port without TLS.
     pub(super) fn port(&self) -> u16 {
         self.place.plain
+    }
+
+    /// The port in front of the first server, where the balancer has one.
+    pub(super) fn inner_port(&self) -> u16 {
+        self.place.inner[0]
     }
 
     pub(super) fn tls_port(&self) -> u16 {
@@ -207,9 +215,9 @@ fn make_certificate(directory: &Path) {
     fs::write(directory.join("chat.pem"), certificate + &key).unwrap();
 }
 
-fn free_ports() -> [u16; 2] {
-    let [a, b] = [0, 0].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
-    [a, b].map(|listener| listener.local_addr().unwrap().port())
+fn free_ports() -> [u16; 4] {
+    let listeners = [0; 4].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn new_directory() -> PathBuf {

@@ -38,8 +38,10 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("http {\n", format!("http {{\n{temporary}")),
         ("listen 80;", format!("listen 127.0.0.1:{};", place.plain)),
         ("listen 443 ssl;", format!("listen 127.0.0.1:{} ssl;", place.tls)),
-        ("127.0.0.1:8080 ", format!("127.0.0.1:{} ", place.servers[0])),
-        ("127.0.0.1:8081 ", format!("127.0.0.1:{} ", place.servers[1])),
+        ("127.0.0.1:8080;", format!("127.0.0.1:{};", place.servers[0])),
+        ("127.0.0.1:8081;", format!("127.0.0.1:{};", place.servers[1])),
+        ("18080", place.inner[0].to_string()),
+        ("18081", place.inner[1].to_string()),
     ]
 }
 
@@ -100,7 +102,7 @@ async fn chat_may_be_below_a_path() {
 async fn server_is_taken_out_and_no_client_is_refused() {
     let mut site = Site::start(&NGINX).await;
     let (on_first, on_second, second) = site.one_on_each().await;
-    let address = format!("server 127.0.0.1:{} ", site.first.port());
+    let address = format!("server 127.0.0.1:{} ", site.balancer.inner_port());
     site.balancer.reconfigure(&address, &format!("{address}down "));
     site.until_all_reach(&second).await;
     site.first_ends_in_order(on_first, on_second, &second).await;
@@ -109,4 +111,9 @@ async fn server_is_taken_out_and_no_client_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_disconnects_no_client() {
     websockets::reload_disconnects_no_client(&NGINX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_server_is_passed_over() {
+    websockets::frozen_server_is_passed_over(&NGINX).await;
 }

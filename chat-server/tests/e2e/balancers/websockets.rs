@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::instance::{Balancer, Program};
 use super::{Site, for_each_balancer, native, restarted};
-use crate::support::{Chat, DEADLINE, alone, assert_within, command, eventually};
+use crate::support::{Chat, DEADLINE, alone, assert_within, command, eventually, say};
 
 for_each_balancer! {
     client_sends_over_wss
@@ -18,6 +18,7 @@ for_each_balancer! {
     killed_server_excludes_no_client_from_the_other
     full_server_passes_clients_on
     silent_host_delays_clients_by_the_connect_timeout
+    clients_of_a_frozen_server_reach_the_other
 }
 
 /// Enough that many of them connect while a server is away.
@@ -30,9 +31,13 @@ pub(super) struct Crowd(pub(super) Vec<(Client, Events)>);
 
 impl Crowd {
     pub(super) fn connect(port: u16) -> Self {
+        Self::connect_with(port, CLIENTS, &ClientConfig::default())
+    }
+
+    fn connect_with(port: u16, clients: usize, config: &ClientConfig) -> Self {
         let url = format!("ws://127.0.0.1:{port}/ws");
-        let client = |_| Client::connect([url.clone()], ClientConfig::default()).unwrap();
-        Self((0..CLIENTS).map(client).collect())
+        let client = |_| Client::connect([url.clone()], config.clone()).unwrap();
+        Self((0..clients).map(client).collect())
     }
 
     /// Waits until all are online, none of them on the server with this name, and returns how long
@@ -53,7 +58,7 @@ async fn online((client, events): &mut (Client, Events), but_not_on: &str) {
             }
         }
     };
-    timeout(DEADLINE, online).await.expect("the client is online in time");
+    timeout(3 * DEADLINE, online).await.expect("the client is online in time");
 }
 
 async fn client_sends_over_wss(program: &'static Program) {
@@ -181,4 +186,33 @@ pub(super) async fn frozen_server_is_passed_over(program: &'static Program) {
     let has_all = |clients| clients as usize == CLIENTS;
     site.second.until_metric("chat_connections", has_all).await;
     site.first.signal("CONT");
+}
+
+/// Clients on both servers, of which one freezes. No check and no timeout of a balancer ends their
+/// connections: they notice it themselves, leave, and must not be sent back to the frozen server, which
+/// then has the fewest connections. `FROZEN_WATCHDOG=default` is the clients' own time.
+async fn clients_of_a_frozen_server_reach_the_other(program: &'static Program) {
+    let _alone = alone().await;
+    let site = Site::start(program).await;
+    let (mut silence, mut config) = (Duration::from_secs(35), ClientConfig::default());
+    if std::env::var("FROZEN_WATCHDOG").is_err() {
+        // Checks take a frozen server out before: they need three seconds.
+        silence = Duration::from_secs(6);
+        config = config.ping_after(silence / 2).pong_timeout(silence / 2);
+    }
+    let mut crowd = Crowd::connect_with(site.balancer.port(), 60, &config);
+    crowd.online("").await;
+    let (_, node) = native(site.first.port()).await;
+    let count = |client: &&(Client, Events)| client.0.welcome().is_some_and(|w| w.node == node);
+    let there = crowd.0.iter().filter(count).count();
+    assert!(there > 10, "{there} clients are on the first server");
+
+    site.first.signal("STOP");
+    let away = crowd.online(&node).await;
+    site.first.signal("CONT");
+    say(&format!(
+        "{there} of 60 clients of a frozen server behind {}: back after {away:.1?}",
+        program.name
+    ));
+    assert_within("to be back", away, silence + AWAY);
 }
