@@ -74,7 +74,18 @@ impl Proxies {
 
     /// Logs that an address which may be a balancer's has as many connections as one client may have.
     pub(crate) fn warn_of_crowd(&self, address: IpAddr) {
-        if (is_private(address) || self.trust(address)) && self.crowded_address.is_due() {
+        let is_trusted = self.trust(address);
+        if !(is_private(address) || is_trusted) || !self.crowded_address.is_due() {
+            return;
+        }
+        if is_trusted {
+            tracing::warn!(
+                %address,
+                "connections of this trusted proxy are refused, as it has as many as one address may have: \
+                 it names no client for them; let it write the header in --forwarded-header, or raise \
+                 --max-connections-per-address if they are its own"
+            );
+        } else {
             tracing::warn!(
                 %address,
                 "connections of this address are refused, as it has as many as one may have: if it is a \

@@ -394,6 +394,20 @@ async fn private_address_with_too_many_connections_is_logged() {
     }
 }
 
+/// Its clients have no address of their own: the advice is another one.
+#[tokio::test]
+async fn trusted_proxy_with_too_many_connections_is_told_of_the_header() {
+    let most = ["--max-connections-per-address", "1", "--trusted-proxies", "127.0.0.1"];
+    let server = Chat::start(command().args(["--port", "0"]).args(most));
+    let local = [("X-Forwarded-For", "127.0.0.1")];
+    let _first = WsClient::connect_with(&server.ws("/ws"), &local).await;
+    let refused = WsClient::try_connect(&server.ws("/ws"), &local).await;
+    assert_eq!(refused.err().unwrap(), 429);
+    let line = server.until_logged("connections of this trusted proxy are refused");
+    assert!(line.contains("WARN") && line.contains("address=127.0.0.1"), "{line}");
+    assert!(line.contains("--forwarded-header") && !line.contains("--trusted-proxies"), "{line}");
+}
+
 #[tokio::test]
 async fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = std::env::temp_dir().join(format!("chat-order-{}.toml", std::process::id()));
