@@ -142,6 +142,17 @@ pub(super) fn server_code(error: &ServerError) -> &str {
     }
 }
 
+/// As [`server_code`], and of a missing right whether it is that to a key or to a channel, and not that to
+/// the command: Redis says so in the text alone.
+pub(super) fn cause(error: &ServerError) -> &str {
+    let text = error.details().unwrap_or_default();
+    match server_code(error) {
+        "NOPERM" if text.contains(" channel") => "NOPERM_CHANNEL",
+        "NOPERM" if text.contains(" key") => "NOPERM_KEY",
+        code => code,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +189,36 @@ mod tests {
             ("-ERR max number of clients reached", "MAXCLIENTS"),
         ] {
             assert_eq!(code(&error(answer)).as_deref(), Some(expected), "{answer}");
+        }
+    }
+
+    /// In the words of Redis 6, of Redis 7 and Valkey, and of their scripts.
+    #[test]
+    fn missing_right_is_that_to_a_command_a_key_or_a_channel() {
+        for (answer, expected) in [
+            ("-NOPERM this user has no permissions to run the 'keys' command", "NOPERM"),
+            ("-NOPERM User chat has no permissions to run the 'sadd' command", "NOPERM"),
+            ("-ERR The user executing the script can't run this command or subcommand", "NOPERM"),
+            (
+                "-NOPERM this user has no permissions to access one of the keys used as arguments",
+                "NOPERM_KEY",
+            ),
+            ("-NOPERM No permissions to access a key", "NOPERM_KEY"),
+            ("-ERR ACL failure in script: No permissions to access a key", "NOPERM_KEY"),
+            (
+                "-NOPERM this user has no permissions to access one of the channels used as arguments",
+                "NOPERM_CHANNEL",
+            ),
+            ("-NOPERM No permissions to access a channel", "NOPERM_CHANNEL"),
+            (
+                "-ERR The user executing the script can't publish to the channel mentioned in the \
+                 command",
+                "NOPERM_CHANNEL",
+            ),
+            ("-WRONGTYPE Operation against a key", "WRONGTYPE"),
+        ] {
+            let errors = error(answer).into_server_errors().unwrap();
+            assert_eq!(cause(&errors[0].1), expected, "{answer}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether a Redis can be used, and how it is set up: found out once, for an operator.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use super::config::RedisConfig;
 use super::connection::probe::{Probe, Writes};
 use super::connection::server_identity::ServerIdentity;
 use super::connection::{Link, RESPONSE_TIMEOUT};
-use super::error::{broker_error, is_missing_right, timed_out};
+use super::error::{broker_error, cause, is_missing_right, timed_out};
 use super::health::capacity::{Memory, info_field};
 use super::health::refusals;
 use super::health::rights;
@@ -47,6 +48,9 @@ pub struct RedisInspection {
     pub is_full: bool,
     /// Why else Redis refuses to keep a message; `None` if it does not.
     pub refusal: Option<BrokerError>,
+    /// `keys`, `channels` or both, if the user may not use those of the broker's prefix, whatever the
+    /// command.
+    pub missing_names: Vec<&'static str>,
     /// The commands that the broker needs and may not use, by the names in `docs/redis.md`.
     pub missing_rights: Vec<&'static str>,
     /// Those of these that it can do without.
@@ -101,6 +105,9 @@ async fn inspect(shared: &Arc<Shared>) -> RedisResult<RedisInspection> {
     rights::add_all(&mut needed, &probe, shared.database());
     let mut optional = Pipeline::new();
     rights::add_optional(&mut optional, &probe);
+    let needed = missing(&mut link, shared, needed).await?;
+    let optional = missing(&mut link, shared, optional).await?;
+    let missing_names: BTreeSet<_> = needed.names.union(&optional.names).copied().collect();
     let field = |name| info_field(&info, name).map(str::to_owned);
     let memory = field("used_memory:").map(|_| Memory::parse(&info));
     Ok(RedisInspection {
@@ -114,8 +121,9 @@ async fn inspect(shared: &Arc<Shared>) -> RedisResult<RedisInspection> {
         save_failed: save_failed(&info),
         is_full: shared.capacity.is_full(),
         refusal: refusal.map(broker_error),
-        missing_rights: missing(&mut link, shared, needed).await?,
-        missing_optional_rights: missing(&mut link, shared, optional).await?,
+        missing_names: missing_names.into_iter().collect(),
+        missing_rights: needed.commands,
+        missing_optional_rights: optional.commands,
         latency,
         clock_ahead_ms,
         delivery: delivery(&mut link, shared, &probe).await.map_err(broker_error),
@@ -176,17 +184,32 @@ async fn refusal(link: &mut Link, shared: &Shared) -> Option<RedisError> {
     }
 }
 
-/// Those of the commands that Redis does not permit, or does not have.
-async fn missing(
-    link: &mut Link,
-    shared: &Shared,
-    mut commands: Pipeline,
-) -> RedisResult<Vec<&'static str>> {
+/// What Redis does not permit.
+#[derive(Default)]
+struct Missing {
+    /// Also those that it does not have.
+    commands: Vec<&'static str>,
+    /// `keys`, `channels`.
+    names: BTreeSet<&'static str>,
+}
+
+/// Tries these commands.
+async fn missing(link: &mut Link, shared: &Shared, mut commands: Pipeline) -> RedisResult<Missing> {
     commands.ignore_errors();
     let replies = link.send_uncounted(&commands).await?;
-    let tried = commands.cmd_iter().zip(&replies);
-    let missing = tried.filter(|(_, reply)| is_missing_right(reply));
-    Ok(missing.map(|(command, _)| refusals::name(command, &shared.scripts)).collect())
+    let mut missing = Missing::default();
+    for (command, reply) in commands.cmd_iter().zip(&replies) {
+        let Value::ServerError(error) = reply else { continue };
+        match cause(error) {
+            "NOPERM_KEY" => drop(missing.names.insert("keys")),
+            "NOPERM_CHANNEL" => drop(missing.names.insert("channels")),
+            _ if is_missing_right(reply) => {
+                missing.commands.push(refusals::name(command, &shared.scripts));
+            }
+            _ => {}
+        }
+    }
+    Ok(missing)
 }
 
 /// Sends a message on `link` to another connection.

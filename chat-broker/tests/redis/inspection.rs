@@ -18,6 +18,7 @@ async fn inspection_reads_how_redis_is_set_up() {
     assert_eq!((found.append_only, found.save_failed), (Some(true), Some(false)));
     assert!(found.refusal.is_none() && !found.is_full, "{found:?}");
     assert!(found.missing_rights.is_empty() && found.missing_optional_rights.is_empty());
+    assert!(found.missing_names.is_empty(), "{found:?}");
     assert!(found.clock_ahead_ms.unwrap().abs() < 1000 && found.latency < Duration::from_secs(1));
     assert!(found.delivery.is_ok(), "{found:?}");
 }
@@ -50,6 +51,25 @@ async fn inspection_names_each_missing_right() {
         if command == "info" {
             assert!(found.version.is_none() && found.memory_max.is_none(), "{found:?}");
         }
+    }
+}
+
+/// Redis refuses each command about them, although it permits the commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn inspection_tells_names_from_commands() {
+    let server = RedisServer::start();
+    for (names, user, missing) in [
+        (["~other:*", "&chat:*"], "keys", "keys"),
+        (["~chat:*", "&other:*"], "channels", "channels"),
+    ] {
+        let mut rights = documented(0);
+        rights.retain(|word| !word.starts_with(['~', '&']));
+        rights.extend(names.map(str::to_owned));
+        let config = config_of(&server, user, &rights, 0).await;
+        let found = config.inspect().await.unwrap();
+        assert_eq!(found.missing_names, [missing], "{found:?}");
+        assert!(found.missing_rights.is_empty(), "{found:?}");
+        assert!(found.missing_optional_rights.is_empty(), "{found:?}");
     }
 }
 

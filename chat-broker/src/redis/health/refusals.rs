@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
-use crate::redis::error::server_code;
+use crate::redis::error;
 use crate::redis::scripts::Scripts;
 use crate::stats::CommandRefusals;
 
@@ -78,7 +78,7 @@ const COMMANDS: &[&str] = &[
     "ZSCORE",
 ];
 
-/// Labels of causes: the codes of Redis' errors, and [`server_code`]'s own.
+/// Labels of causes: the codes of Redis' errors, and [`error::cause`]'s own.
 const CAUSES: &[&str] = &[
     "BUSY",
     "CLUSTERDOWN",
@@ -92,6 +92,8 @@ const CAUSES: &[&str] = &[
     "MOVED",
     "NOAUTH",
     "NOPERM",
+    "NOPERM_CHANNEL",
+    "NOPERM_KEY",
     "NOPROTO",
     "NOREPLICAS",
     "OOM",
@@ -102,8 +104,13 @@ const CAUSES: &[&str] = &[
 
 /// What is counted from 0: Prometheus takes the first value of a series for no increase. A right that is
 /// missing is refused each second, and so increases whatever its first value was.
-const EXPECTED: [(&str, &str); 3] =
-    [(CONNECT, "MAXCLIENTS"), (OTHER, "NOPERM"), ("publish.lua", "OOM")];
+const EXPECTED: [(&str, &str); 5] = [
+    (CONNECT, "MAXCLIENTS"),
+    (OTHER, "NOPERM"),
+    (OTHER, "NOPERM_CHANNEL"),
+    (OTHER, "NOPERM_KEY"),
+    ("publish.lua", "OOM"),
+];
 
 #[derive(Debug)]
 pub(crate) struct Refusals {
@@ -131,7 +138,7 @@ impl Refusals {
         if error.code() == "NOSCRIPT" {
             return;
         }
-        let cause = label(CAUSES, server_code(error));
+        let cause = label(CAUSES, error::cause(error));
         let interval = log_interval(command, cause);
         let due = self.table().entry((command, cause)).or_default().add(interval);
         if let Some(refusals) = due {
@@ -283,7 +290,8 @@ mod tests {
     fn refusals_that_alarms_are_about_begin_at_zero() {
         let all = Refusals::default().snapshot();
         let causes: Vec<_> = all.iter().map(|each| (each.cause, each.count)).collect();
-        assert_eq!(causes, [("MAXCLIENTS", 0), ("NOPERM", 0), ("OOM", 0)]);
+        let expected = ["MAXCLIENTS", "NOPERM", "NOPERM_CHANNEL", "NOPERM_KEY", "OOM"];
+        assert_eq!(causes, expected.map(|cause| (cause, 0)));
     }
 
     #[test]

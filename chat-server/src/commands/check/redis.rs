@@ -52,7 +52,11 @@ fn check_writes(report: &mut Report, found: &RedisInspection) {
 fn check_rights(report: &mut Report, found: &RedisInspection) {
     const CHECK: &str = "redis rights";
     let (missing, optional) = (&found.missing_rights, &found.missing_optional_rights);
-    if !missing.is_empty() {
+    if !found.missing_names.is_empty() {
+        let names = found.missing_names.join(" and ");
+        let why = "this user may use others than those of redis-prefix and the database";
+        report.fail(CHECK, format!("{names}: {why}; set the ACL of docs/redis.md#rights"));
+    } else if !missing.is_empty() {
         let missing = missing.join(", ");
         report.fail(CHECK, format!("missing: {missing}; set the ACL of docs/redis.md#rights"));
     } else if !optional.is_empty() {

@@ -204,6 +204,11 @@ async fn redis_with_wrong_settings_is_described() {
     assert_found(&report, "redis rights", "warn", "not needed to serve: CLIENT KILL");
     assert_found(&report, "redis pub/sub", "fail", "subscribe");
 
+    redis.command(&["ACL", "SETUSER", "weak", "+subscribe", "resetkeys", "~other:*"]).await;
+    let (code, report) = check(command().args(["--redis-url", &url]));
+    assert_eq!(code, 1);
+    assert_found(&report, "redis rights", "fail", "keys: this user may use others");
+
     let wrong = redis.url().replace("//", "//weak:wrong@");
     let (code, report) = check(command().args(["--redis-url", &wrong]));
     assert_eq!(code, 1);
