@@ -58,7 +58,9 @@ pub mod guide {}
 pub use {chat_broker, chat_core, chat_transport};
 
 pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
-pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity, KeyFetches};
+pub use auth::{
+    Action, AuthError, Authenticator, Authorizer, Credentials, Identity, KeyEnds, KeyFetches,
+};
 #[cfg(feature = "jwks")]
 pub use auth::{FetchError, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwt")]

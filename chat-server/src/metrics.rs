@@ -301,23 +301,28 @@ fn begin<L: Clone + Eq + Hash>(family: &Family<L, Counter>, labels: L) {
 mod tests {
     use super::*;
 
+    const PAGE: &str = include_str!("../../docs/operating.md");
+
     /// The table of all limits in docs/operating.md has each, as `limit=` has it.
     #[test]
     fn every_limit_is_documented_and_counted_from_the_start() {
-        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
-        let page = std::fs::read_to_string(page).unwrap();
-        let (_, limits) = page.split_once("### All limits").unwrap();
+        let (_, limits) = PAGE.split_once("### All limits").unwrap();
         let limits = limits.split("\n## ").next().unwrap();
         let metrics = Metrics::new(false);
         let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
         for limit in LIMITS.into_iter().chain(of_causes).chain(Wait::limits()) {
             assert!(metrics.limited.get(&LimitLabel { limit }).is_some(), "{limit} has no 0");
-            let of_resource = |(_, resource)| format!("_{resource}`");
-            let forms = [format!("`{limit}`"), format!("`limit=\"{limit}\"`")];
-            let is_documented = forms.iter().any(|form| limits.contains(form))
-                // `connection_kept_bytes` is one of `…_kept_bytes`.
-                || limit.split_once('_').map(of_resource).is_some_and(|form| limits.contains(&form));
-            assert!(is_documented, "{limit}");
+            assert!(limits.contains(&format!("`{limit}`")), "{limit}");
         }
+    }
+
+    /// An operator looks up what an alarm or a plot names.
+    #[test]
+    fn every_refusal_and_outcome_of_a_hook_is_documented() {
+        let refusals = REFUSALS.into_iter().map(|(_, reason)| reason);
+        let labels = refusals.chain(HOOKS).chain(HOOK_OUTCOMES);
+        let missing: Vec<_> =
+            labels.filter(|label| !PAGE.contains(&format!("`{label}`"))).collect();
+        assert_eq!(missing, Vec::<&str>::new());
     }
 }

@@ -104,6 +104,7 @@ impl Collector for Live {
             page.histogram("hook_seconds", help, &deciding)?;
         }
         key_fetches(&mut page, state)?;
+        key_ends(&mut page, state)?;
         hub(&mut page, &state.hub)?;
         let broker = state.hub.broker();
         if let Ok(runtime) = Handle::try_current() {
@@ -149,11 +150,30 @@ fn key_fetches(page: &mut Page<'_>, state: &State) -> fmt::Result {
     };
     let outcomes = [("ok", fetches.succeeded), ("failed", fetches.failed)];
     let counters = outcomes.map(|(name, count)| ([("outcome", name)], ConstCounter::new(count)));
-    page.family("key_fetches", "Fetches of the keys of tokens", counters.into_iter())?;
+    let (help, counters) = ("Fetches of the keys of tokens", counters.into_iter());
+    page.family("key_fetches", help, MetricType::Counter, counters)?;
     let help = "Time since the keys of tokens were last fetched, or since the start";
     // Without a value until the first fetch, no alarm would see a server that never had keys.
     let age = fetches.age.unwrap_or_else(|| state.started.elapsed().unwrap_or_default());
     page.seconds("key_age_seconds", help, age)
+}
+
+fn key_ends(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let tokens = state.authenticator.as_ref().map(|authenticator| authenticator.key_ends());
+    let tokens = tokens.unwrap_or_default();
+    let of_tokens =
+        [("next", tokens.next), ("last", tokens.last)].map(|(key, end)| ("tokens", key, end));
+    let api_keys = state.api_keys.all();
+    let of_api = api_keys.iter().map(|key| ("api", key.name(), key.ends_at()));
+    let ends = of_tokens.into_iter().chain(of_api).filter_map(|(kind, key, end)| {
+        Some(([("kind", kind), ("key", key)], ConstGauge::new(since_1970(end?).as_secs_f64())))
+    });
+    let mut ends = ends.peekable();
+    if ends.peek().is_none() {
+        return Ok(());
+    }
+    let help = "When keys end, since 1970: of tokens that which ends next and that which ends last";
+    page.family("key_end_timestamp_seconds", help, MetricType::Gauge, ends)
 }
 
 fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
@@ -214,7 +234,7 @@ fn refusals(page: &mut Page<'_>, refusals: &[CommandRefusals]) -> fmt::Result {
         (labels, ConstCounter::new(each.count))
     });
     let help = "Commands that the broker answered with an error";
-    page.family("broker_refused", help, counters)
+    page.family("broker_refused", help, MetricType::Counter, counters)
 }
 
 struct Page<'a>(DescriptorEncoder<'a>);
@@ -252,11 +272,12 @@ impl Page<'_> {
         &mut self,
         name: &str,
         help: &str,
-        counters: impl Iterator<Item = (impl EncodeLabelSet, ConstCounter<u64>)>,
+        kind: MetricType,
+        metrics: impl Iterator<Item = (impl EncodeLabelSet, impl EncodeMetric)>,
     ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, counter) in counters {
-            counter.encode(encoder.encode_family(&labels)?)?;
+        let mut encoder = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, metric) in metrics {
+            metric.encode(encoder.encode_family(&labels)?)?;
         }
         Ok(())
     }

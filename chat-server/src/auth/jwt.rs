@@ -12,7 +12,7 @@ use super::key::{InvalidKey, KeyKind};
 use super::key_set::JwtKeys;
 use super::payload::{Payload, Rules};
 use super::token_header::Header;
-use super::{AuthError, Authenticator, Credentials, Identity, crypto};
+use super::{AuthError, Authenticator, Credentials, Identity, KeyEnds, crypto};
 #[cfg(feature = "jwks")]
 use super::{KeyFetches, remote_keys::RemoteKeys};
 
@@ -259,6 +259,10 @@ impl Authenticator for JwtAuthenticator {
     #[cfg(feature = "jwks")]
     fn key_fetches(&self) -> Option<KeyFetches> {
         self.verifier().keys.remote_keys().map(RemoteKeys::fetches)
+    }
+
+    fn key_ends(&self) -> KeyEnds {
+        self.verifier().keys.ends(SystemTime::now())
     }
 }
 

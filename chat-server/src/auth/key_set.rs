@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use jsonwebtoken::Algorithm;
 
-use super::AuthError;
 use super::jwk;
 use super::key::{InvalidKey, KeyKind, NamedKey, VerificationKey};
 #[cfg(feature = "jwks")]
 use super::remote_keys::RemoteKeys;
 use super::token_header::{Header, shown};
+use super::{AuthError, KeyEnds};
 
 /// Keys with which a token that names none of them is tried, at most. A signature by RSA takes some
 /// 30 µs to verify, and clients can send tokens at any rate.
@@ -122,6 +122,19 @@ impl JwtKeys {
         let now = SystemTime::now();
         let has_ended = |key: &NamedKey| key.until.is_some_and(|until| until <= now);
         !self.fixed.is_empty() && self.fixed.iter().all(has_ended) && self.fetched().is_empty()
+    }
+
+    /// When these keys end. Those at a URL do not.
+    pub(super) fn ends(&self, now: SystemTime) -> KeyEnds {
+        let ends = || self.fixed.iter().filter_map(|key| key.until);
+        #[cfg(feature = "jwks")]
+        let has_lasting = self.remote.is_some() || self.fixed.iter().any(|key| key.until.is_none());
+        #[cfg(not(feature = "jwks"))]
+        let has_lasting = self.fixed.iter().any(|key| key.until.is_none());
+        KeyEnds {
+            next: ends().filter(|end| *end > now).min(),
+            last: ends().max().filter(|_| !has_lasting),
+        }
     }
 
     fn with(mut self, key: VerificationKey) -> Self {

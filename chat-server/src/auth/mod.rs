@@ -110,6 +110,28 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     fn key_fetches(&self) -> Option<KeyFetches> {
         None
     }
+
+    /// When the keys of tokens end, for `/metrics`. Default: never, and the metrics are missing.
+    fn key_ends(&self) -> KeyEnds {
+        KeyEnds::default()
+    }
+}
+
+/// When the keys of an [`Authenticator`] end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KeyEnds {
+    /// The end of the key that ends next; `None`: no key ends any more.
+    pub next: Option<SystemTime>,
+    /// The end of the key that ends last, also if it has ended; `None`: a key has no end.
+    pub last: Option<SystemTime>,
+}
+
+setters! {
+    KeyEnds {
+        next: Option<SystemTime>,
+        last: Option<SystemTime>,
+    }
 }
 
 /// How often an [`Authenticator`] has fetched the keys of tokens.

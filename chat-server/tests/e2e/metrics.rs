@@ -182,3 +182,53 @@ async fn metrics_may_have_an_address_of_their_own() {
     assert!(page.contains("chat_ready 1"), "{page}");
     assert_eq!(ask("/ws").await.0, 404, "clients go elsewhere");
 }
+
+/// Of tokens the key that ends next, and the last if each has an end; of backends each by its name.
+#[tokio::test]
+async fn ends_of_keys_follow_reloads() {
+    let file = std::env::temp_dir().join(format!("chat-key-ends-{}.toml", std::process::id()));
+    let token_key =
+        |number: u32, until: &str| format!("[[jwt_keys]]\nsecret = \"{number:032}\"\n{until}\n");
+    let api_key = |name: &str, until: &str| {
+        let hash = format!("sha256:{:064}", name.len());
+        format!(
+            "[[api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [\"send\"]\n{until}\n"
+        )
+    };
+    let (past, next) = ("until = \"2020-01-01\"", "until = \"2100-01-01\"");
+    let last = "until = \"2200-01-01\"";
+    let tables = [
+        token_key(1, past),
+        token_key(2, last),
+        token_key(3, next),
+        api_key("shop", next),
+        api_key("endless", ""),
+    ];
+    std::fs::write(&file, tables.concat()).unwrap();
+    let server = Chat::start(command().args(["--port", "0", "--config"]).arg(&file));
+    let ends = async || {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        let counted = counted(&page, "chat_key_end_timestamp_seconds{");
+        counted.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let end = |kind: &str, key: &str, at: &str| {
+        format!("chat_key_end_timestamp_seconds{{kind=\"{kind}\",key=\"{key}\"}} {at}.0")
+    };
+    let (at_next, at_last) = ("4102444800", "7258118400");
+    let of_shop = end("api", "shop", at_next);
+    let expected =
+        [end("tokens", "next", at_next), end("tokens", "last", at_last), of_shop.clone()];
+    assert_eq!(ends().await, expected);
+
+    let tables = [token_key(1, past), token_key(2, ""), api_key("shop", next)];
+    std::fs::write(&file, tables.concat()).unwrap();
+    server.signal("HUP");
+    server.until_logged("settings reloaded");
+    assert_eq!(ends().await, [of_shop]);
+
+    std::fs::write(&file, token_key(1, past)).unwrap();
+    server.signal("HUP");
+    server.until_logged_times("settings reloaded", 2);
+    assert_eq!(ends().await, [end("tokens", "last", "1577836800")]);
+    std::fs::remove_file(&file).unwrap();
+}
