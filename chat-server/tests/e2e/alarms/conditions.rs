@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisServer, TcpProxy};
@@ -19,7 +20,7 @@ use super::alarms;
 use super::prometheus::Prometheus;
 use crate::support::crowd::Crowd;
 use crate::support::raw::Raw;
-use crate::support::{Chat, DEADLINE, FAST, command, join, next_of, say};
+use crate::support::{Chat, DEADLINE, FAST, command, command_of, join, next_of, say};
 
 /// More than the least from which `ChatConnectionsFell` judges, and fewer than a server takes.
 const CLIENTS: usize = 40;
@@ -112,7 +113,12 @@ impl World {
 
     /// A further server, without Redis, which Prometheus scrapes as well.
     fn add(&self, settings: &[&str]) -> Chat {
-        let server = Chat::start(command().args(["--port", "0"]).args(settings));
+        self.add_with(&mut command(), settings)
+    }
+
+    /// As `add`, by this command.
+    fn add_with(&self, command: &mut Command, settings: &[&str]) -> Chat {
+        let server = Chat::start(command.args(["--port", "0"]).args(settings));
         self.prometheus.scrape(&[&self.ports()[..], &[server.port()]].concat());
         server
     }
@@ -150,6 +156,20 @@ fn server(redis: u16, port: u16) -> Chat {
             .env("API_KEY", "a key for backends")
             .args(FAST),
     )
+}
+
+/// As settings have a time.
+fn in_20_seconds() -> String {
+    let output = Command::new("date").args(["-u", "-d", "20 seconds", "+%FT%TZ"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The program with so many open files at most.
+fn with_files(files: u32) -> Command {
+    let mut command = command_of("/bin/sh", 2);
+    let program = env!("CARGO_BIN_EXE_chat-server");
+    command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), program]);
+    command
 }
 
 async fn clients(world: &mut World) {
@@ -193,6 +213,22 @@ async fn clients(world: &mut World) {
     drop(third);
 
     let file = world.prometheus.file("chat.toml");
+    let end = in_20_seconds();
+    let secret = "0123456789abcdef0123456789abcdef";
+    fs::write(&file, format!("[[jwt_keys]]\nsecret = \"{secret}\"\nuntil = \"{end}\"\n")).unwrap();
+    let third = world.add(&["--config", file.to_str().unwrap()]);
+    world.until_fires("ChatKeyEnding", async |_| {}).await;
+    world.until_fires("ChatTokenKeysEnded", async |_| {}).await;
+    drop(third);
+
+    let third = world.add_with(&mut with_files(100), &["--max-connections", "95"]);
+    let mut connected = Vec::new();
+    while third.metric("process_open_fds").await <= 92 {
+        connected.push(Raw::connect(third.port()).await.expect("a slot"));
+    }
+    world.until_fires("ChatOpenFilesHigh", async |_| {}).await;
+    drop((connected, third));
+
     fs::write(&file, "history = 7\n").unwrap();
     let third = world.add(&["--config", file.to_str().unwrap()]);
     fs::write(&file, "history = \"seven\"\n").unwrap();
@@ -333,6 +369,11 @@ async fn redis(world: &mut World) {
     world.redis.command(&["ACL", "SETUSER", "chat", "+hdel"]).await;
     world.until_well().await;
 
+    world.redis.command(&["ACL", "SETUSER", "chat", "resetkeys", "~other:*"]).await;
+    world.until_fires("ChatRedisNamesRefused", async |_| {}).await;
+    world.redis.command(&["ACL", "SETUSER", "chat", "~*"]).await;
+    world.until_well().await;
+
     world.redis.command(&["CONFIG", "SET", "maxclients", "1"]).await;
     world.proxy.cut(1.0);
     world.until_fires("ChatRedisClientsExhausted", async |_| {}).await;
@@ -358,6 +399,10 @@ impl RefusedMember {
 }
 
 async fn servers(world: &mut World) {
+    world.servers[1].signal("STOP");
+    world.until_fires("ChatServerUnresponsive", async |_| {}).await;
+    world.servers[1].signal("CONT");
+    world.prometheus.until("sum(up)", |up| up == "2").await;
     for (n, alarm) in ["ChatServerDown", "ChatDown"].into_iter().enumerate() {
         world.servers[n].signal("KILL");
         block_in_place(|| world.servers[n].exit());

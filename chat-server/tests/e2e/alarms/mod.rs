@@ -1,5 +1,6 @@
 //! The alarms and the dashboard of `deploy/`.
 
+mod alertmanager;
 mod conditions;
 mod prometheus;
 
@@ -98,6 +99,20 @@ async fn metrics_of_alarms_and_dashboard_exist() {
     let missing: Vec<_> =
         named.iter().filter(|name| !is_scraped(&page, name) && !is_optional(name)).collect();
     assert!(missing.is_empty(), "{missing:?} in {page}");
+}
+
+#[test]
+fn each_panel_is_described_and_has_a_place_of_its_own() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        let is_described = panel["description"].as_str().is_some_and(|text| !text.is_empty());
+        assert!(panel["type"] == "row" || is_described, "{}", panel["title"]);
+        ids.insert(panel["id"].as_u64().unwrap());
+        places.insert(["x", "y"].map(|axis| panel["gridPos"][axis].as_u64().unwrap()));
+    }
+    assert_eq!((ids.len(), places.len()), (panels.len(), panels.len()));
 }
 
 fn collect_expressions(value: &Value, found: &mut Vec<String>) {
