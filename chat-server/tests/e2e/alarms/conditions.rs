@@ -402,7 +402,8 @@ async fn servers(world: &mut World) {
     world.servers[1].signal("STOP");
     world.until_fires("ChatServerUnresponsive", async |_| {}).await;
     world.servers[1].signal("CONT");
-    world.prometheus.until("sum(up)", |up| up == "2").await;
+    let down = "count(ALERTS{alertname=\"ChatServerDown\"}) or vector(0)";
+    world.prometheus.until(down, |alarms| alarms == "0").await;
     for (n, alarm) in ["ChatServerDown", "ChatDown"].into_iter().enumerate() {
         world.servers[n].signal("KILL");
         block_in_place(|| world.servers[n].exit());
