@@ -288,6 +288,24 @@ async fn expired_lease_of_a_closed_node_is_no_lease() {
     assert_eq!(leases(&redis).into_iter().filter(|one| *one != name).count(), 1);
 }
 
+/// A node that has another name in Redis has not crashed: neither if its former lease was lost, nor if
+/// another node has seen its end already.
+#[tokio::test(start_paused = true)]
+async fn lease_of_a_former_name_ends_as_that_of_a_closed_node() {
+    for loss in [&["ZREM", "chat:nodes"][..], &["ZADD", "chat:nodes", "0"]] {
+        let redis = Redis::start();
+        let (node, _) = node(&redis).await;
+        let topic = room("r");
+        node.enter(&topic, "anna");
+        eventually("anna", async || node.occupants(&topic).await == ["anna"]).await;
+        let former = leases(&redis).pop_first().unwrap();
+        redis.command(&[loss, &[&*former]].concat());
+        eventually("another name", async || leases(&redis).len() == 2).await;
+        let ends = redis.command(&["ZSCORE", "chat:nodes", &former]);
+        assert!(ends.ends_with(".5"), "{loss:?}: {ends}");
+    }
+}
+
 /// A lease that ends too late is cut, and still says that its node has closed.
 #[tokio::test(start_paused = true)]
 async fn cut_lease_keeps_its_half_millisecond() {

@@ -3,7 +3,7 @@
 //! If a node does not renew its lease, other nodes remove its occupants. A node that has lost its
 //! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins
 //! again; so it does when Redis is another process, which may have restarted with older data. The
-//! lease of the former name expires after that, so no leave is announced.
+//! lease of the former name expires after that, so no leave is announced, and no failure is logged.
 //!
 //! A node expires the leases of others only after it has renewed its own steadily for as long as
 //! one lasts: after an outage of Redis, all nodes have the time to renew theirs.
@@ -180,7 +180,11 @@ impl LeaseTask {
     /// connect to another node without a leave.
     async fn release(&mut self) -> RedisResult<()> {
         if !self.has_lease {
-            return Ok(());
+            // Another name replaces the former one, which is no crash.
+            return match self.previous {
+                Some(_) => self.call(self.shared.config.grace, false, true).await.map(drop),
+                None => Ok(()),
+            };
         }
         if !self.presence.is_empty() {
             return self.call(self.shared.config.grace, false, true).await.map(drop);
@@ -221,7 +225,7 @@ impl LeaseTask {
 pub(crate) struct ExpiredNodes {
     /// They stopped renewing.
     pub(super) crashed: Vec<String>,
-    /// They have closed, and their occupants had the grace period.
+    /// They have closed, and their occupants had the grace period; or the node has another name since.
     pub(super) closed: Vec<String>,
 }
 

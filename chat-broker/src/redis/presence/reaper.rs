@@ -27,7 +27,10 @@ pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<ExpiredNo
             tracing::info!(node, "node lease expired, removing its occupants");
         }
         for node in closed.iter().map(|name| node_of(name)) {
-            tracing::debug!(node, "grace of a closed node ended, removing its occupants");
+            tracing::debug!(
+                node,
+                "lease of a closed node, or of its former name, ended: removing its occupants"
+            );
         }
         for name in crashed.into_iter().chain(closed) {
             if let Err(error) = reap(&store, &name).await {

@@ -1,6 +1,6 @@
 -- Renews the lease of a node, and marks nodes as expired whose leases have ended, by a lease below 1,
--- which is never renewed: 0, or 0.5 of a node that has closed. The last lease of such a node has half a
--- millisecond, so that the log does not report its end as a failure.
+-- which is never renewed: 0, or 0.5 of a node that has closed, or has another name since. The last lease
+-- of such a name has half a millisecond, so that the log does not report its end as a failure.
 --
 -- KEYS     1 leases of all nodes: when they end (ms)   2 topics of the previous node
 -- ARGV     1 node   2 lease (ms)   3 '1': a new node   4 '1': expire others   5 longest lease (ms)
@@ -18,9 +18,14 @@ if known < 1 and ARGV[3] ~= '1' then return { 0, expired, 0, closed } end
 -- that it never refuses for that: a removal of nothing.
 redis.call('ZREM', leases, '')
 redis.call('ZADD', leases, now + lease + (ARGV[7] == '1' and 0.5 or 0), node)
--- If the lease of the previous name was lost as well, no node would find the users under it.
-if previous ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
-  redis.call('ZADD', leases, 'NX', now + lease, previous)
+if previous ~= '' then
+  local ends = tonumber(redis.call('ZSCORE', leases, previous) or -1)
+  if ends >= 0 then
+    redis.call('ZADD', leases, math.floor(ends) + 0.5, previous)
+  elseif redis.call('EXISTS', KEYS[2]) == 1 then
+    -- If the lease was lost as well, no node would find the users under the name.
+    redis.call('ZADD', leases, now + lease + 0.5, previous)
+  end
 end
 -- A clock that was set back makes the lease of a dead node last. A node that is alive renews.
 local longest = now + tonumber(ARGV[5])
