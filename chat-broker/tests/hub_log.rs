@@ -102,7 +102,7 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     // They linger for a second; the number follows within a minute.
     tokio::time::sleep(Duration::from_secs(70)).await;
     let (first, last) = ("subscribing on the pub sub to room: room-0", "from room: room-299");
-    assert_eq!(lines.with(first), [format!("INFO message={first}")]);
+    assert_eq!(lines.with(first), [format!("INFO room=\"room-0\" message={first}")]);
     assert_eq!(lines.with(last), Vec::<String>::new());
     assert_eq!(lines.with("room: room-").len(), 100);
     let summary = lines.with("suppressed log lines of subscribed");
@@ -113,7 +113,7 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     let line = "unsubscribing from the pub sub from room: later";
     drop(join(&hub, "later").await);
     tokio::time::sleep(Duration::from_secs(200)).await;
-    assert_eq!(lines.with(line), [format!("INFO message={line}")]);
+    assert_eq!(lines.with(line), [format!("INFO room=\"later\" message={line}")]);
     assert_eq!(lines.with("suppressed log lines of subscribed").len(), 1);
 }
 

@@ -18,9 +18,10 @@
 mod outcomes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
-use chat_core::{Deliver, Topic};
+use chat_core::{Deliver, RoomId, Topic};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
@@ -50,6 +51,8 @@ const ROOM_LINES: u32 = 100;
 /// Log lines for failed calls per minute. While the broker is unavailable, each join can trigger
 /// one.
 const FAILURE_LINES: u32 = 10;
+/// How long the line of lost rooms waits for their number.
+const UNTIL_LOST_LOGGED: Duration = Duration::from_secs(1);
 /// How often the members of a large room get the number of occupants.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -93,12 +96,24 @@ struct Interest<'a, M> {
     outages: [Option<Outage>; 4],
     /// A timer is set for the number of suppressed lines.
     summary_is_due: bool,
+    /// Rooms whose sequences the broker has lost, until the line with their number.
+    lost: Option<LostRooms>,
+    /// When the latest of these lines was logged.
+    lost_logged_at: Option<Instant>,
     interruptions: u64,
     /// Topics for the next calls, by kind of call.
     queued: [VecDeque<Topic>; 4],
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
     /// Sorted by due time.
     timers: VecDeque<(Instant, Timer)>,
+}
+
+/// Rooms whose sequences the broker has lost.
+#[derive(Debug)]
+struct LostRooms {
+    rooms: u64,
+    /// The first of them.
+    example: Topic,
 }
 
 /// A time in which the broker does not answer.
@@ -132,6 +147,7 @@ enum Timer {
     RefreshRosters(u64),
     Reconcile,
     LogSummary,
+    LogLost,
 }
 
 impl<'a, M: Deliver + Clone> Interest<'a, M> {
@@ -148,6 +164,8 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             failure_lines: LogBudget::new(FAILURE_LINES),
             outages: Default::default(),
             summary_is_due: false,
+            lost: None,
+            lost_logged_at: None,
             interruptions: 0,
             queued: Default::default(),
             calls: FuturesUnordered::new(),
@@ -283,6 +301,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::RefreshRosters(_))) => {}
                 Some((_, Timer::Reconcile)) => self.reconcile(),
                 Some((_, Timer::LogSummary)) => self.log_summary(),
+                Some((_, Timer::LogLost)) => self.log_lost(),
                 None => {}
             }
         }
@@ -394,28 +413,44 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 }
 
-// The wording of both lines is a contract: authors of clients search for them. Once the first is
-// logged, the room's members receive all that is published to it.
+// The wording of both lines, which end with the room, is a contract: authors of clients search for them. Once
+// the first is logged, the room's members receive all that is published to it. Programs read the field `room`,
+// which precedes the text, so that the lines end as they always did.
+
+/// What happens to a room, and its name. A name that could be read as fields of the line is quoted.
+struct Text<'a>(&'static str, &'a RoomId);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(what, room) = self;
+        match room.as_str().contains('=') {
+            true => write!(f, "{what}: {:?}", room.as_str()),
+            false => write!(f, "{what}: {}", room.escaped()),
+        }
+    }
+}
 
 impl<M: Deliver + Clone> Interest<'_, M> {
     fn log_subscribed(&mut self, topic: &Topic) {
         if self.unlogged.remove(topic)
             && let Some(room) = topic.as_room()
         {
+            let text = Text("subscribing on the pub sub to room", room);
             if self.may_log(|all| &mut all.room_lines) {
-                info!("subscribing on the pub sub to room: {}", room.escaped());
+                info!(room = room.as_str(), message = %text);
             } else {
-                debug!("subscribing on the pub sub to room: {}", room.escaped());
+                debug!(room = room.as_str(), message = %text);
             }
         }
     }
 
     fn log_unsubscribed(&mut self, topic: &Topic) {
         if let Some(room) = topic.as_room() {
+            let text = Text("unsubscribing from the pub sub from room", room);
             if self.may_log(|all| &mut all.room_lines) {
-                info!("unsubscribing from the pub sub from room: {}", room.escaped());
+                info!(room = room.as_str(), message = %text);
             } else {
-                debug!("unsubscribing from the pub sub from room: {}", room.escaped());
+                debug!(room = room.as_str(), message = %text);
             }
         }
     }
@@ -476,6 +511,26 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             self.set_timer(MINUTE, Timer::LogSummary);
         }
         may_log
+    }
+
+    /// The broker has lost the sequence of a room. The line waits a moment for other rooms: mostly all
+    /// are lost at once.
+    fn note_lost(&mut self, topic: &Topic) {
+        if let Some(lost) = &mut self.lost {
+            lost.rooms += 1;
+            return;
+        }
+        self.lost = Some(LostRooms { rooms: 1, example: topic.clone() });
+        let next = self.lost_logged_at.map(|at| at + MINUTE);
+        let wait = next.map_or(Duration::ZERO, |next| next - Instant::now().min(next));
+        self.set_timer(wait.max(UNTIL_LOST_LOGGED), Timer::LogLost);
+    }
+
+    fn log_lost(&mut self) {
+        let Some(LostRooms { rooms, example }) = self.lost.take() else { return };
+        self.lost_logged_at = Some(Instant::now());
+        let room = example.as_room().map(RoomId::as_str);
+        warn!(rooms, room, "the broker lost the messages of rooms, which begin new epochs");
     }
 
     fn log_summary(&mut self) {

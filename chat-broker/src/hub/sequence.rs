@@ -59,6 +59,8 @@ pub(super) struct Ingested {
     pub(super) repaired: u64,
     /// How long messages were known to be missing.
     pub(super) missing_for: Option<Duration>,
+    /// The broker has lost the room's sequence, and begins another one.
+    pub(super) is_lost: bool,
 }
 
 /// The result of a read.
@@ -263,6 +265,10 @@ impl RoomSequence {
             }
             if !timeline.wants_read() {
                 taken.missing_for = self.gap_since.take().map(|since| since.elapsed());
+            }
+            if let (Some(before), Some(now)) = (seen, timeline.seen()) {
+                // A sequence without messages has lost none.
+                taken.is_lost = before.offset > 0 && now.epoch != before.epoch;
             }
             if timeline.seen() != seen {
                 self.renew(Instant::now());

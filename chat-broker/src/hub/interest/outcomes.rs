@@ -66,6 +66,9 @@ impl<M: Deliver + Clone> Interest<'_, M> {
                 )
             });
             let (taken, count_changed) = taken.unwrap_or_default();
+            if taken.is_lost {
+                self.note_lost(&topic);
+            }
             self.shared.count(taken);
             if count_changed {
                 self.send_count_soon(topic.clone());
