@@ -4,13 +4,18 @@
 //! bounded buffer; further lines are dropped and counted.
 //! `tracing-appender` bounds its buffer by lines, not by bytes, and logs nothing of those it drops.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 
 use crate::settings::{Exit, LogFormat, LogSettings};
 
@@ -38,7 +43,7 @@ pub(crate) fn start(settings: &LogSettings) -> Result<(Arc<Log>, SetFilter), Exi
         .log_internal_errors(false);
     let set_filter: SetFilter = match settings.format {
         LogFormat::Human => {
-            let lines = lines.with_filter_reloading();
+            let lines = lines.fmt_fields(HumanFields).with_filter_reloading();
             let handle = lines.reload_handle();
             lines.init();
             Box::new(move |settings| drop(handle.reload(filter(settings))))
@@ -51,6 +56,63 @@ pub(crate) fn start(settings: &LogSettings) -> Result<(Arc<Log>, SetFilter), Exi
         }
     };
     Ok((log, set_filter))
+}
+
+/// The fields of a line for people, which programs read as logfmt: a value that has more than a word is
+/// quoted, also an error or what else is no text by its type. So no value looks like further fields.
+#[derive(Debug, Clone, Copy)]
+struct HumanFields;
+
+impl<'writer> FormatFields<'writer> for HumanFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = HumanLine { writer, is_begun: false, outcome: Ok(()) };
+        fields.record(&mut line);
+        line.outcome
+    }
+}
+
+struct HumanLine<'writer> {
+    writer: Writer<'writer>,
+    is_begun: bool,
+    outcome: fmt::Result,
+}
+
+impl HumanLine<'_> {
+    fn write(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        let space = if std::mem::replace(&mut self.is_begun, true) { " " } else { "" };
+        self.outcome = self.outcome.and_then(|()| match name {
+            "message" => write!(self.writer, "{space}{value}"),
+            name => write!(self.writer, "{space}{name}={value}"),
+        });
+    }
+}
+
+impl Visit for HumanLine<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            name @ "message" => self.write(name, format_args!("{value}")),
+            name => self.write(name, format_args!("{value:?}")),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let name = field.name();
+        if name == "message" {
+            return self.write(name, format_args!("{value:?}"));
+        }
+        let text = format!("{value:?}");
+        if is_word(&text) {
+            self.write(name, format_args!("{text}"));
+        } else {
+            self.write(name, format_args!("{text:?}"));
+        }
+    }
+}
+
+/// Whether a value needs no quotes.
+fn is_word(text: &str) -> bool {
+    let is_plain = |c: char| !matches!(c, '=' | '"' | '\\') && !c.is_whitespace();
+    !text.is_empty() && text.chars().all(|c| is_plain(c) && c.escape_debug().len() == 1)
 }
 
 /// What has been checked with the other settings.
@@ -131,5 +193,63 @@ impl Write for &Log {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn value_of_more_than_a_word_is_quoted() {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt()
+            .fmt_fields(HumanFields)
+            .with_writer(lines.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            let address = std::net::Ipv4Addr::LOCALHOST;
+            let error = io::Error::other("it is \"broken\"");
+            let forged = format_args!("\"x\" user=\"ceo\"").to_string();
+            let (none, n) = (None::<&str>, 7);
+            tracing::info!(%address, %error, none, n, forged = %forged, ok = true, "two words");
+            tracing::info!(text = "a b", word = "a", empty = %"", line = %"a\nb", "more");
+        });
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let expected = concat!(
+            r#" INFO two words address=127.0.0.1 error="it is \"broken\"" n=7 "#,
+            r#"forged="\"x\" user=\"ceo\"" ok=true"#,
+            "\n",
+            r#" INFO more text="a b" word="a" empty="" line="a\nb""#,
+            "\n"
+        );
+        assert_eq!(text, expected);
     }
 }
