@@ -23,17 +23,20 @@ mod schemas;
 mod tokens;
 mod users;
 
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, OriginalUri, Request, State as Shared};
 use axum::handler::Handler;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Extension, Router};
 
 use crate::auth::bearer;
+use crate::client_lines::ApiCall;
 use crate::refusal::Refusal;
 use crate::routes::{check_body, wrong_method};
 use crate::state::State;
@@ -90,7 +93,7 @@ fn calls() -> Vec<Call> {
 
 /// The calls that a batch may not have. `batched` has the routes of the others.
 fn calls_alone(batched: Router) -> Vec<Call> {
-    let batch = move |key, body| batch::batch(batched.clone(), key, body);
+    let batch = move |caller: Caller, body| batch::batch(batched.clone(), caller, body);
     vec![
         Call::new("batch", Method::POST, "/batch", None, batch),
         Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
@@ -198,19 +201,25 @@ async fn authenticate(
     if state.api_keys.is_empty() {
         return Refusal::not_found().into_response();
     }
-    let key = given_key(request.headers()).and_then(|given| state.api_keys.find(given));
-    let (ended, message) = match &key {
+    let address = state.proxies.client_address(request.headers(), request.extensions());
+    let given = given_key(request.headers());
+    let key = given.and_then(|given| state.api_keys.find(given));
+    let (reason, name, message) = match &key {
         Some(key) if key.has_ended() => {
-            (Some(key.name()), format!("The key \"{}\" has ended.", key.name()))
+            ("ended", Some(key.name()), format!("The key \"{}\" has ended.", key.name()))
         }
         Some(key) => {
             request.extensions_mut().insert(Arc::clone(key));
+            request.extensions_mut().insert(CallerAddress(address));
             return next.run(request).await;
         }
-        None => (None, "A valid API key is required: Authorization: Bearer …".to_owned()),
+        None => {
+            let message = "A valid API key is required: Authorization: Bearer …".to_owned();
+            let reason = if given.is_none_or(str::is_empty) { "missing" } else { "unknown" };
+            (reason, given.and_then(|given| state.api_keys.name_in(given)), message)
+        }
     };
-    let address = state.proxies.client_address(request.headers(), request.extensions());
-    state.client_lines.key_rejected(ended, address);
+    state.client_lines.key_rejected(reason, name, address);
     state.metrics.limited("api_key");
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
 }
@@ -220,6 +229,34 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
         return key.to_str().ok();
     }
     bearer(headers)
+}
+
+/// The address of the client that makes a call, or the batch that the call is of.
+#[derive(Debug, Clone, Copy)]
+struct CallerAddress(Option<IpAddr>);
+
+/// Who makes a call, for the log.
+#[derive(Debug, Clone)]
+struct Caller {
+    key: Arc<ActiveKey>,
+    address: Option<IpAddr>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let key = parts.extensions.get::<Arc<ActiveKey>>().cloned();
+        let CallerAddress(address) = parts.extensions.get().copied().unwrap_or(CallerAddress(None));
+        // The layer above has put it there.
+        key.map(|key| Self { key, address }).ok_or_else(Refusal::forbidden)
+    }
+}
+
+impl Caller {
+    fn call(&self, call: &'static str) -> ApiCall<'_> {
+        ApiCall { key: self.key.name(), call, address: self.address, ..ApiCall::default() }
+    }
 }
 
 /// What decides whether a key may make a call.
@@ -240,14 +277,20 @@ impl CallRules {
 /// Checks the rate and the scope of the key, and counts the answer.
 async fn admit(
     Shared(rules): Shared<CallRules>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
+    OriginalUri(uri): OriginalUri,
     request: Request,
     next: Next,
 ) -> Response {
-    let response = match rules.check(&key) {
+    let key = &caller.key;
+    let response = match rules.check(key) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
+    if response.status() == StatusCode::FORBIDDEN {
+        let lines = &rules.state.client_lines;
+        lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
+    }
     rules.state.metrics.api_request(key.name(), rules.name, response.status());
     response
 }

@@ -6,7 +6,7 @@
 //! request must be for a host that is known to be of this server.
 
 use std::borrow::Cow;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::http::HeaderMap;
 use axum::http::header::HOST;
@@ -66,25 +66,29 @@ impl Hosts {
     }
 
     /// The headers are those of a request that [`check_form`](crate::host_check::check_form) lets pass.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
         match host_header(headers) {
             Some(authority) if !self.contain(&authority) => {
-                self.warn(&authority);
+                self.warn(&authority, address);
                 Err(Refusal::host())
             }
             _ => Ok(()),
         }
     }
 
-    fn warn(&self, authority: &Authority) {
+    fn warn(&self, authority: &Authority, address: Option<IpAddr>) {
         if self.warned.is_due() {
             let host = authority.host();
             let host = host.get(..LONGEST_NAME).unwrap_or(host);
             tracing::warn!(
                 host,
+                address = address.map(display),
                 "request for an unknown host rejected: if it is a host of this server, add it to \
-                 allow_host (--allow-host, CHAT_ALLOW_HOST), or set public_url (--public-url, \
-                 CHAT_PUBLIC_URL)"
+                 --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)"
             );
         }
     }

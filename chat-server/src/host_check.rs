@@ -20,7 +20,9 @@ pub(crate) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let checked = set_host(&mut request).and_then(|()| state.hosts.check(request.headers()));
+    let address = state.proxies.client_address(request.headers(), request.extensions());
+    let checked =
+        set_host(&mut request).and_then(|()| state.hosts.check(request.headers(), address));
     answer(&state, checked, request, next).await
 }
 
@@ -46,7 +48,9 @@ async fn answer(
         Err(refusal) => {
             state.metrics.limited("host");
             if handshake::is_requested(request.headers()) {
+                let address = state.proxies.client_address(request.headers(), request.extensions());
                 state.metrics.refused(&refusal);
+                state.client_lines.handshake_refused(&refusal, None, None, address);
             }
             refusal.into_response()
         }

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Shared};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -21,7 +21,7 @@ use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
 use crate::routes::{allowing, check_body, mount, readable, wrong_method};
 use crate::state::State;
-use crate::upgrade::{self, Upgrade};
+use crate::upgrade::{self, Applicant, Upgrade};
 use crate::{api, host_check, operator, web};
 
 /// The methods of any path, as `Allow` lists them.
@@ -157,11 +157,17 @@ async fn connect(
     request: Request,
     room: Option<Result<RoomId, Refusal>>,
 ) -> Result<Response, Refusal> {
+    let address = state.proxies.client_address(request.headers(), request.extensions());
+    let mut refused = Applicant::default();
     let answer = async {
         let params = connect_params(state, request.uri(), room.transpose()?)?;
-        upgrade.accept(state, request, params).await
+        upgrade.accept(state, request, params, &mut refused).await
     };
-    answer.await.inspect_err(|refusal| state.metrics.refused(refusal))
+    answer.await.inspect_err(|refusal| {
+        let Applicant { user, room } = &refused;
+        state.metrics.refused(refusal);
+        state.client_lines.handshake_refused(refusal, user.as_ref(), room.as_ref(), address);
+    })
 }
 
 fn connect_params(
@@ -189,7 +195,8 @@ async fn create_room(
     parts: Parts,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let cors = state.origins.cors(&parts.headers);
+    let address = state.proxies.client_address(&parts.headers, &parts.extensions);
+    let cors = state.origins.cors(&parts.headers, address);
     // The headers of CORS on errors as well, so that the page can read them.
     cors.apply(match may_create(&state, &parts, body).await {
         Ok(()) => new_room(&state, mount(&original, &parts.uri), &parts.headers).into_response(),
@@ -204,7 +211,8 @@ async fn may_create(
 ) -> Result<(), Refusal> {
     // The body is ignored, but hyper would close the connection if it were not read.
     body?;
-    state.origins.check(&parts.headers)?;
+    let address = state.proxies.client_address(&parts.headers, &parts.extensions);
+    state.origins.check(&parts.headers, address)?;
     let query = ClientQuery::parse(&parts.uri)?;
     let (access, _) = upgrade::access(state, parts, query.token()).await?;
     if access.is_pending() {
@@ -226,6 +234,11 @@ fn new_room(state: &State, mount: &str, headers: &HeaderMap) -> impl IntoRespons
 }
 
 /// `OPTIONS /create-room`: the CORS preflight of a page on another origin.
-async fn may_create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
-    state.origins.cors(&headers).preflight()
+async fn may_create_room(
+    Shared(state): Shared<Arc<State>>,
+    headers: HeaderMap,
+    extensions: Extensions,
+) -> Response {
+    let address = state.proxies.client_address(&headers, &extensions);
+    state.origins.cors(&headers, address).preflight()
 }

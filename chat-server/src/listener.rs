@@ -21,7 +21,7 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chat_core::Backoff;
-use chat_transport::SharedTcp;
+use chat_transport::{SharedTcp, handshake};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -285,6 +285,7 @@ impl Requests {
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let address = self.throttle.address(&request);
         let all = self.throttle.throttled == Throttled::All;
+        let is_handshake = handshake::is_requested(request.headers());
         let mut response = match self.wait_for_rate(address, all).await {
             Ok(()) => {
                 if is_unread.load(Ordering::Relaxed) {
@@ -297,7 +298,13 @@ impl Requests {
                     Err(refusal) => closing(refusal),
                 }
             }
-            Err(refusal) => closing(refusal),
+            Err(refusal) => {
+                if is_handshake {
+                    let lines = &self.throttle.state.client_lines;
+                    lines.handshake_refused(&refusal, None, None, address);
+                }
+                closing(refusal)
+            }
         };
         self.keep_alive.announce(&mut response, is_default, is_unread.load(Ordering::Relaxed));
         Ok(response.map(|body| ResponseBody::new(body, Arc::clone(&self.clock))))

@@ -1,12 +1,15 @@
 //! The origins of web pages that may use this server: one rule for WebSocket handshakes and CORS.
 //! The layer of `tower-http` would serve CORS only.
 
+use std::net::IpAddr;
+
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderName, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use chat_core::printable;
 use parking_lot::RwLock;
 
 use crate::host::{self, host_of_url, is_loopback};
@@ -42,19 +45,23 @@ impl Origins {
 
     /// Rejects requests of origins that may not use this server. The host of the request must have
     /// passed [`host_check::check`](crate::host_check::check).
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if self.allow_or_warn(headers) { Ok(()) } else { Err(Refusal::origin()) }
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<(), Refusal> {
+        if self.allow_or_warn(headers, address) { Ok(()) } else { Err(Refusal::origin()) }
     }
 
-    pub(crate) fn cors(&self, headers: &HeaderMap) -> Cors {
-        let origin = headers.get(ORIGIN).filter(|_| self.allow_or_warn(headers));
+    pub(crate) fn cors(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Cors {
+        let origin = headers.get(ORIGIN).filter(|_| self.allow_or_warn(headers, address));
         Cors { reader: origin.cloned() }
     }
 
-    fn allow_or_warn(&self, headers: &HeaderMap) -> bool {
+    fn allow_or_warn(&self, headers: &HeaderMap, address: Option<IpAddr>) -> bool {
         let is_allowed = self.allow(headers);
         if !is_allowed {
-            self.warn(headers);
+            self.warn(headers, address);
         }
         is_allowed
     }
@@ -76,16 +83,17 @@ impl Origins {
         self.listed.read().contains(&origin) || is_same_host(&origin, headers)
     }
 
-    fn warn(&self, headers: &HeaderMap) {
+    fn warn(&self, headers: &HeaderMap, address: Option<IpAddr>) {
         let origin = headers.get(ORIGIN).map_or(&b""[..], HeaderValue::as_bytes);
         let origin = String::from_utf8_lossy(&origin[..origin.len().min(LONGEST)]);
         if self.warned.take(&origin) {
             let host = host::requested(headers).unwrap_or_default();
             tracing::warn!(
-                ?origin,
+                origin = &*printable(&origin),
                 host,
+                address = address.map(display),
                 "request of an unknown origin rejected: if its pages may use this server, add it to \
-                 allow_origin (--allow-origin, CHAT_ALLOW_ORIGIN)"
+                 --allow-origin (CHAT_ALLOW_ORIGIN)"
             );
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: &'static str,
     message: String,
     retry_after: Option<Duration>,
+    /// Whether the log has a line of it.
+    pub(crate) is_logged: bool,
     /// Boxed: few requests are of banned users.
     ban: Option<Box<SanctionNotice>>,
 }
@@ -52,7 +54,22 @@ pub(crate) struct ErrorBody {
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, reason: code, message, retry_after: None, ban: None }
+        let (reason, retry_after, is_logged, ban) = (code, None, false, None);
+        Self { status, code, reason, message, retry_after, is_logged, ban }
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Says that the log has a line of it.
+    pub(crate) fn logged(mut self) -> Self {
+        self.is_logged = true;
+        self
     }
 
     /// The value of `Retry-After`, in seconds.
@@ -94,12 +111,12 @@ impl Refusal {
     }
 
     pub(crate) fn origin() -> Self {
-        let message = "Pages of this origin may not use this server. Its operator can add the origin to the setting allow_origin.";
+        let message = "Pages of this origin may not use this server. Its operator can add the origin to the setting allow-origin.";
         Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).because("foreign_origin")
     }
 
     pub(crate) fn host() -> Self {
-        let message = "This server does not serve this host. Its operator can add the host to the setting allow_host.";
+        let message = "This server does not serve this host. Its operator can add the host to the setting allow-host.";
         Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message).because("foreign_host")
     }
 
@@ -117,6 +134,7 @@ impl Refusal {
     pub(crate) fn http_rate(retry_after: Duration) -> Self {
         let message = "Too many requests. Send fewer requests per second.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            .because("http_rate")
             .retry_after(Duration::from_secs(retry_after.as_secs() + 1))
     }
 

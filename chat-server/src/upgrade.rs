@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use chat_core::{Dialect, RoomId};
+use chat_core::{Dialect, RoomId, UserId};
 use chat_transport::{HandshakeError, Session, SharedTcp, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,6 @@ use crate::auth::{Access, Action, AuthError, Credentials, Handshake, Verdict};
 use crate::connection::{self, ConnectParams};
 use crate::limits::{ConnectionPermit, LimitReached};
 use crate::listener::HttpStream;
-use crate::metrics::Metrics;
 use crate::moderation::SanctionScope;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
@@ -34,6 +33,15 @@ pub(crate) struct Upgrade {
     /// a 426 names the protocol that the server supports (RFC 9110, section 7.8).
     pub(crate) asked_for: bool,
     on_upgrade: Option<OnUpgrade>,
+}
+
+/// What is known of a client whose handshake is refused.
+#[derive(Debug, Default)]
+pub(crate) struct Applicant {
+    /// By its credentials, or by its own words where there are none.
+    pub(crate) user: Option<UserId>,
+    /// The room in the URL.
+    pub(crate) room: Option<RoomId>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Upgrade {
@@ -54,26 +62,29 @@ impl Upgrade {
         state: &Arc<State>,
         request: Request,
         mut params: ConnectParams,
+        applicant: &mut Applicant,
     ) -> Result<Response, Refusal> {
-        state.origins.check(request.headers())?;
+        params.address = state.proxies.client_address(request.headers(), request.extensions());
+        applicant.room.clone_from(&params.room);
+        state.origins.check(request.headers(), params.address)?;
         if state.is_draining() {
             return Err(Refusal::draining());
         }
         let response = match handshake::respond(&request, &[Dialect::SUBPROTOCOL]) {
             Ok(response) => response,
-            Err(error) => return Ok(no_handshake(&state.metrics, error)),
+            Err(error) => return Ok(no_handshake(state, error, params.address)),
         };
         let Some(on_upgrade) = self.on_upgrade else {
             return Err(Refusal::no_upgrade());
         };
         let (parts, _) = request.into_parts();
         state.proxies.warn_if_untrusted(&parts.headers, &parts.extensions);
-        params.address = state.proxies.client_address(&parts.headers, &parts.extensions);
         let permit = admit(state, params.address)?;
         params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
         let in_url = params.token.as_ref().map(Secret::reveal);
         (params.access, params.handshake) = access(state, &parts, in_url).await?;
         params.token = None;
+        applicant.user = known_user(&params).cloned();
         check_admission(state, &params).await?;
         let state = Arc::clone(state);
         tokio::spawn(async move {
@@ -87,9 +98,10 @@ impl Upgrade {
 }
 
 /// The answer to a request that is not a valid handshake.
-fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
+fn no_handshake(state: &State, error: HandshakeError, address: Option<IpAddr>) -> Response {
     let refusal = not_a_handshake(error);
-    metrics.refused(&refusal);
+    state.metrics.refused(&refusal);
+    state.client_lines.handshake_refused(&refusal, None, None, address);
     let mut response = refusal.into_response();
     response.headers_mut().extend(error.response().into_parts().0.headers);
     response
@@ -143,9 +155,10 @@ pub(crate) async fn access(
         }
         Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
-            state.client_lines.credentials_rejected(&error, credentials.address, None);
+            let user = || authenticator.genuine_user(&credentials);
+            state.client_lines.credentials_rejected(&error, user, credentials.address, None);
             state.metrics.limited("token");
-            Err(error.into())
+            Err(Refusal::from(error).logged())
         }
     }
 }
@@ -156,10 +169,7 @@ pub(crate) async fn access(
 /// Where clients need tokens, `?userId=` is a claim of anyone: an answer to it would show strangers the
 /// bans of that user, and what moderators wrote.
 async fn check_admission(state: &State, params: &ConnectParams) -> Result<(), Refusal> {
-    let user = match &params.access {
-        Access::Open => params.user_id.as_ref(),
-        access => access.identity().map(|identity| &identity.user),
-    };
+    let user = known_user(params);
     let not_banned = |scope| match user.and_then(|user| state.moderation.ban(scope, user)) {
         Some(notice) => Err(Refusal::banned(notice)),
         None => Ok(()),
@@ -171,6 +181,13 @@ async fn check_admission(state: &State, params: &ConnectParams) -> Result<(), Re
         Verdict::Allowed => Ok(()),
         Verdict::Forbidden => Err(Refusal::forbidden()),
         Verdict::Unauthorized => Err(AuthError::Missing.into()),
+    }
+}
+
+fn known_user(params: &ConnectParams) -> Option<&UserId> {
+    match &params.access {
+        Access::Open => params.user_id.as_ref(),
+        access => access.identity().map(|identity| &identity.user),
     }
 }
 
@@ -217,12 +234,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use async_trait::async_trait;
-    use chat_core::UserId;
     use tokio::task::yield_now;
 
     use super::*;
     use crate::auth::{Authenticator, Identity};
-    use crate::metrics::REFUSALS;
+    use crate::metrics::{Metrics, REFUSALS};
     use crate::moderation::{SanctionKind, SanctionNotice};
     use crate::{BanOptions, Server};
 

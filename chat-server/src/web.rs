@@ -4,6 +4,7 @@
 //! the tests of the modules as well, and `rust-embed` brings a walker of folders and a second
 //! SHA-256 along.
 
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use axum::Router;
@@ -14,7 +15,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST,
     IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -167,9 +168,11 @@ async fn asset(
     Shared(state): Shared<Arc<State>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
+    extensions: Extensions,
 ) -> Result<Response, Refusal> {
     let Path(name) = name?;
-    serve(&state, &name, &headers, REVALIDATE)
+    let address = state.proxies.client_address(&headers, &extensions);
+    serve(&state, &name, &headers, address, REVALIDATE)
 }
 
 /// The files of another version are this server's: servers of two versions answer one page during an
@@ -178,23 +181,26 @@ async fn asset_of_version(
     Shared(state): Shared<Arc<State>>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
+    extensions: Extensions,
 ) -> Result<Response, Refusal> {
+    let address = state.proxies.client_address(&headers, &extensions);
     let Path((version, name)) = path?;
     let caching = if version == *VERSION { IMMUTABLE } else { REVALIDATE };
-    serve(&state, &name, &headers, caching)
+    serve(&state, &name, &headers, address, caching)
 }
 
 fn serve(
     state: &State,
     name: &str,
     headers: &HeaderMap,
+    address: Option<IpAddr>,
     caching: &'static str,
 ) -> Result<Response, Refusal> {
     let asset = ASSETS.iter().find(|asset| asset.name == name).ok_or_else(Refusal::not_found)?;
     let representation = asset.representation(headers);
     let mut response = file(asset.content_type, representation, caching, headers);
     response.headers_mut().append(VARY, HeaderValue::from_static("accept-encoding"));
-    Ok(state.origins.cors(headers).apply(response))
+    Ok(state.origins.cors(headers, address).apply(response))
 }
 
 /// The page at `original`, of which `own` is left below the path that the routes are mounted at.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body as HttpBody, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::body::{Body, Object, bad_field, missing};
-use super::keys::ActiveKey;
+use super::{Caller, CallerAddress};
 use crate::refusal::Refusal;
 
 /// The most calls of a batch.
@@ -82,7 +82,7 @@ pub(super) struct CallAnswer {
 ))]
 pub(super) async fn batch(
     calls: Router,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     Body(request): Body<BatchRequest>,
 ) -> Result<Json<BatchAnswer>, Refusal> {
     let requests = request.calls.ok_or_else(|| missing("calls"))?;
@@ -90,7 +90,7 @@ pub(super) async fn batch(
         return Err(bad_field(format!("\"calls\" has at most {MAX_CALLS} entries.")));
     }
     let batch =
-        Batch { calls: TowerToHyperService::new(calls), key, answered: AtomicUsize::new(0) };
+        Batch { calls: TowerToHyperService::new(calls), caller, answered: AtomicUsize::new(0) };
     let mut groups = BTreeMap::<Vec<u8>, Vec<(usize, CallRequest)>>::new();
     for (index, Object(request)) in requests.into_iter().enumerate() {
         groups.entry(subject(&request, index)).or_default().push((index, request));
@@ -117,7 +117,7 @@ fn subject(request: &CallRequest, index: usize) -> Vec<u8> {
 
 struct Batch {
     calls: TowerToHyperService<Router>,
-    key: Arc<ActiveKey>,
+    caller: Caller,
     /// Bytes of the answers so far.
     answered: AtomicUsize,
 }
@@ -139,7 +139,7 @@ impl Batch {
             let message = "The answers of this batch are too large: this call was not made.";
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
         }
-        let Ok(response) = self.calls.call(request.into_http(&self.key)?).await;
+        let Ok(response) = self.calls.call(request.into_http(&self.caller)?).await;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = to_bytes(response.into_body(), usize::MAX).await.ok();
@@ -162,7 +162,7 @@ impl From<Refusal> for CallAnswer {
 }
 
 impl CallRequest {
-    fn into_http(self, key: &Arc<ActiveKey>) -> Result<Request<HttpBody>, Refusal> {
+    fn into_http(self, caller: &Caller) -> Result<Request<HttpBody>, Refusal> {
         let method = self.method.ok_or_else(|| missing("method"))?;
         let path = self.path.ok_or_else(|| missing("path"))?;
         let method = Method::from_bytes(method.as_bytes())
@@ -174,7 +174,8 @@ impl CallRequest {
         (*request.method_mut(), *request.uri_mut()) = (method, uri);
         const JSON: HeaderValue = HeaderValue::from_static("application/json");
         request.headers_mut().insert(header::CONTENT_TYPE, JSON);
-        request.extensions_mut().insert(Arc::clone(key));
+        request.extensions_mut().insert(Arc::clone(&caller.key));
+        request.extensions_mut().insert(CallerAddress(caller.address));
         Ok(request)
     }
 }

@@ -189,8 +189,7 @@ impl ApiKey {
     }
 
     fn hashed(name: String, hash: [u8; 32]) -> Result<Self, InvalidApiKey> {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_allowed) {
+        if !is_name(&name) {
             return Err(InvalidApiKey::Name);
         }
         if RESERVED_NAMES.contains(&name.as_str()) {
@@ -248,6 +247,11 @@ impl ApiKey {
     }
 }
 
+fn is_name(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
 /// Reads the form `sha256:…`.
 fn parse_hash(text: &str) -> Result<[u8; 32], InvalidApiKey> {
     let digits = text.strip_prefix(HASH_PREFIX).ok_or(InvalidApiKey::Hash)?;
@@ -299,6 +303,14 @@ impl ApiKeys {
     /// The keys as they change.
     pub(crate) fn watch(&self) -> watch::Receiver<ActiveKeys> {
         self.0.subscribe()
+    }
+
+    /// The name in a secret of the form `ck_NAME_…` that is not known, which is public: that of a key of
+    /// this server, or of one that `chat-server key` has made. Anything else may be secret.
+    pub(crate) fn name_in<'a>(&self, secret: &'a str) -> Option<&'a str> {
+        let (name, rest) = secret.strip_prefix("ck_")?.split_once('_')?;
+        let is_known = self.all().iter().any(|key| key.name() == name);
+        (is_name(name) && (is_known || rest.len() == RANDOM_LEN)).then_some(name)
     }
 
     /// The key with this secret. Takes the same time for every secret of the same length.

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
-use axum::{Extension, Json};
 use chat_broker::Published;
 use chat_core::{Color, Epoch, RoomId, User, UserId, UserName};
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::Caller;
 use super::body::{Body, Object, bad_field, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, room_id};
+use crate::client_lines::{ApiCall, ApiLine};
 use crate::handle::{OutgoingMessage, RoomHandle, UserHandle};
 use crate::refusal::{ErrorBody, Refusal};
 use crate::state::State;
@@ -143,12 +145,13 @@ pub(super) struct Delivered {
 ))]
 pub(super) async fn send(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     headers: HeaderMap,
     Body(request): Body<MessageRequest>,
 ) -> Result<Json<Sent>, Refusal> {
-    let message = request.message(&key, &headers)?;
+    let (message, sender) = request.message(&caller.key, &headers)?;
+    log_sender(&state, &sender, ApiCall { room: Some(&room), ..caller.call("send") });
     Ok(Json(RoomHandle::new(state, room).send(message).await?.into()))
 }
 
@@ -163,12 +166,13 @@ pub(super) async fn send(
 ))]
 pub(super) async fn direct(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     UserPath(user): UserPath,
     headers: HeaderMap,
     Body(request): Body<MessageRequest>,
 ) -> Result<Json<Delivered>, Refusal> {
-    let message = request.message(&key, &headers)?;
+    let (message, sender) = request.message(&caller.key, &headers)?;
+    log_sender(&state, &sender, ApiCall { user: Some(&user), ..caller.call("direct") });
     let published = UserHandle::new(state, user).send(message).await?;
     Ok(Json(Delivered { delivered: published.nodes }))
 }
@@ -182,7 +186,7 @@ pub(super) async fn direct(
 ))]
 pub(super) async fn broadcast(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     headers: HeaderMap,
     Body(request): Body<BroadcastRequest>,
 ) -> Result<Json<BroadcastAnswer>, Refusal> {
@@ -192,9 +196,11 @@ pub(super) async fn broadcast(
         return Err(bad_field(format!("\"rooms\" has at most {MAX_ROOMS} entries.")));
     }
     let request = MessageRequest { message, data, user, key: idempotency_key };
-    let message = request.message(&key, &headers)?;
+    let key = &caller.key;
+    let (message, sender) = request.message(key, &headers)?;
+    log_sender(&state, &sender, ApiCall { rooms: Some(rooms.len()), ..caller.call("broadcast") });
     let sending = rooms.into_iter().map(|room| {
-        let (state, key, message) = (Arc::clone(&state), &key, message.clone());
+        let (state, message) = (Arc::clone(&state), message.clone());
         async move {
             let sent = async {
                 let room = room_id(&room)?;
@@ -214,6 +220,21 @@ pub(super) async fn broadcast(
     Ok(Json(BroadcastAnswer { results }))
 }
 
+/// Logs a message whose sender the key has named, but for its text.
+fn log_sender(state: &State, sender: &Sender, call: ApiCall<'_>) {
+    if let Sender::User(user) = sender {
+        let call = ApiCall { as_user: Some(user), ..call };
+        state.client_lines.api_call(ApiLine::SentAsUser, &call);
+    }
+}
+
+/// Who sends a message.
+enum Sender {
+    Key,
+    /// Another than the key, which has named it.
+    User(UserId),
+}
+
 async fn send_to(
     state: Arc<State>,
     room: RoomId,
@@ -223,22 +244,28 @@ async fn send_to(
 }
 
 impl MessageRequest {
-    fn message(self, by: &ActiveKey, headers: &HeaderMap) -> Result<OutgoingMessage, Refusal> {
+    fn message(
+        self,
+        by: &ActiveKey,
+        headers: &HeaderMap,
+    ) -> Result<(OutgoingMessage, Sender), Refusal> {
         let text = self.message.ok_or_else(|| missing("message"))?;
         let user = match self.user {
             Some(Object(user)) => user.user(by)?,
             None => by.sender().clone(),
         };
+        let is_own = user.id == by.sender().id;
+        let sender = if is_own { Sender::Key } else { Sender::User(user.id.clone()) };
         let mut message = OutgoingMessage::new(text).user(user);
         if let Some(data) = self.data {
             message = message.data(data);
         }
-        match idempotency_key(self.key, headers)? {
+        if let Some(key) = idempotency_key(self.key, headers)? {
             // By the API key and not by the sender: a message of one key must not count as repeated because of
             // another key's.
-            Some(key) => Ok(message.key(key).publisher(by.sender().id.clone())),
-            None => Ok(message),
+            message = message.key(key).publisher(by.sender().id.clone());
         }
+        Ok((message, sender))
     }
 }
 

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 use chat_core::{Capability, UserName};
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use super::body::{Body, bad_field, integer, missing};
 use super::keys::{ActiveKey, ApiScope};
 use super::names::user_id;
 use crate::auth::{MAX_RULES, MAX_TOKEN_BYTES, TokenClaims};
+use crate::client_lines::{ApiCall, ApiLine};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -59,9 +61,10 @@ pub(super) struct TokenAnswer {
 ))]
 pub(super) async fn issue(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     Body(request): Body<TokenRequest>,
 ) -> Result<Json<TokenAnswer>, Refusal> {
+    let key = &caller.key;
     let issuer = state.token_issuer.read().clone().ok_or_else(unsupported)?;
     let user = user_id(&request.user.ok_or_else(|| missing("user"))?)?;
     key.check_user(&user)?;
@@ -74,7 +77,7 @@ pub(super) async fn issue(
     if !(1..=MAX_SECONDS).contains(&seconds) {
         return Err(bad_field(format!("\"seconds\" is a number from 1 to {MAX_SECONDS}.")));
     }
-    check_rooms(&key, request.rooms.as_ref())?;
+    check_rooms(key, request.rooms.as_ref())?;
     let lifetime = Duration::from_secs(seconds);
     let mut claims = TokenClaims::new(&user, lifetime);
     claims.name = name.map(|name| name.to_string());
@@ -83,6 +86,8 @@ pub(super) async fn issue(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(bad_field(format!("The token would be longer than {MAX_TOKEN_BYTES} bytes.")));
     }
+    let call = ApiCall { user: Some(&user), seconds: Some(seconds), ..caller.call("issue_token") };
+    state.client_lines.api_call(ApiLine::IssuedToken, &call);
     Ok(Json(TokenAnswer { token, expires_in_ms: lifetime.as_millis() as u64 }))
 }
 

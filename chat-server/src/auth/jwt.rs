@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use chat_core::UserId;
 use jsonwebtoken::Algorithm;
 use parking_lot::RwLock;
 
@@ -172,6 +173,14 @@ impl JwtAuthenticator {
     }
 
     fn identity(&self, token: &str) -> Result<Identity, AuthError> {
+        let verifier = self.verifier();
+        verifier.payload(token)?.identity(&verifier.rules, SystemTime::now())
+    }
+}
+
+impl Verifier {
+    /// The claims of a token whose signature is valid.
+    fn payload(&self, token: &str) -> Result<Payload, AuthError> {
         // Backends print tokens with a line feed at the end.
         let token = token.trim();
         if token.len() > MAX_TOKEN_BYTES {
@@ -184,12 +193,11 @@ impl JwtAuthenticator {
                 _ => "it is not a JWT: three parts with dots between them",
             }));
         };
-        let verifier = self.verifier();
         let header_fields = Header::read(header)?;
         let signed = &token[..header.len() + 1 + claims.len()];
-        let (kind, algorithm) = verifier.keys.verify(&header_fields, signed, signature)?;
+        let (kind, algorithm) = self.keys.verify(&header_fields, signed, signature)?;
         warn_of_short_secret(kind, algorithm);
-        Payload::read(claims)?.identity(&verifier.rules, SystemTime::now())
+        Payload::read(claims)
     }
 }
 
@@ -245,6 +253,10 @@ impl Authenticator for JwtAuthenticator {
     #[cfg(not(feature = "jwks"))]
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
         self.verify(client.token.ok_or(AuthError::Missing)?)
+    }
+
+    fn genuine_user(&self, client: &Credentials<'_>) -> Option<UserId> {
+        self.verifier().payload(client.token?).ok()?.user().ok()
     }
 
     fn is_ready(&self) -> bool {

@@ -100,6 +100,14 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// the client with an error that asks it to retry.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
 
+    /// The user whom credentials name that [`authenticate`](Self::authenticate) has rejected, for the log:
+    /// only if the name is genuine, such as that in a token with a valid signature that has expired.
+    /// Default: `None`, and the log has no user.
+    fn genuine_user(&self, client: &Credentials<'_>) -> Option<UserId> {
+        let _ = client;
+        None
+    }
+
     /// Whether clients can be authenticated now. A server that cannot is not ready (`/readyz`).
     /// Default: true.
     fn is_ready(&self) -> bool {

@@ -71,8 +71,7 @@ impl Payload {
         let expires = self.lifetime(rules.leeway, now)?;
         check_audience(self.aud.as_ref(), &rules.audiences)?;
         check_issuer(self.iss.as_ref(), &rules.issuers)?;
-        let id = text("sub", self.sub.as_ref())?.ok_or_else(|| missing("sub"))?;
-        let user = UserId::new(id).map_err(|why| claim("sub", &why.to_string()))?;
+        let user = self.user()?;
         let name = text("name", self.name.as_ref())?.map(UserName::new).transpose();
         let name = name.map_err(|why| claim("name", &why.to_string()))?;
         let grants = self.rooms.as_ref().map_or_else(|| Ok(Grants::everywhere()), grants)?;
@@ -82,6 +81,12 @@ impl Payload {
             .grants(grants)
             .expires(Some(expires))
             .limit_factor(factor))
+    }
+
+    /// Whose token it is, whether it is valid or not.
+    pub(super) fn user(&self) -> Result<UserId, AuthError> {
+        let id = text("sub", self.sub.as_ref())?.ok_or_else(|| missing("sub"))?;
+        UserId::new(id).map_err(|why| claim("sub", &why.to_string()))
     }
 
     /// When the token expires.

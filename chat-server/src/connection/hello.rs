@@ -45,7 +45,7 @@ impl Connection {
         let authenticated =
             auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
         let identity = authenticated.await.map_err(|error| {
-            self.log_rejected(&error);
+            self.log_rejected(&error, || authenticator.genuine_user(&credentials));
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;
@@ -162,6 +162,7 @@ impl Connection {
         welcome.resume = resume.map(Cow::Owned);
         welcome.expires_in_ms = self.access.expires_in().map(exact_millis);
         welcome.heartbeat_ms = self.state.heartbeat_ms();
+        self.log_welcome();
         self.member.reply(&ServerFrame::Welcome(welcome).to_request(id));
     }
 }

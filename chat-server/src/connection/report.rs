@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use chat_core::{Sample, printable};
+use chat_core::{Sample, UserId, printable};
 use chat_transport::{End, Session};
 
 use super::Connection;
@@ -48,14 +48,27 @@ impl Connection {
     }
 
     pub(super) fn log_open(&self) {
-        let user = self.member.user.id.as_str();
+        let user = self.known_user().map(UserId::as_str);
         let address = self.address.map(tracing::field::display);
         tracing::debug!(connection = self.name(), user, address, "connection opened");
     }
 
-    pub(super) fn log_rejected(&self, error: &AuthError) {
+    /// From this line on an open connection is found by its user.
+    pub(super) fn log_welcome(&self) {
+        let user = self.known_user().map(UserId::as_str);
+        tracing::debug!(connection = self.name(), user, "client welcomed");
+    }
+
+    /// The user, unless the client has yet to authenticate: then the id is made from that of the
+    /// connection.
+    fn known_user(&self) -> Option<&UserId> {
+        (!self.access.is_pending()).then_some(&self.member.user.id)
+    }
+
+    /// `user` is whom the credentials name, if they are genuine.
+    pub(super) fn log_rejected(&self, error: &AuthError, user: impl FnOnce() -> Option<UserId>) {
         let lines = &self.state.client_lines;
-        lines.credentials_rejected(error, self.address, Some(&self.name()));
+        lines.credentials_rejected(error, user, self.address, Some(&self.name()));
     }
 
     /// Counts and logs the end of the connection.
@@ -66,7 +79,7 @@ impl Connection {
             cause => cause,
         };
         self.state.metrics.closed(end, cause);
-        let user = &self.member.user.id;
+        let user = self.known_user();
         let (code, address) = (close_code(end), self.address.map(tracing::field::display));
         let milliseconds = self.opened.elapsed().as_millis() as u64;
         let detail = detail(session, end);
@@ -75,7 +88,7 @@ impl Connection {
             ($level:ident) => {
                 tracing::$level!(
                     connection = self.name(),
-                    user = user.as_str(),
+                    user = user.map(UserId::as_str),
                     address,
                     %cause,
                     code,
@@ -89,7 +102,8 @@ impl Connection {
                 )
             };
         }
-        if self.state.client_lines.may_log_end(cause, user) { log!(info) } else { log!(debug) }
+        let may_log = self.state.client_lines.may_log_end(cause, user, self.address);
+        if may_log { log!(info) } else { log!(debug) }
     }
 }
 

@@ -70,7 +70,9 @@ impl Connection {
         let renewed = auth::authenticate(&*authenticator, &credentials, time_limit).await;
         let identity = match renewed {
             Ok(identity) => identity,
-            Err(error) => return self.log_rejected(&error),
+            Err(error) => {
+                return self.log_rejected(&error, || Some(self.member.user.id.clone()));
+            }
         };
         let is_later = identity.expires.is_none_or(|expires| expires > SystemTime::now());
         if identity.user != self.member.user.id {

@@ -1,6 +1,5 @@
 //! A kick or a ban: what it is, who imposes it, and how it is stored.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +9,7 @@ use chat_core::{RoomId, UserId, printable};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::random_id;
+use crate::log_budget::LogBudget;
 
 /// How long the record of a kick is kept for servers that have lost the broker.
 const KICK_LIFETIME: Duration = Duration::from_secs(60);
@@ -90,9 +90,11 @@ pub(super) struct SanctionRecord {
 }
 
 /// Stores a sanction against `user`, a ban for `time`. Returns its id, and logs the actor, when it is
-/// stored.
+/// stored. The line is at `info` if the budget `lines` has one for the actor.
+#[allow(clippy::too_many_arguments, reason = "each is a part of the sanction, but for two")]
 pub(crate) async fn impose(
     broker: &dyn Broker,
+    lines: &LogBudget,
     by: Actor<'_>,
     kind: SanctionKind,
     scope: SanctionScope<'_>,
@@ -123,21 +125,52 @@ pub(crate) async fn impose(
     let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
     let reason = stored.reason.as_deref().map(printable);
     let reason = reason.as_deref();
-    let (user, ok) = (user.as_str(), done.is_ok());
-    let kind = kind.in_log(scope);
-    tracing::info!(%by, kind, %scope, user, seconds, reason, ok, "user sanctioned");
+    let (kind, ok) = (kind.in_log(scope), done.is_ok());
+    let (key, moderator, room, user) = (by.key(), by.moderator(), scope.room(), user.as_str());
+    let (by, scope) = (by.name(), scope.name());
+    // A macro, since the level of a line is a constant.
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                by,
+                key,
+                moderator,
+                kind,
+                scope,
+                room,
+                user,
+                seconds,
+                reason,
+                ok,
+                "user sanctioned"
+            )
+        };
+    }
+    if lines.take(&key.or(moderator)) {
+        log!(info)
+    } else {
+        log!(debug)
+    }
     done.map(|()| stored.id)
 }
 
 /// Ends a ban. Returns and logs when that is stored.
 pub(crate) async fn unban(
     broker: &dyn Broker,
+    lines: &LogBudget,
     by: Actor<'_>,
     scope: SanctionScope<'_>,
     user: &UserId,
 ) -> Result<(), BrokerError> {
     let done = table_of(broker)?.remove(&key(SanctionKind::Ban, scope, user)).await;
-    tracing::info!(%by, %scope, user = user.as_str(), ok = done.is_ok(), "ban lifted");
+    let ok = done.is_ok();
+    let (key, moderator, room, user) = (by.key(), by.moderator(), scope.room(), user.as_str());
+    let (by, scope) = (by.name(), scope.name());
+    if lines.take(&key.or(moderator)) {
+        tracing::info!(by, key, moderator, scope, room, user, ok, "ban lifted");
+    } else {
+        tracing::debug!(by, key, moderator, scope, room, user, ok, "ban lifted");
+    }
     done
 }
 
@@ -186,21 +219,44 @@ impl SanctionKind {
     }
 }
 
-impl fmt::Display for Actor<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The words of the log.
+impl<'a> Actor<'a> {
+    fn name(self) -> &'static str {
         match self {
-            Self::Backend => f.write_str("the application"),
-            Self::Key(name) => write!(f, "the key {name}"),
-            Self::Moderator(user) => write!(f, "moderator {}", user.escaped()),
+            Self::Backend => "application",
+            Self::Key(_) => "key",
+            Self::Moderator(_) => "moderator",
+        }
+    }
+
+    fn key(self) -> Option<&'a str> {
+        match self {
+            Self::Key(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    fn moderator(self) -> Option<&'a str> {
+        match self {
+            Self::Moderator(user) => Some(user.as_str()),
+            _ => None,
         }
     }
 }
 
-impl fmt::Display for SanctionScope<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The words of the log.
+impl<'a> SanctionScope<'a> {
+    fn name(self) -> &'static str {
         match self {
-            Self::Server => f.write_str("all servers"),
-            Self::Room(room) => write!(f, "room {}", room.escaped()),
+            Self::Server => "server",
+            Self::Room(_) => "room",
+        }
+    }
+
+    fn room(self) -> Option<&'a str> {
+        match self {
+            Self::Server => None,
+            Self::Room(room) => Some(room.as_str()),
         }
     }
 }

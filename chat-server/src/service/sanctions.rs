@@ -43,7 +43,8 @@ pub(crate) async fn unban(
     scope: SanctionScope<'_>,
     user: &UserId,
 ) -> Result<(), Error> {
-    moderation::unban(&**state.hub.broker(), by, scope, user).await?;
+    moderation::unban(&**state.hub.broker(), &state.client_lines.sanctions, by, scope, user)
+        .await?;
     until_shown(state, state.moderation.until_unbanned(scope, user)).await;
     Ok(())
 }
@@ -59,8 +60,8 @@ async fn impose(
 ) -> Result<(), Error> {
     check_reason(reason)?;
     check_room_for_more(state, by)?;
-    let broker = &**state.hub.broker();
-    let id = moderation::impose(broker, by, kind, scope, user, time, reason).await?;
+    let (broker, lines) = (&**state.hub.broker(), &state.client_lines.sanctions);
+    let id = moderation::impose(broker, lines, by, kind, scope, user, time, reason).await?;
     if matches!(by, Actor::Moderator(moderator) if moderator == user) {
         // The connection of the moderator is in the room until it has returned from this call.
         return Ok(());

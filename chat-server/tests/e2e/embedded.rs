@@ -287,7 +287,7 @@ async fn websocket_alone_is_part_of_an_application_with_sessions() {
     assert_eq!(ask(&mut ann, "welcome", json!({"type": "hello"})).await["user"]["id"], "ann");
     for (path, host, status, text) in [
         ("/ws", "app.example", 426, "no_websocket"),
-        ("/chat/ws", "evil.example", 403, "the setting allow_host"),
+        ("/chat/ws", "evil.example", 403, "the setting allow-host"),
         ("/chat/metrics", "evil.example", 404, "its own 404"),
         ("/create-room", "evil.example", 404, "its own 404"),
     ] {

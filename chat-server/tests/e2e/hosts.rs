@@ -53,7 +53,7 @@ async fn foreign_host_is_refused_on_every_route() {
         assert_eq!(status, 403, "{line}: {body}");
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["code"], "host_not_allowed", "{line}");
-        assert!(body["message"].as_str().unwrap().contains("allow_host"), "{body}");
+        assert!(body["message"].as_str().unwrap().contains("allow-host"), "{body}");
     }
     assert_eq!(handshake(&server, FOREIGN).await, 403);
     assert_eq!(server.metric("chat_limited_total{limit=\"host\"}").await, 11);

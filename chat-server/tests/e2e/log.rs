@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::auth::{SECRET, native, signed};
-use crate::support::{Chat, FAST, ask, command, join, next_of};
+use crate::support::{Chat, FAST, ask, command, eventually, join, next_of};
 
 const KEY: &str = "a key for backends";
 
@@ -148,8 +148,9 @@ async fn end_of_a_connection_is_logged_with_its_cause() {
     }
     let ban: Value = serde_json::from_str(&server.until_logged(r#""kind":"ban""#)).unwrap();
     for (field, value) in [
-        ("by", json!("the key api")),
-        ("scope", json!("all servers")),
+        ("by", json!("key")),
+        ("key", json!("api")),
+        ("scope", json!("server")),
         ("user", json!("banned")),
         ("seconds", json!(90.0)),
         ("reason", json!("\"spam\"\\n")),
@@ -225,7 +226,7 @@ async fn only_a_crashed_server_is_logged_as_expired() {
     ann.recv_until_close().await;
     drop(ann);
     ending.exit();
-    watching.until_logged("grace of a closed node ended, removing its occupants");
+    watching.until_logged("lease of a closed node, or of its former name, ended");
     assert_eq!(watching.logged("node lease expired"), 0);
 
     let crashing = start();
@@ -237,4 +238,75 @@ async fn only_a_crashed_server_is_logged_as_expired() {
     let line = watching.until_logged("node lease expired, removing its occupants");
     let node = welcome["node"].as_str().unwrap();
     assert!(line.contains(&format!("node=\"{node}\"")), "{node} in: {line}");
+}
+
+/// After an outage of Redis, servers have other names in it; so they have after a move. The former ones are
+/// no crashed servers.
+#[tokio::test]
+async fn outage_of_redis_is_logged_as_no_crash() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes"]);
+    let start = || {
+        let mut command = command();
+        command.env("REDIS_URL", redis.url()).env("CHAT_LOG", "info,chat_broker=debug");
+        Chat::start(command.args(["--port=0", "--presence-lease=1s", "--presence-grace=1s"]))
+    };
+    let servers = [start(), start()];
+    let mut clients = Vec::new();
+    for server in &servers {
+        server.until_ready().await;
+        let mut client = server.native().await;
+        join(&mut client, "r").await;
+        clients.push(client);
+    }
+    redis.stop();
+    for server in &servers {
+        server.until_logged("redis unavailable");
+    }
+    // Longer than the leases.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    redis.restart();
+    let removed = "lease of a closed node, or of its former name, ended";
+    eventually("both former names to end", async || {
+        servers.iter().map(|server| server.logged(removed)).sum::<usize>() >= 2
+    })
+    .await;
+    for server in &servers {
+        assert_eq!(server.logged("node lease expired"), 0);
+    }
+}
+
+/// One line names a room, whether Redis was emptied or has restarted without its data.
+#[tokio::test]
+async fn lost_messages_are_logged_with_a_room() {
+    let mut redis = RedisServer::start_with(&["--save", "", "--appendonly", "no"]);
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    let mut client = server.native().await;
+    let send = async |client: &mut WsClient, room: &str| {
+        let message = json!({"type": "send", "room": room, "message": "x"});
+        ask(client, "ok", message).await
+    };
+    for room in ["a", "b"] {
+        join(&mut client, room).await;
+        send(&mut client, room).await;
+    }
+    let lost = "the broker lost the messages of rooms, which begin new epochs";
+    redis.command(&["FLUSHALL"]).await;
+    for room in ["a", "b"] {
+        send(&mut client, room).await;
+        next_of(&mut client, "gap").await;
+    }
+    let line = server.until_logged(lost);
+    assert!(line.contains("WARN") && line.contains(" rooms=2 room=\"a\""), "{line}");
+    assert_eq!(server.logged(lost), 1);
+
+    let other = Chat::on(&redis);
+    other.until_ready().await;
+    let mut client = other.native().await;
+    join(&mut client, "a").await;
+    redis.kill();
+    redis.restart();
+    next_of(&mut client, "gap").await;
+    let line = other.until_logged(lost);
+    assert!(line.contains(" rooms=1 room=\"a\""), "{line}");
 }

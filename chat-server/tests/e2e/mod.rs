@@ -16,6 +16,7 @@ mod hosts;
 mod http;
 mod limits;
 mod log;
+mod log_of_access;
 mod metrics;
 mod mixed;
 mod moderation;

@@ -23,8 +23,8 @@ use crate::support::{Chat, command};
 const SHOP: &str = "ck_shop_0123456789abcdef";
 
 /// A server in whose file the key "shop" has these further lines.
-struct WithFile {
-    server: Chat,
+pub(crate) struct WithFile {
+    pub(crate) server: Chat,
     file: PathBuf,
 }
 
@@ -34,7 +34,7 @@ impl Drop for WithFile {
     }
 }
 
-fn server_with_key(lines: &str, args: &[&str]) -> WithFile {
+pub(crate) fn server_with_key(lines: &str, args: &[&str]) -> WithFile {
     let hash = ApiKey::new("shop", &Secret::new(SHOP)).unwrap().hash();
     let text = format!("[[api_keys]]\nname = \"shop\"\nhash = \"{hash}\"\n{lines}\n");
     static FILES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);

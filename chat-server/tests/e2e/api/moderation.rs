@@ -63,6 +63,6 @@ async fn key_lists_the_bans_of_its_rooms_and_users() {
     assert_eq!(named, [(Some("eve"), Some("shop-1")), (Some("shop-1"), None)]);
     let has_end = [0, 1].map(|index| page["bans"][index].get("until").is_some());
     assert_eq!(has_end, [false, true], "one without a time ends by an unban: {page}");
-    server.until_logged_times("by=the key api", 4);
-    assert_eq!(server.logged("by=the key api"), 4);
+    server.until_logged_times("by=\"key\" key=\"api\"", 4);
+    assert_eq!(server.logged("by=\"key\" key=\"api\""), 4);
 }

@@ -1,0 +1,315 @@
+//! The log answers who was refused, and why, and who used the API for what.
+
+use std::time::SystemTime;
+
+use chat_broker::testing::RedisServer;
+use chat_server::JwtSigner;
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+
+use super::auth::{SECRET, granting, native, signed};
+use super::backend::{KEY, request};
+use crate::support::{Chat, ask, command};
+
+const SHOP: &str = "ck_shop_0123456789abcdef";
+
+fn server(format: &str, args: &[&str]) -> Chat {
+    let mut command = command();
+    command.env("JWT_SECRET", SECRET).env("API_KEY", KEY).env("CHAT_LOG_FORMAT", format);
+    Chat::start(command.args(["--port", "0"]).args(args))
+}
+
+/// The line of the log, of a server that logs JSON.
+fn line(server: &Chat, text: &str) -> Value {
+    serde_json::from_str(&server.until_logged(text)).unwrap()
+}
+
+fn handshake(path: &str, headers: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+}
+
+async fn post(server: &Chat, path: &str, body: &Value) -> u16 {
+    request(server.port(), KEY, "", &format!("POST /api{path}"), &body.to_string()).await.0
+}
+
+#[tokio::test]
+async fn refused_handshakes_are_logged_with_their_causes() {
+    let server = server("json", &[]);
+    let bob = granting("bob", &[("*", &["join"])]);
+    let eve = granting("eve", &[("a", &["join"])]);
+    assert_eq!(post(&server, "/users/bob/disconnect", &json!({"seconds": 600})).await, 200);
+    let bearer = format!("Authorization: Bearer {bob}\r\n");
+    let foreign = "Origin: https://page.example\r\n";
+    for (request, status, cause) in [
+        (handshake("/ws", &bearer), 403, "banned"),
+        (handshake(&format!("/join-room/b?token={eve}"), ""), 403, "forbidden"),
+        (handshake("/join-room/%00", ""), 400, "room_name_invalid"),
+        (handshake("/ws", foreign), 403, "foreign_origin"),
+        (handshake("/ws", "").replace("Version: 13", "Version: 8"), 426, "version"),
+        (handshake("/ws", "").replace("Upgrade: websocket\r\n", ""), 426, "no_upgrade"),
+        (handshake("/ws", "").replace("localhost", "other.example"), 403, "foreign_host"),
+        (handshake("/join-room/b", ""), 401, "unauthorized"),
+    ] {
+        assert_eq!(server.raw(&request).await.0, status, "{cause}");
+        let line = line(&server, &format!(r#""cause":"{cause}""#));
+        assert_eq!(line["message"], "handshake refused", "{line}");
+        assert_eq!((&line["level"], &line["status"]), (&json!("INFO"), &json!(status)), "{line}");
+        assert_eq!(line["address"], "127.0.0.1", "{line}");
+        assert!(line["code"].is_string() && line["detail"].is_string(), "{line}");
+    }
+    let of_bob = line(&server, r#""cause":"banned""#);
+    assert_eq!((&of_bob["user"], &of_bob["code"]), (&json!("bob"), &json!("banned")), "{of_bob}");
+    let of_eve = line(&server, r#""cause":"forbidden""#);
+    assert_eq!((&of_eve["user"], &of_eve["room"]), (&json!("eve"), &json!("b")), "{of_eve}");
+}
+
+#[tokio::test]
+async fn address_that_has_all_its_connections_is_logged() {
+    let server =
+        server("json", &["--max-connections-per-address=1", "--trusted-proxies=127.0.0.0/8,::1"]);
+    let forwarded = ("X-Forwarded-For", "9.9.9.9");
+    let _only = WsClient::connect_with(&server.ws("/ws"), &[forwarded]).await;
+    let forwarded = format!("{}: {}\r\n", forwarded.0, forwarded.1);
+    assert_eq!(server.raw(&handshake("/ws", &forwarded)).await.0, 429);
+    let line = line(&server, r#""cause":"address_connections""#);
+    assert_eq!((&line["status"], &line["address"]), (&json!(429), &json!("9.9.9.9")), "{line}");
+}
+
+#[tokio::test]
+async fn refused_requests_of_a_busy_address_are_logged() {
+    let server = server("human", &["--http-rate-per-address=1/1", "--max-wait=1ms"]);
+    for _ in 0..50 {
+        server.raw(&handshake("/join-room/%00", "")).await;
+    }
+    let line = server.until_logged("cause=\"http_rate\"");
+    assert!(line.contains("status=429") && line.contains("address=127.0.0.1"), "{line}");
+    // A minute may end in between.
+    for cause in ["http_rate", "room_name_invalid"] {
+        assert!(server.logged(&format!("cause=\"{cause}\"")) <= 20, "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn rejected_token_names_its_user_if_it_is_genuine() {
+    let server = server("json", &["--jwt-audience=chat"]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let claims = |user: &str, from: u64, until: u64, audience: &str| {
+        signed(&json!({"sub": user, "nbf": from, "exp": until, "aud": audience}))
+    };
+    let (day, hour) = (now + 86_400, now + 3600);
+    for (user, token) in [
+        ("expired", claims("expired", 0, now - 3600, "chat")),
+        ("early", claims("early", hour, day, "chat")),
+        ("elsewhere", claims("elsewhere", 0, day, "shop")),
+    ] {
+        assert_eq!(server.raw(&handshake(&format!("/ws?token={token}"), "")).await.0, 401);
+        let line = line(&server, &format!(r#""user":"{user}""#));
+        assert_eq!(line["message"], "credentials rejected", "{line}");
+    }
+    let mut client = server.native().await;
+    let hello = json!({"type": "hello", "token": claims("in-hello", 0, now - 3600, "chat")});
+    ask(&mut client, "error", hello).await;
+    assert!(line(&server, r#""user":"in-hello""#)["connection"].is_string());
+
+    let stranger = JwtSigner::with_secret(b"a secret that the server lacks, 32").unwrap();
+    let forged = stranger.sign(&json!({"sub": "forged", "exp": day, "aud": "chat"})).unwrap();
+    assert_eq!(server.raw(&handshake(&format!("/ws?token={forged}"), "")).await.0, 401);
+    server.until_logged("signature");
+    assert_eq!(server.logged("forged"), 0, "anyone can write a name into a token");
+}
+
+/// The name in a key is public, and finds the backend that has an old one. Nothing else of it is logged.
+#[tokio::test]
+async fn rejected_key_is_logged_with_the_name_in_it() {
+    let server = server("human", &[]);
+    let secret = "0123456789".repeat(4);
+    for (key, fields) in [
+        (format!("ck_shop_{secret}"), "API key rejected reason=\"unknown\" key=\"shop\" address="),
+        (format!("ck_{secret}"), "API key rejected reason=\"unknown\" address="),
+        ("".to_owned(), "API key rejected reason=\"missing\" address="),
+    ] {
+        assert_eq!(request(server.port(), &key, "", "GET /api/rooms", "").await.0, 401, "{key}");
+        server.until_logged(fields);
+    }
+    assert_eq!(server.logged("0123456789"), 0);
+}
+
+#[tokio::test]
+async fn powerful_calls_of_the_api_are_logged() {
+    let started = super::api::server_with_key("scopes = [\"send\"]", &["--log-format=json"]);
+    let server = &started.server;
+    let message = json!({"message": "a secret text", "user": {"id": "ceo"}});
+    let shop = |line: &'static str, body: Value| {
+        let port = server.port();
+        async move { request(port, SHOP, "", line, &body.to_string()).await.0 }
+    };
+    assert_eq!(shop("POST /api/rooms/r/messages", message.clone()).await, 200);
+    let line = line(server, r#""call":"send""#);
+    assert_eq!(line["message"], "API call", "{line}");
+    for (field, value) in
+        [("key", "shop"), ("address", "127.0.0.1"), ("as_user", "ceo"), ("room", "r")]
+    {
+        assert_eq!(line[field], value, "{line}");
+    }
+    assert_eq!(shop("POST /api/users/u/messages", message.clone()).await, 200);
+    let direct = self::line(server, r#""call":"direct""#);
+    assert_eq!((&direct["as_user"], &direct["user"]), (&json!("ceo"), &json!("u")), "{direct}");
+    let broadcast = json!({"message": "a secret text", "user": {"id": "ceo"}, "rooms": ["a", "b"]});
+    assert_eq!(shop("POST /api/broadcast", broadcast).await, 200);
+    let broadcast = self::line(server, r#""call":"broadcast""#);
+    assert_eq!((&broadcast["as_user"], &broadcast["rooms"]), (&json!("ceo"), &json!(2)));
+    let own = json!({"message": "a secret text"});
+    assert_eq!(shop("POST /api/rooms/own/messages", own).await, 200);
+
+    // Also within a batch, with the address of the request.
+    let calls =
+        json!({"calls": [{"method": "POST", "path": "/rooms/batched/messages", "body": message}]});
+    assert_eq!(shop("POST /api/batch", calls).await, 200);
+    assert_eq!(self::line(server, r#""room":"batched""#)["address"], "127.0.0.1");
+
+    assert_eq!(shop("POST /api/rooms/r/kick?x=a+secret", json!({"user": "bob"})).await, 403);
+    let forbidden = self::line(server, r#""call":"kick""#);
+    assert_eq!(forbidden["message"], "API call forbidden", "{forbidden}");
+    assert_eq!(
+        (&forbidden["key"], &forbidden["path"]),
+        (&json!("shop"), &json!("/api/rooms/r/kick"))
+    );
+
+    assert_eq!(request(server.port(), KEY, "", "GET /api/rooms/r/export", "").await.0, 200);
+    let export = self::line(server, r#""call":"export""#);
+    assert_eq!((&export["key"], &export["room"]), (&json!("api"), &json!("r")), "{export}");
+    assert_eq!(server.logged(r#""room":"own""#), 0, "what a key says in its own name");
+    for said in ["a secret text", "a+secret"] {
+        assert_eq!(server.logged(said), 0, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn issued_tokens_are_logged() {
+    let server = server("json", &[]);
+    let (status, _, body) = request(
+        server.port(),
+        KEY,
+        "",
+        "POST /api/tokens",
+        &json!({"user": "ann", "seconds": 60}).to_string(),
+    )
+    .await;
+    assert_eq!(status, 200, "{body}");
+    let line = line(&server, r#""call":"issue_token""#);
+    assert_eq!((&line["key"], &line["user"]), (&json!("api"), &json!("ann")), "{line}");
+    assert_eq!((&line["seconds"], &line["address"]), (&json!(60), &json!("127.0.0.1")), "{line}");
+    let token = serde_json::from_str::<Value>(&body).unwrap()["token"].to_string();
+    assert_eq!(server.logged(token.trim_matches('"')), 0);
+}
+
+/// A connection is found by its user while it is open, and has no user before it has authenticated.
+#[tokio::test]
+async fn connection_has_a_user_once_that_is_known() {
+    let server = server("json", &["--log=debug"]);
+    let mut pending = server.native().await;
+    ask(&mut pending, "pong", json!({"type": "ping"})).await;
+    pending.close().await;
+    let ended = line(&server, r#""message":"connection ended""#);
+    assert_eq!(ended["user"], Value::Null, "{ended}");
+    assert_eq!(line(&server, r#""message":"connection opened""#)["user"], Value::Null);
+
+    let mut ann = server.native().await;
+    let token = granting("ann", &[("*", &["join"])]);
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello", "token": token})).await;
+    let welcomed = line(&server, r#""message":"client welcomed""#);
+    assert_eq!(welcomed["level"], "DEBUG", "{welcomed}");
+    assert_eq!((&welcomed["connection"], &welcomed["user"]), (&welcome["session"], &json!("ann")));
+}
+
+/// A name that looks like fields of a line is one value.
+#[tokio::test]
+async fn sanctions_have_fields_for_programs() {
+    let room = "x user=\"ceo\" reason=\"fraud\"";
+    let path = "/rooms/x%20user=%22ceo%22%20reason=%22fraud%22/ban";
+    let human = server("human", &[]);
+    let token = granting("ann", &[("*", &["join"])]);
+    let mut ann = native(&human, &token).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": room})).await;
+    assert_eq!(post(&human, path, &json!({"user": "bob", "reason": "spam ham"})).await, 200);
+    let escaped = r#""x user=\"ceo\" reason=\"fraud\"""#;
+    let fields = format!(
+        "user sanctioned by=\"key\" key=\"api\" kind=\"ban\" scope=\"room\" room={escaped} user=\"bob\""
+    );
+    let line = human.until_logged(&fields);
+    assert!(line.contains("reason=\"spam ham\""), "{line}");
+    human.until_logged(&format!("room={escaped} subscribing on the pub sub to room: {escaped}"));
+
+    let server = server("json", &[]);
+    assert_eq!(post(&server, path, &json!({"user": "bob"})).await, 200);
+    assert_eq!(post(&server, "/users/eve/disconnect", &json!({})).await, 200);
+    let of_room = self::line(&server, r#""kind":"ban""#);
+    for (field, value) in [("by", "key"), ("key", "api"), ("scope", "room"), ("room", room)] {
+        assert_eq!(of_room[field], value, "{of_room}");
+    }
+    let everywhere = self::line(&server, r#""kind":"disconnect""#);
+    assert_eq!((&everywhere["scope"], &everywhere["room"]), (&json!("server"), &Value::Null));
+    let moderator = granting("mod", &[("*", &["join", "moderate"])]);
+    let mut moderator = native(&server, &moderator).await;
+    let kick = json!({"type": "kick", "room": "busy", "user": "zoe"});
+    ask(&mut moderator, "ok", kick).await;
+    let by_moderator = self::line(&server, r#""user":"zoe""#);
+    for (field, value) in [("by", "moderator"), ("moderator", "mod"), ("room", "busy")] {
+        assert_eq!(by_moderator[field], value, "{by_moderator}");
+    }
+}
+
+#[tokio::test]
+async fn many_sanctions_are_few_lines() {
+    const KICKS: usize = 900;
+    let mut server = server("human", &[]);
+    for calls in 0..KICKS / 100 {
+        let call = |n| json!({"method": "POST", "path": format!("/rooms/r/kick"), "body": {"user": format!("u{calls}-{n}")}});
+        let calls = json!({"calls": (0..100).map(call).collect::<Vec<_>>()});
+        assert_eq!(post(&server, "/batch", &calls).await, 200);
+    }
+    // A minute may end meanwhile.
+    let lines = server.logged("user sanctioned");
+    assert!((200..=400).contains(&lines), "{lines} lines");
+    server.signal("TERM");
+    server.exit();
+    let summary = server.until_logged("suppressed log lines of sanctions lines=");
+    let number = summary.rsplit('=').next().unwrap().parse::<usize>().unwrap();
+    assert_eq!(lines + number, KICKS);
+}
+
+/// What Redis answers is one value of a line, in the words that the runbook quotes.
+#[tokio::test]
+async fn errors_of_redis_are_quoted() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let line = server.until_logged("redis unavailable, reconnecting cause=");
+    assert!(line.contains("reconnecting cause=\""), "{line}");
+    assert!(line.contains("ReadOnly: You can't write against a read only replica"), "{line}");
+}
+
+/// The advice is a setting as the file of settings has it, and as the runbook quotes it.
+#[tokio::test]
+async fn refused_origin_is_logged_with_the_client_and_the_setting() {
+    let server = server("human", &[]);
+    let answer = server.raw(&handshake("/ws", "Origin: https://app.example\r\n")).await;
+    assert!(answer.2.contains("the setting allow-origin."), "{}", answer.2);
+    let line = server.until_logged("request of an unknown origin rejected");
+    let expected = "request of an unknown origin rejected: if its pages may use this server, add it to \
+                    --allow-origin (CHAT_ALLOW_ORIGIN) origin=\"https://app.example\" host=\"localhost\" \
+                    address=127.0.0.1";
+    assert!(line.ends_with(expected), "{line}");
+    let answer = server.raw(&handshake("/ws", "").replace("localhost", "a.example")).await;
+    assert!(answer.2.contains("the setting allow-host."), "{}", answer.2);
+    let line = server.until_logged("request for an unknown host rejected");
+    let advice = "add it to --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)";
+    assert!(
+        line.contains(advice) && line.ends_with("host=\"a.example\" address=127.0.0.1"),
+        "{line}"
+    );
+}
