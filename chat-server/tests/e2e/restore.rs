@@ -49,7 +49,8 @@ async fn clients_notice_a_restored_backup() {
 
 /// Runs the commands of the page for this Redis.
 fn give_new_epochs(redis: &RedisServer) {
-    let commands = PAGE.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut blocks = PAGE.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let commands = blocks.find(|block| block.contains("tr -dc")).unwrap();
     assert!(commands.contains("-h redis.example"), "{commands}");
     let here = format!("-h 127.0.0.1 -p {}", redis.port());
     let output = Command::new("bash")
