@@ -4,6 +4,7 @@ mod commands;
 mod engine;
 mod listening;
 mod log;
+mod notify;
 mod open_files;
 mod reload;
 mod settings;
@@ -101,12 +102,14 @@ async fn run(
     reload
         .start(hangup)
         .map_err(|error| Exit::System(format!("cannot start the thread of reloads: {error}")))?;
+    tokio::spawn(notify::started(server.clone()));
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
         // Not among the arguments of a log line, which are not evaluated where it is not logged.
         let signal = signals.recv().await;
         info!("{signal}: shutting down");
+        notify::stopping(signal);
         // Fails if the server has ended before.
         let _ = stop.send(());
         let signal = signals.recv().await;

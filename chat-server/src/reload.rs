@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::log::SetFilter;
 use crate::settings::{Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
-use crate::{log_warnings, open_files};
+use crate::{log_warnings, notify, open_files};
 
 /// The settings that [`Reload::apply`] replaces, beside all limits. Others need a restart.
 const REPLACED: [&str; 22] = [
@@ -75,6 +75,7 @@ impl Reload {
                 sleep(SLOW).await;
                 error!("SIGHUP: settings not reloaded after {SLOW:?}: a file is still being read");
             });
+            notify::reloading();
             let mut sources = Sources::of_process();
             let outcome = self.reload(&mut sources).await;
             slow.abort();
@@ -82,11 +83,13 @@ impl Reload {
                 Ok(()) => {
                     let digest = self.server.settings_digest();
                     info!(settings = digest, "SIGHUP: settings reloaded");
+                    notify::reloaded(None);
                 }
                 Err(exit) => {
                     self.server.reload_failed();
                     let why = exit.message(&sources);
                     error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
+                    notify::reloaded(Some(&why));
                 }
             }
         }

@@ -21,6 +21,7 @@ mod metrics;
 mod mixed;
 mod moderation;
 mod native;
+mod notify;
 mod operations;
 mod outage;
 mod parts;
