@@ -40,7 +40,8 @@ const TRIM_SLACK: f64 = 1.0 / 8.0;
 
 /// Bytes of a server, by its resident memory.
 mod server_bytes {
-    pub(super) const BASE: f64 = 9e6;
+    /// The optimized program, with the page for operators and the figures of ten minutes.
+    pub(super) const BASE: f64 = 13.4e6;
     /// A connected user, of the native protocol.
     pub(super) const USER: f64 = 3_400.0;
     /// A room with users of this server, and each of these.
@@ -59,6 +60,8 @@ mod server_bytes {
 
 /// Seconds of CPU of one core.
 mod cpu_seconds {
+    /// Of a server in a second.
+    pub(super) const BASE: f64 = 600e-6;
     /// A message from a client, at its server; and at each other server with members in the room.
     pub(super) const MESSAGE: f64 = 12e-6;
     pub(super) const RECEIVED: f64 = 4.5e-6;
@@ -66,13 +69,29 @@ mod cpu_seconds {
     pub(super) const DELIVERY: f64 = 4.5e-6;
     /// A user in a second: a ping each 25 s.
     pub(super) const USER: f64 = 0.5e-6;
+    /// What each of these takes more if nothing else arrives at the same time: threads that wake up, and
+    /// system calls for one message alone.
+    pub(super) const LONE_MESSAGE: f64 = 400e-6;
+    pub(super) const LONE_RECEIVED: f64 = 100e-6;
+    pub(super) const LONE_DELIVERY: f64 = 4.5e-6;
     /// Of Redis: a message in a room with history, and without; each further server that receives it.
     pub(super) const KEPT: f64 = 6e-6;
     pub(super) const EPHEMERAL: f64 = 1.7e-6;
     pub(super) const FURTHER_SERVER: f64 = 1e-6;
-    /// Of Redis in a second: a server; a room with users, whose presence is compared.
-    pub(super) const SERVER: f64 = 300e-6;
+    /// What a message takes more if no other arrives at the same time.
+    pub(super) const LONE_PUBLISH: f64 = 250e-6;
+    /// Of Redis in a second: itself; a server; a room with users, whose presence is compared.
+    pub(super) const REDIS: f64 = 2e-3;
+    pub(super) const SERVER: f64 = 450e-6;
     pub(super) const ROOM: f64 = 1e-6;
+}
+
+/// Within so many seconds messages share what a lone one would take, as measured.
+const SHARING_SECONDS: f64 = 2e-3;
+
+/// The part of what lone messages take that remains at so many messages a second.
+fn lone(messages: f64) -> f64 {
+    1.0 / (1.0 + messages * SHARING_SECONDS)
 }
 
 /// Local ports of an address by default (`net.ipv4.ip_local_port_range`).
@@ -111,7 +130,9 @@ struct RedisSize {
     history_bytes: u64,
     key_bytes: u64,
     maxmemory_bytes: u64,
+    /// If each message arrives alone, at most; and if all arrive together.
     cores: f64,
+    cores_batched: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,7 +143,9 @@ struct ServerSize {
     open_files: u64,
     /// Addresses that a balancer needs for its connections to this server.
     balancer_addresses: u64,
+    /// If each message arrives alone, at most; and if all arrive together.
     cores: f64,
+    cores_batched: f64,
     sent_bytes_per_second: u64,
 }
 
@@ -138,7 +161,7 @@ impl Size {
         line("  histories", mib(redis.history_bytes));
         line("  keys of messages", mib(redis.key_bytes));
         line("  maxmemory at least", mib(redis.maxmemory_bytes));
-        line("Redis: CPU", cores(redis.cores));
+        line("Redis: CPU", cores(redis.cores_batched, redis.cores));
         line("", String::new());
         let away = if args.servers > 1 { ", while one is away" } else { "" };
         line(
@@ -147,7 +170,7 @@ impl Size {
         );
         line("  memory", mib(server.memory_bytes));
         line("  memory of the kernel", mib(server.kernel_bytes));
-        line("  CPU", cores(server.cores));
+        line("  CPU", cores(server.cores_batched, server.cores));
         line("  sent", format!("{:.1} Mbit/s", server.sent_bytes_per_second as f64 * 8e-6));
         line("  open files", server.open_files.to_string());
         line("  balancer addresses", server.balancer_addresses.to_string());
@@ -155,8 +178,8 @@ impl Size {
     }
 }
 
-fn cores(cores: f64) -> String {
-    format!("{cores:.3} cores")
+fn cores(batched: f64, lone: f64) -> String {
+    format!("{batched:.3} to {lone:.3} cores")
 }
 
 /// What users do, as numbers that can be multiplied.
@@ -204,6 +227,10 @@ impl Load {
         let memory = redis_bytes::BASE + presence + history + keys;
         let of_message = if self.kept > 0.0 { cpu_seconds::KEPT } else { cpu_seconds::EPHEMERAL };
         let further = self.servers_of_room() - 1.0;
+        let batched = messages * (of_message + further * cpu_seconds::FURTHER_SERVER)
+            + cpu_seconds::REDIS
+            + self.servers * cpu_seconds::SERVER
+            + rooms * cpu_seconds::ROOM;
         RedisSize {
             memory_bytes: memory as u64,
             base_bytes: redis_bytes::BASE as u64,
@@ -211,9 +238,8 @@ impl Load {
             history_bytes: history as u64,
             key_bytes: keys as u64,
             maxmemory_bytes: (memory * RESERVE) as u64,
-            cores: messages * (of_message + further * cpu_seconds::FURTHER_SERVER)
-                + self.servers * cpu_seconds::SERVER
-                + rooms * cpu_seconds::ROOM,
+            cores: batched + messages * cpu_seconds::LONE_PUBLISH * lone(*messages),
+            cores_batched: batched,
         }
     }
 
@@ -228,19 +254,26 @@ impl Load {
             + connections * server_bytes::USER
             + rooms_here * (server_bytes::ROOM + held.min(server_bytes::RECENT))
             + rooms * members / servers * server_bytes::MEMBER;
+        let sent = messages / servers;
         let deliveries = messages * members / servers;
         let received = messages * (self.servers_of_room() - 1.0) / servers;
         let connections = connections.ceil();
+        let batched = cpu_seconds::BASE
+            + sent * cpu_seconds::MESSAGE
+            + received * cpu_seconds::RECEIVED
+            + deliveries * cpu_seconds::DELIVERY
+            + connections * cpu_seconds::USER;
+        let alone = sent * cpu_seconds::LONE_MESSAGE
+            + received * cpu_seconds::LONE_RECEIVED
+            + deliveries * cpu_seconds::LONE_DELIVERY;
         ServerSize {
             connections: connections as u64,
             memory_bytes: memory as u64,
             kernel_bytes: (connections * server_bytes::KERNEL) as u64,
             open_files: files_for(connections as usize, http_connections) as u64,
             balancer_addresses: (connections as u64).div_ceil(PORTS),
-            cores: messages / servers * cpu_seconds::MESSAGE
-                + received * cpu_seconds::RECEIVED
-                + deliveries * cpu_seconds::DELIVERY
-                + connections * cpu_seconds::USER,
+            cores: batched + alone * lone(sent + received),
+            cores_batched: batched,
             sent_bytes_per_second: (deliveries * (text + server_bytes::FRAME)) as u64,
         }
     }
@@ -294,6 +327,41 @@ mod tests {
         assert_eq!(kept(100, 200), 288, "an eighth more than 256");
         assert_eq!(kept(100, 10_000), 102, "of 1 MiB");
         assert_eq!(kept(0, 200), 0, "none was sent in a day");
+    }
+
+    /// docs/sizing.md has the table.
+    #[test]
+    fn measured_cpu_is_between_both_ends() {
+        // Servers, users, rooms, messages a second; measured cores of a server and of Redis.
+        for (servers, users, rooms, messages, of_server, of_redis) in [
+            (1, 250, 50, 40, 0.0132, 0.0115),
+            (1, 250, 50, 100, 0.0305, 0.0215),
+            (1, 250, 50, 500, 0.0825, 0.0521),
+            (1, 250, 50, 2000, 0.1309, 0.0692),
+            (1, 1000, 20, 40, 0.0288, 0.0090),
+            (1, 1000, 20, 500, 0.1406, 0.0245),
+            (2, 250, 50, 40, 0.0077, 0.0108),
+            (2, 250, 50, 500, 0.0409, 0.0452),
+            (2, 250, 50, 2000, 0.0759, 0.0728),
+            (3, 250, 50, 500, 0.0331, 0.0489),
+        ] {
+            let args = SizeArgs {
+                users,
+                rooms,
+                members: users / rooms,
+                messages,
+                text: 100,
+                servers: if servers == 1 { 1 } else { servers + 1 },
+                json: false,
+            };
+            let load = Load::new(&args, Some(Retention::default()));
+            let (redis, server) = (load.redis(), load.server(0));
+            let case = format!("{servers} servers, {users} users, {messages} messages a second");
+            let server = (server.cores_batched, server.cores);
+            assert!(server.0 < of_server && of_server < server.1, "{case}: {server:?}");
+            let redis = (redis.cores_batched, redis.cores);
+            assert!(redis.0 < of_redis && of_redis < redis.1, "{case}: {redis:?}");
+        }
     }
 
     #[test]
