@@ -73,7 +73,7 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) listen: Listen,
     #[command(flatten)]
-    api: Api,
+    pub(crate) api: Api,
     #[command(flatten)]
     pub(crate) redis: Redis,
     #[command(flatten)]

@@ -115,7 +115,15 @@ fn check_settings(
         let tables = server.api_keys.len();
         let all = tables + usize::from(server.api_key.is_some());
         let keys = if all == 1 { "key" } else { "keys" };
-        report.ok("api", format!("{all} {keys}, {tables} of them in [[api_keys]]"));
+        let found = format!("{all} {keys}, {tables} of them in [[api_keys]]");
+        let ended: Vec<_> = settings.api.ended_keys().collect();
+        match ended.len() {
+            0 => report.ok("api", found),
+            _ if ended.len() == all => {
+                report.warn("api", "every key has ended: no call is accepted")
+            }
+            _ => report.warn("api", format!("{found}; ended: {}", ended.join(", "))),
+        }
     }
 }
 

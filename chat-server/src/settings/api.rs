@@ -10,7 +10,7 @@ use super::value::{Invalid, RateArg, api_key, date, text};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "API for backends")]
-pub(super) struct Api {
+pub(crate) struct Api {
     /// Key of 16 bytes or more that a backend sends to use /api, with every scope; further keys are
     /// tables of the file [default: none; without any key there is no /api]
     #[arg(long, value_name = "KEY", hide_env_values = true, value_parser = api_key)]
@@ -98,6 +98,19 @@ impl Api {
             return Err(Invalid::new("api-on-clients-port", "off", why));
         }
         Ok(())
+    }
+
+    /// Whether a key has ended.
+    pub(super) fn has_ended_key(&self) -> bool {
+        self.ended_keys().next().is_some()
+    }
+
+    /// The names of the keys that have ended.
+    pub(crate) fn ended_keys(&self) -> impl Iterator<Item = &str> {
+        let now = SystemTime::now();
+        let has_ended =
+            move |table: &&ApiKeyTable| table.rights.until.is_some_and(|end| end <= now);
+        self.keys.iter().filter(has_ended).map(|table| &*table.name)
     }
 }
 

@@ -27,6 +27,10 @@ impl Settings {
                 "a key of [[jwt_keys]] has ended: tokens that it signs are refused, so remove its table",
             ),
             (
+                self.api.has_ended_key(),
+                "a key of [[api_keys]] has ended: calls with it are refused, so remove its table",
+            ),
+            (
                 !self.limits.enabled,
                 "limits are off: rates and counts are not limited, whatever else is set",
             ),
@@ -82,6 +86,14 @@ mod tests {
         assert_eq!(warnings(secret), [""; 0]);
         let ended = "[[jwt_keys]]\nsecret-file = \"a\"\nuntil = \"2020-01-01\"";
         assert_eq!(warnings(ended), ["a key of [[jwt_keys]] has ended"]);
+        let key = |until: &str| {
+            let hash = format!("sha256:{:064}", 1);
+            format!(
+                "{secret}[[api_keys]]\nname = \"zoe\"\nhash = \"{hash}\"\nscopes = [\"read\"]\nuntil = \"{until}\""
+            )
+        };
+        assert_eq!(warnings(&key("2020-01-01")), ["a key of [[api_keys]] has ended"]);
+        assert_eq!(warnings(&key("9999-01-01")), [""; 0]);
         let wide = "trusted-proxies has a network wider than /8";
         for (setting, warning) in [
             ("limits = \"off\"", "limits are off"),

@@ -150,6 +150,25 @@ fn connections_that_need_more_files_than_there_are_is_a_warning() {
 }
 
 #[test]
+fn ended_key_of_the_api_is_a_warning() {
+    let key = |name: &str, until: &str| {
+        let hash = format!("sha256:{:064}", name.len());
+        format!(
+            "[[api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [\"read\"]\nuntil = \"{until}\"\n"
+        )
+    };
+    let check = |file: &str| {
+        let file = ConfigFile::new("check-api", file);
+        check(command().arg("--config").arg(file.path())).1
+    };
+    let (ended, lasting) = (key("zoe", "2020-01-01"), key("shop", "2999-01-01"));
+    assert_found(&check(&lasting), "api", "ok", "1 key, 1 of them in [[api_keys]]");
+    let report = check(&format!("{ended}{lasting}"));
+    assert_found(&report, "api", "warn", "2 keys, 2 of them in [[api_keys]]; ended: zoe");
+    assert_found(&check(&ended), "api", "warn", "every key has ended");
+}
+
+#[test]
 fn url_that_is_not_of_redis_is_exit_code_2() {
     let (code, out, error) = run(command().args(["--redis-url", "http://127.0.0.1", "check"]));
     assert_eq!((code, &*out), (2, ""), "{error}");
