@@ -150,7 +150,7 @@ fn server_for_tests_answers_as_this_one() {
     // The secret is that of `drift.js`.
     let with_tokens = Server::start_with(&["--jwt-secret", "a secret of thirty-two bytes or more"]);
     let urls = format!("{},{}", socket(&open), socket(&with_tokens));
-    let mut node = Node::start_with(&["drift.js"], "CHAT_URLS", &urls);
+    let mut node = Node::start_with(&["drift.js"], &[("CHAT_URLS", &urls)]);
     let differences: Value = serde_json::from_str(&node.line()).unwrap();
     assert_eq!(differences, json!({"others": [], "ours": []}));
 }
