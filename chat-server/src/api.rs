@@ -86,6 +86,7 @@ fn calls() -> Vec<Call> {
         Call::get("nodes", "/nodes", Admin, nodes::nodes),
         Call::get("samples", "/samples", Admin, nodes::samples),
         Call::get("connections", "/connections", Admin, connections::connections),
+        Call::get("user_connections", "/users/{user}/connections", Admin, connections::of_user),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),
     ])

@@ -162,7 +162,7 @@ impl Connection {
         let outbox = session.outbox().clone();
         let dialect_or_default = dialect.unwrap_or(Dialect::Native);
         let member = Member::new(user, dialect_or_default, outbox, state.drop_reporter.clone());
-        state.sessions.insert(id, member.clone());
+        state.sessions.open(id, member.clone(), params.address);
         if state.is_draining() {
             // The drain lists the connections once; this one may have been added after that.
             drain::send_goodbye(&member, Duration::ZERO);
@@ -224,7 +224,7 @@ impl Connection {
     fn set_identity(&mut self, user: Arc<User>, dialect: Dialect) {
         let is_renamed = user != self.member.user;
         self.member = self.member.with_identity(user, dialect);
-        self.state.sessions.insert(self.id, self.member.clone());
+        self.state.sessions.replace(self.id, self.member.clone());
         for joined in &self.rooms {
             joined.membership.replace(self.member.with_presence(joined.sees_presence));
             if is_renamed {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use chat_core::{ConnectionId, RoomId, UserId};
 use parking_lot::{Mutex, MutexGuard};
@@ -16,15 +17,34 @@ use crate::member::Member;
 pub(crate) struct Sessions {
     shards: [Mutex<Shard>; Sessions::SHARDS],
     next: AtomicU64,
+    /// The origin of the times at which connections opened.
+    started: Instant,
     /// Notified when a shard becomes empty.
     removed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    members: HashMap<ConnectionId, Member>,
+    sessions: HashMap<ConnectionId, Session>,
     /// What backends want these connections to do. Most have nothing to do.
     requests: HashMap<ConnectionId, Vec<RoomRequest>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    member: Member,
+    address: Option<IpAddr>,
+    /// Seconds since the start of the server.
+    opened: u32,
+}
+
+/// What operators learn of an open connection.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) id: ConnectionId,
+    pub(crate) address: Option<IpAddr>,
+    /// When it opened, since the start of the server, to a second.
+    pub(crate) opened: Duration,
 }
 
 /// A room that a backend makes a connection join or leave.
@@ -57,9 +77,20 @@ impl Hash for Client {
     }
 }
 
+impl Session {
+    fn is_of(&self, user: &UserId) -> bool {
+        self.member.user.id == *user
+    }
+}
+
 impl Default for Sessions {
     fn default() -> Self {
-        Self { shards: Default::default(), next: AtomicU64::new(1), removed: Notify::new() }
+        Self {
+            shards: Default::default(),
+            next: AtomicU64::new(1),
+            started: Instant::now(),
+            removed: Notify::new(),
+        }
     }
 }
 
@@ -73,30 +104,64 @@ impl Sessions {
         ConnectionId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Adds a connection, or changes its handle.
-    pub(crate) fn insert(&self, id: ConnectionId, member: Member) {
-        self.shard(id).members.insert(id, member);
+    /// Adds a connection that opens now.
+    pub(crate) fn open(&self, id: ConnectionId, member: Member, address: Option<IpAddr>) {
+        let opened = u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX);
+        self.shard(id).sessions.insert(id, Session { member, address, opened });
+    }
+
+    /// Changes the handle of a connection.
+    pub(crate) fn replace(&self, id: ConnectionId, member: Member) {
+        if let Some(session) = self.shard(id).sessions.get_mut(&id) {
+            session.member = member;
+        }
     }
 
     pub(crate) fn remove(&self, id: ConnectionId) {
         let mut shard = self.shard(id);
-        shard.members.remove(&id);
+        shard.sessions.remove(&id);
         shard.requests.remove(&id);
-        if shard.members.is_empty() {
+        if shard.sessions.is_empty() {
             self.removed.notify_waiters();
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().members.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().sessions.len()).sum()
     }
 
     /// The number of connections of a user.
     pub(crate) fn of_user(&self, user: &UserId) -> usize {
         let of_shard = |shard: &Mutex<Shard>| {
-            shard.lock().members.values().filter(|member| member.user.id == *user).count()
+            shard.lock().sessions.values().filter(|session| session.is_of(user)).count()
         };
         self.shards.iter().map(of_shard).sum()
+    }
+
+    /// The oldest connections of a user, at most `max`, and how many the user has.
+    pub(crate) fn origins(&self, user: &UserId, max: usize) -> (Vec<Origin>, usize) {
+        let (mut oldest, mut count) = (Vec::new(), 0);
+        for shard in &self.shards {
+            for (id, session) in &shard.lock().sessions {
+                if session.is_of(user) {
+                    count += 1;
+                    oldest.push((*id, session.address, session.opened));
+                }
+            }
+            // Ids ascend. A user may have every connection of the server: each shard adds its own at most.
+            oldest.sort_unstable_by_key(|(id, ..)| *id);
+            oldest.truncate(max);
+        }
+        let origin = |(id, address, opened)| {
+            let opened = Duration::from_secs(u64::from(opened));
+            Origin { id, address, opened }
+        };
+        (oldest.into_iter().map(origin).collect(), count)
+    }
+
+    /// The user of a connection at present; `None` if it has ended.
+    pub(crate) fn user(&self, id: ConnectionId) -> Option<UserId> {
+        self.shard(id).sessions.get(&id).map(|session| session.member.user.id.clone())
     }
 
     /// Makes the connections of these users check their sanctions.
@@ -107,16 +172,18 @@ impl Sessions {
         }
         for shard in &self.shards {
             let shard = shard.lock();
-            let affected = shard.members.values().filter(|member| users.contains(&member.user.id));
+            let members = shard.sessions.values().map(|session| &session.member);
+            let affected = members.filter(|member| users.contains(&member.user.id));
             affected.for_each(Member::notify);
         }
     }
 
     pub(crate) fn all(&self) -> Vec<Member> {
-        self.shards
-            .iter()
-            .flat_map(|shard| shard.lock().members.values().cloned().collect::<Vec<_>>())
-            .collect()
+        let of_shard = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            shard.sessions.values().map(|session| session.member.clone()).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
     }
 
     /// Makes a connection carry out `request`, if it is open.
@@ -125,14 +192,14 @@ impl Sessions {
     /// It has too many requests that wait.
     pub(crate) fn request(&self, id: ConnectionId, request: RoomRequest) -> Result<(), ()> {
         let mut shard = self.shard(id);
-        let Shard { members, requests } = &mut *shard;
-        let Some(member) = members.get(&id) else { return Ok(()) };
+        let Shard { sessions, requests } = &mut *shard;
+        let Some(session) = sessions.get(&id) else { return Ok(()) };
         let waiting = requests.entry(id).or_default();
         if waiting.len() >= Self::MAX_REQUESTS {
             return Err(());
         }
         waiting.push(request);
-        member.notify();
+        session.member.notify();
         Ok(())
     }
 

@@ -198,6 +198,12 @@ impl State {
         UserId::new(self.session_name(id)).expect("a session's name is a name")
     }
 
+    /// The time so long after the start of the server, in milliseconds since 1970.
+    pub(crate) fn millis_at(&self, since_start: Duration) -> u64 {
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (started + since_start).as_millis() as u64
+    }
+
     pub(crate) fn heartbeat_ms(&self) -> u64 {
         let heartbeat = self.config.transport.heartbeat;
         heartbeat.map_or(0, |heartbeat| heartbeat.interval.as_millis() as u64)

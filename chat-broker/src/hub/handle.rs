@@ -157,6 +157,41 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         }
     }
 
+    /// The rooms that each of these connections to this server is in, in order. Takes time for all topics
+    /// of this server, and lets other tasks run in between.
+    ///
+    /// ```
+    /// # use chat_broker::Hub;
+    /// # use chat_core::{ConnectionId, Deliver};
+    /// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, connection: ConnectionId) {
+    /// let rooms = hub.rooms_of(&[connection]).await;
+    /// println!("{} rooms", rooms[0].len());
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn rooms_of(&self, connections: &[ConnectionId]) -> Vec<Vec<RoomId>> {
+        let mut rooms = vec![Vec::new(); connections.len()];
+        if connections.is_empty() {
+            return rooms;
+        }
+        for (nth, topic) in self.shared.registry.topics().into_iter().enumerate() {
+            if nth % TOPICS_PER_TURN == TOPICS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            let Topic::Room(room) = &topic else { continue };
+            let members = self.members(&topic);
+            for (id, rooms) in connections.iter().zip(&mut rooms) {
+                if members.get(*id).is_some() {
+                    rooms.push(room.clone());
+                }
+            }
+        }
+        rooms.iter_mut().for_each(|rooms| rooms.sort_unstable());
+        rooms
+    }
+
     /// A snapshot of the topic's members on this server. A member that was closed, for example as a
     /// slow consumer, stays one until its [`Membership`] is dropped.
     ///

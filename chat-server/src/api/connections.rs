@@ -1,16 +1,20 @@
-//! The connections with the most traffic.
+//! The connections with the most traffic, and those of a user.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
+use chat_core::{RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::keys::ActiveKey;
+use super::names::UserPath;
 use super::query::{Params, limit};
+use crate::process::host_name;
 use crate::refusal::Refusal;
 use crate::samples::rounded;
+use crate::sessions::{Client, Origin};
 use crate::state::State;
 
 /// The most that is listed by traffic: further ones are too light to be found.
@@ -18,6 +22,9 @@ pub(super) const MAX_BUSIEST: u32 = 100;
 
 /// How many are listed by traffic, unless the call says.
 pub(super) const BUSIEST: u32 = 20;
+
+/// The most connections of a user, and the most rooms of one, that are listed.
+const MAX_LISTED: usize = 100;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
@@ -34,6 +41,8 @@ pub(super) struct ConnectionsParams {
 pub(super) struct ConnectionsAnswer {
     /// The id of the server.
     node: String,
+    /// The name of its machine, pod or container; `null` if the system does not say it.
+    host: Option<String>,
     /// The connections, those with the most traffic first.
     connections: Vec<BusyConnection>,
 }
@@ -44,8 +53,11 @@ pub(super) struct ConnectionsAnswer {
 struct BusyConnection {
     /// The id, which the client receives in `welcome` as `session`, and the log has.
     connection: String,
-    /// The id of the user.
-    user: String,
+    /// The id of the user; absent: not known, because the client has not authenticated, or had not when
+    /// it was last seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    user: Option<String>,
     /// The IP address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
@@ -73,14 +85,95 @@ pub(super) async fn connections(
 ) -> Result<Json<ConnectionsAnswer>, Refusal> {
     let limit = limit(params.limit, BUSIEST, MAX_BUSIEST)?;
     let mut busiest = state.clients.heaviest(MAX_BUSIEST as usize, Instant::now());
+    for (client, _) in &mut busiest {
+        // The sample may be older than the user.
+        if let Some(user) = state.sessions.user(client.id) {
+            client.user = user;
+        }
+    }
     busiest.retain(|(client, _)| key.is_for_user(&client.user));
     busiest.truncate(limit as usize);
     let connections = busiest.into_iter().map(|(client, [frames, bytes])| BusyConnection {
         connection: state.session_name(client.id),
-        user: client.user.to_string(),
+        user: known_user(&state, &client).map(UserId::to_string),
         address: client.address.map(|address| address.to_string()),
         frames: rounded(frames),
         bytes: rounded(bytes),
     });
-    Ok(Json(ConnectionsAnswer { node: state.node.clone(), connections: connections.collect() }))
+    let connections = connections.collect();
+    Ok(Json(ConnectionsAnswer { node: state.node.clone(), host: host_name(), connections }))
+}
+
+/// `None` for the id that a client has before it says which user it is. On a server without an
+/// authenticator that is the id of a user who gives none, while the connection is open.
+fn known_user<'a>(state: &State, client: &'a Client) -> Option<&'a UserId> {
+    let may_be_named_so =
+        || state.authenticator.is_none() && state.sessions.user(client.id).is_some();
+    let is_name = client.user.as_str() == state.session_name(client.id);
+    (!is_name || may_be_named_so()).then_some(&client.user)
+}
+
+/// The connections of a user to one server.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct UserConnectionsAnswer {
+    /// The id of the server.
+    node: String,
+    /// The name of its machine, pod or container; `null` if the system does not say it.
+    host: Option<String>,
+    /// How many connections the user has to this server.
+    count: usize,
+    /// The oldest of them, at most 100.
+    #[cfg_attr(test, schema(max_items = 100))]
+    connections: Vec<UserConnection>,
+}
+
+/// An open connection of a user.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+struct UserConnection {
+    /// The id, which the client receives in `welcome` as `session`, and the log has.
+    connection: String,
+    /// The IP address of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    address: Option<String>,
+    /// When the connection opened, in milliseconds since 1970, to a second.
+    since: u64,
+    /// How many rooms the connection is in.
+    room_count: usize,
+    /// The first of them by their names, at most 100.
+    #[cfg_attr(test, schema(max_items = 100))]
+    rooms: Vec<String>,
+}
+
+/// Lists the connections of a user to the server that answers.
+///
+/// Takes time for all connections and all rooms of that server. The other servers list theirs.
+#[cfg_attr(test, utoipa::path(
+    get, path = "/api/users/{user}/connections", tag = "users",
+    params(("user" = String, Path, description = "The id of the user")),
+    responses((status = 200, description = "The connections.", body = UserConnectionsAnswer)),
+))]
+pub(super) async fn of_user(
+    Shared(state): Shared<Arc<State>>,
+    Extension(key): Extension<Arc<ActiveKey>>,
+    UserPath(user): UserPath,
+) -> Json<UserConnectionsAnswer> {
+    let (origins, count) = state.sessions.origins(&user, MAX_LISTED);
+    let ids: Vec<_> = origins.iter().map(|origin| origin.id).collect();
+    let rooms = state.hub.rooms_of(&ids).await;
+    let connection = |(origin, mut rooms): (Origin, Vec<RoomId>)| {
+        rooms.retain(|room| key.is_for_room(room));
+        UserConnection {
+            connection: state.session_name(origin.id),
+            address: origin.address.map(|address| address.to_string()),
+            since: state.millis_at(origin.opened),
+            room_count: rooms.len(),
+            rooms: rooms.iter().take(MAX_LISTED).map(RoomId::to_string).collect(),
+        }
+    };
+    let connections = origins.into_iter().zip(rooms).map(connection).collect();
+    let node = state.node.clone();
+    Json(UserConnectionsAnswer { node, host: host_name(), count, connections })
 }

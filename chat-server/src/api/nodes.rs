@@ -10,6 +10,7 @@ use super::body::bad_field;
 use super::query::Params;
 use crate::error::Error;
 use crate::fleet::NodeInfo;
+use crate::process::host_name;
 use crate::refusal::Refusal;
 use crate::samples::Sample;
 use crate::state::State;
@@ -57,6 +58,10 @@ pub(super) struct SamplesParams {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(super) struct SamplesAnswer {
+    /// The id of the server.
+    node: String,
+    /// The name of its machine, pod or container; `null` if the system does not say it.
+    host: Option<String>,
     /// A sample for each 5 seconds, oldest first.
     samples: Vec<Sample>,
 }
@@ -76,5 +81,6 @@ pub(super) async fn samples(
     if i64::try_from(after).is_err() {
         return Err(bad_field("\"after\" is a time in milliseconds since 1970."));
     }
-    Ok(Json(SamplesAnswer { samples: state.samples.after(after) }))
+    let samples = state.samples.after(after);
+    Ok(Json(SamplesAnswer { node: state.node.clone(), host: host_name(), samples }))
 }

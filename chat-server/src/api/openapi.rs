@@ -47,6 +47,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         nodes::nodes,
         nodes::samples,
         connections::connections,
+        connections::of_user,
         batch::batch,
         document_call,
     ),

@@ -1,8 +1,12 @@
 //! Which connections and which rooms have the most traffic.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chat_transport::testing::WsClient;
 use serde_json::json;
 
 use super::{KEY, SHOP, call, get, refused, server, server_with_key, user};
+use crate::e2e::auth::{SECRET, signed};
 use crate::support::{Chat, ask, join};
 
 /// So many others.
@@ -98,4 +102,78 @@ async fn lists_by_traffic_need_the_scope_admin() {
     join(&mut ann, "r").await;
     let rooms = json!({"rooms": [{"room": "r", "count": 1}]});
     assert_eq!(get(server, "/rooms").await, rooms, "in their own order as before");
+}
+
+/// A client is known by the id of its connection until it authenticates: the frame that is looked at may be
+/// the one with the token.
+#[tokio::test]
+async fn connections_are_listed_with_their_present_users() {
+    /// One frame in 16 is looked at.
+    const CLIENTS: usize = 200;
+    let server = server(&["--jwt-secret", SECRET, "--limits", "off"]);
+    let client = async || {
+        let protocol = [("Sec-WebSocket-Protocol", "chat.v1")];
+        WsClient::connect_with(&server.ws("/ws"), &protocol).await
+    };
+    let users = async || {
+        let answer = get(&server, "/connections?limit=100").await;
+        let listed = answer["connections"].as_array().unwrap().iter();
+        listed.map(|connection| connection.get("user").cloned()).collect::<Vec<_>>()
+    };
+    for _ in 0..CLIENTS {
+        ask(&mut client().await, "error", json!({"type": "hello", "token": "wrong"})).await;
+    }
+    let strangers = users().await;
+    assert!(!strangers.is_empty() && strangers.iter().all(Option::is_none), "{strangers:?}");
+    let token = signed(&json!({"sub": "ann", "exp": 4_102_444_800_u64}));
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut ann = client().await;
+        ask(&mut ann, "welcome", json!({"type": "hello", "token": token})).await;
+        clients.push(ann);
+    }
+    let known: Vec<_> = users().await.into_iter().flatten().collect();
+    assert!(!known.is_empty() && known.iter().all(|user| user == "ann"), "{known:?}");
+}
+
+#[tokio::test]
+async fn user_is_located_by_connection_and_room() {
+    let with_file = server_with_key("scopes = [\"read\"]", &[]);
+    let server: &Chat = &with_file.server;
+    let mut ann = user(server, "ann").await;
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    join(&mut ann, "b").await;
+    join(&mut ann, "a").await;
+    let mut other = user(server, "ann").await;
+    ask(&mut other, "pong", json!({"type": "ping"})).await;
+    let mut bob = user(server, "bob").await;
+    join(&mut bob, "c").await;
+
+    let found = get(server, "/users/ann/connections").await;
+    assert_eq!((&found["node"], &found["count"]), (&welcome["node"], &json!(2)), "{found}");
+    assert_eq!(found["connections"].as_array().unwrap().len(), 2, "{found}");
+    let first = &found["connections"][0];
+    assert_eq!(
+        (&first["connection"], &first["address"]),
+        (&welcome["session"], &json!("127.0.0.1"))
+    );
+    assert_eq!((&first["rooms"], &first["room_count"]), (&json!(["a", "b"]), &json!(2)));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let since = first["since"].as_u64().unwrap();
+    assert!(now.abs_diff(since) < 60_000, "{since} {now}");
+    assert_eq!(found["connections"][1]["rooms"], json!([]), "{found}");
+    let nobody = get(server, "/users/nobody/connections").await;
+    assert_eq!((&nobody["count"], &nobody["connections"]), (&json!(0), &json!([])));
+    assert_eq!(call(server, SHOP, "GET /users/ann/connections", None).await.0, 403);
+}
+
+#[tokio::test]
+async fn answers_name_the_server_that_they_are_about() {
+    let server = server(&[]);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let samples = get(&server, "/samples").await;
+    for path in ["/samples", "/connections", "/users/ann/connections"] {
+        let answer = get(&server, path).await;
+        assert_eq!((&answer["host"], &answer["node"]), (&json!(host.trim()), &samples["node"]));
+    }
 }
