@@ -30,7 +30,7 @@ macro_rules! assets {
     };
 }
 
-const ASSETS: [(&str, &str); 15] = assets![
+const ASSETS: [(&str, &str); 16] = assets![
     "admin.css" in "admin/",
     "api.js" in "admin/",
     "app.js" in "admin/",
@@ -42,6 +42,7 @@ const ASSETS: [(&str, &str); 15] = assets![
     "rooms.js" in "admin/",
     "samples.js" in "admin/",
     "sanctions.js" in "admin/",
+    "servers.js" in "admin/",
     "traffic.js" in "admin/",
     "user.js" in "admin/",
     "favicon.svg" in "",

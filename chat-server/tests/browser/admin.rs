@@ -58,8 +58,8 @@ impl Drop for Chat {
 
 /// The id of the only user in the list of a room.
 fn listed_user(tab: &Tab<'_>) -> String {
-    let link = "document.querySelector('[data-testid=members] td:nth-child(2)')?.innerText";
-    tab.until(link, &[]).as_str().unwrap().to_owned()
+    let id = "document.querySelector('[data-testid=members] td .muted')?.innerText";
+    tab.until(id, &[]).as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -78,6 +78,8 @@ fn operator_reads_a_room_and_removes_a_user() {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     tab.until_shows("servers", "Host");
     tab.until_shows("servers", host.trim());
+    tab.until_shows("servers", "this server");
+    tab.until_shows("this-server", host.trim());
     tab.until_shows("connections", "1");
 
     tab.click("to-rooms");
@@ -117,6 +119,9 @@ fn operator_reads_a_room_and_removes_a_user() {
 
     tab.go(&chat.server.operators_url(&format!("/admin/#/users/{user}")));
     tab.until_shows("facts", "Online, on 1 server");
+    tab.until_shows("connections", "in no room");
+    let at = "document.querySelector('[data-testid=connections] time').innerText.match(/^\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d UTC$/) !== null";
+    tab.until(at, &[]);
     tab.click("ban");
     tab.fill("sanction-reason", "Spam.");
     tab.click("sanction-confirm");
@@ -150,6 +155,105 @@ fn reader_sees_rooms_and_may_change_nothing() {
     tab.click("logout");
     tab.run("location.reload()", &[]);
     tab.until_shows("key", "");
+    browser.assert_no_errors(&[]);
+}
+
+/// What an operator decides by is on the screen, whatever the ids are like.
+#[test]
+fn long_ids_leave_figures_and_buttons_on_the_screen() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let crowd = chat.member(&browser);
+    let room = ROOM.repeat(4);
+    crowd.run(CROWD, &[LONGEST, &room]);
+    chat.server.post(
+        &format!("/api/rooms/elsewhere-{ROOM}/ban"),
+        KEY,
+        &format!("{{\"user\":\"{LONGEST}\"}}"),
+    );
+    for (tab, width) in
+        [(browser.open("about:blank"), 1280), (browser.open_phone("about:blank"), 390)]
+    {
+        chat.log_in(&tab, KEY);
+        for (view, id, decisive) in [
+            ("", "busy-clients", ".number"),
+            ("", "busy-rooms", ".number"),
+            ("", "servers", ".number"),
+            (&*format!("rooms/{room}"), "members", "button"),
+            (&*format!("users/{LONGEST}"), "connections", "td:last-child"),
+            ("bans", "bans", "button"),
+        ] {
+            tab.go(&chat.server.operators_url(&format!("/admin/#/{view}")));
+            tab.until(&format!("document.querySelector('[data-testid={id}] tbody') !== null"), &[]);
+            assert_fits(&tab);
+            let wide = tab.run("return document.documentElement.scrollWidth", &[]);
+            assert!(wide.as_u64().unwrap() <= width, "{id}: {wide} of {width}");
+            let cut = tab.run(CUT, &[id, decisive]);
+            assert_eq!(cut, serde_json::json!([]), "{id} at {width}");
+        }
+    }
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url(&format!("/admin/#/users/{LONGEST}")));
+    tab.until_shows("connections", &format!("in {room}"));
+    browser.assert_no_errors(&[]);
+}
+
+const LONGEST: &str = "account-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-0123456789-xy";
+
+const ROOM: &str = "a-room-without-a-space-in-it-";
+
+/// Eight clients with the ids that are usual and a long one, in a room, of which one is banned elsewhere.
+const CROWD: &str = "
+    const [longest, room] = arguments;
+    const ids = [longest, ...Array.from({ length: 7 }, () => crypto.randomUUID())];
+    window.crowd = ids.map((id) => {
+        const socket = new WebSocket(`ws://${location.host}/ws?userId=${id}`, 'chat.v1');
+        socket.addEventListener('open', () => {
+            socket.send(JSON.stringify({ type: 'join', room }));
+            for (let n = 0; n < 40; n += 1) {
+                socket.send(JSON.stringify({ type: 'send', room, message: 'x'.repeat(99) }));
+            }
+        });
+        return socket;
+    });";
+
+/// The parts of a table that its frame, or the window, cuts off.
+const CUT: &str = "
+    const [id, decisive] = arguments;
+    const frame = document.querySelector(`[data-testid=${id}]`);
+    const right = Math.min(frame.getBoundingClientRect().right, document.documentElement.clientWidth);
+    const parts = [...frame.querySelectorAll(decisive)];
+    const cut = parts.filter((part) => part.getBoundingClientRect().right > right + 1);
+    return parts.length > 0 ? cut.map((part) => part.outerHTML) : ['nothing'];";
+
+#[test]
+fn servers_of_a_fleet_are_told_apart() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+    let [one, other] = [Server::start_with(&arguments), Server::start_with(&arguments)];
+    let browser = Browser::start();
+    let tab = browser.open(&one.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    tab.until("document.querySelectorAll('[data-testid=servers] tbody tr').length === 2", &[]);
+    tab.until_shows("elsewhere", "ssh -L ");
+    let marked = "document.querySelectorAll('[data-testid=servers] .here').length === 1
+        && document.querySelector('tr:has(.here) td .muted').innerText";
+    let here = tab.until(marked, &[]).as_str().unwrap().to_owned();
+    tab.until_shows("this-server", &here);
+    let listed = "document.querySelector('[data-testid=elsewhere]').innerText";
+    let named = tab.until(listed, &[]).as_str().unwrap().to_owned();
+    assert!(!named.contains(&here), "{named}");
+    // A user of the other server.
+    let ann = browser.open(&other.url("/?user=Ann&room=general"));
+    ann.until_shows("log", "You joined the room.");
+    tab.go(&one.operators_url("/admin/#/rooms/general"));
+    let user = listed_user(&tab);
+    tab.go(&one.operators_url(&format!("/admin/#/users/{user}")));
+    tab.until_shows("connections", "no connection to this server");
+    tab.until_shows("elsewhere", "ssh -L ");
     browser.assert_no_errors(&[]);
 }
 

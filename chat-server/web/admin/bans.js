@@ -1,7 +1,7 @@
 // The bans.
 
 import { roomPath, userPath } from "./api.js";
-import { button, linkToRoom, linkToUser, make, muted, table, time } from "./elements.js";
+import { button, linkToRoom, linkToUser, make, muted, named, table, time } from "./elements.js";
 
 const PAGE = 100;
 
@@ -31,11 +31,15 @@ export function unban(api, { user, room }) {
 
 export function listOfBans(bans, end) {
   const rows = bans.map((ban) => [
-    linkToUser(ban.user),
-    ban.room ? linkToRoom(ban.room) : "all servers",
-    ban.until ? time(ban.until) : "an unban",
-    ban.reason ?? "",
+    [
+      ...named(
+        linkToUser(ban.user),
+        make("span", {}, "from ", ban.room ? linkToRoom(ban.room) : "all servers"),
+        make("span", {}, "until ", ban.until ? time(ban.until) : "an unban"),
+      ),
+      make("p", { class: "wrapped" }, ban.reason ? `Reason: ${ban.reason}` : ""),
+    ],
     button("Unban", `unban-${ban.user}`, () => end(ban)),
   ]);
-  return table("bans", ["User", "From", "Until", "Reason", "Actions"], rows, "There are no bans.");
+  return table("bans", ["@User", "Actions"], rows, "There are no bans.");
 }

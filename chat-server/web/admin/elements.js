@@ -35,11 +35,12 @@ export function muted(text) {
   return make("p", { class: "muted" }, text);
 }
 
-/** A table; each row has as many cells as there are columns. A column that begins with `#` has numbers. */
+/** A table; each row has as many cells as there are columns. A column that begins with `#` has numbers; one that
+ *  begins with `@` has what `named` makes, in the width that the others leave. */
 export function table(id, columns, rows, none) {
   if (rows.length === 0) return make("p", { class: "muted", "data-testid": id }, none);
-  const kind = (index) => ({ class: columns[index].startsWith("#") ? "number" : undefined });
-  const head = columns.map((name, index) => make("th", { scope: "col", ...kind(index) }, name.replace(/^#/, "")));
+  const kind = (index) => ({ class: { "#": "number", "@": "named" }[columns[index][0]] });
+  const head = columns.map((name, index) => make("th", { scope: "col", ...kind(index) }, name.replace(/^[#@]/, "")));
   const body = rows.map((cells) =>
     make("tr", {}, ...cells.map((cell, index) => make("td", kind(index), ...[cell].flat()))),
   );
@@ -47,6 +48,15 @@ export function table(id, columns, rows, none) {
   // A wide table scrolls on a phone, also by the keyboard.
   const frame = { class: "table", tabindex: "0", role: "group", "aria-label": id, "data-testid": id };
   return make("div", frame, make("table", {}, ...content));
+}
+
+/** A name with what further tells it apart below. Ids may be long: each is cut to one line, and whole as its
+ *  title and when it is copied. */
+export function named(name, ...details) {
+  return [name, ...details].filter(Boolean).map((part, index) => {
+    const title = part.textContent ?? part;
+    return make("div", { class: index > 0 ? "muted line" : "line", title }, part);
+  });
 }
 
 export function linkToRoom(room) {
@@ -100,9 +110,11 @@ export function duration(ms) {
   return first < 0 ? "0 s" : parts.slice(first, first + 2).map(([value, unit]) => `${value} ${unit}`).join(" ");
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", hourCycle: "h23" });
 
+/** `2027-06-30 17:05:09 UTC`, as in the log; the time of the browser is the title. */
 export function time(at) {
   const date = new Date(at);
-  return make("time", { datetime: date.toISOString() }, clock.format(date));
+  const iso = date.toISOString();
+  return make("time", { datetime: iso, title: clock.format(date) }, `${iso.slice(0, 10)} ${iso.slice(11, 19)} UTC`);
 }

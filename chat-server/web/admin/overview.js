@@ -1,9 +1,10 @@
 // The servers, and the last ten minutes of this one.
 
-import { bytes, duration, make, muted, number, section, table, update } from "./elements.js";
+import { bytes, make, muted, number, update } from "./elements.js";
 import { settled } from "./api.js";
 import { plot } from "./plots.js";
 import { Samples } from "./samples.js";
+import { elsewhere, listOfServers, nameOf } from "./servers.js";
 import { readTraffic, showTraffic } from "./traffic.js";
 
 const REFRESH_MS = 5000;
@@ -13,46 +14,38 @@ export function overview({ view, api, has, isForAll, repeat }) {
   if (!has("admin")) return view.append(make("h1", {}, "Servers"), muted("The servers and their figures need a key with the scope admin."));
   const servers = make("div");
   const state = make("p", { "data-testid": "state" });
+  const others = make("div");
   const plots = make("div", { class: "plots" });
   const traffic = make("div");
-  view.append(make("h1", {}, "Servers"), servers, section("This server", state, plots, traffic));
+  const name = make("span", { "data-testid": "this-server" });
+  const thisServer = make("section", {}, make("h2", {}, "This server: ", name), state, others, plots, traffic);
+  view.append(make("h1", {}, "Servers"), servers, thisServer);
   if (!isForAll) traffic.append(muted("What has the most traffic needs a key for all rooms."));
-  repeat(REFRESH_MS, (signal) => settled([showSamples(signal), showNodes(signal), showBusiest(signal)]));
+  repeat(REFRESH_MS, (signal) => {
+    const sampled = showSamples(signal);
+    return settled([sampled, showNodes(sampled, signal), showBusiest(signal)]);
+  });
 
   async function showSamples(signal) {
     await samples.update(signal);
+    name.textContent = nameOf(samples.server);
     if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
     state.replaceChildren(...conditions(samples.latest));
     plots.replaceChildren(...draw(samples));
   }
 
-  async function showNodes(signal) {
+  async function showNodes(sampled, signal) {
     const { nodes } = await api.get("/nodes", {}, signal);
-    update(servers, nodes, listOf);
+    // The samples say which of the servers this is.
+    await sampled.catch(() => {});
+    const here = samples.server?.node;
+    update(servers, { nodes, here }, listOfServers);
+    others.replaceChildren(...elsewhere(nodes, here));
   }
 
   async function showBusiest(signal) {
     if (isForAll) update(traffic, await readTraffic(api, signal), showTraffic);
   }
-}
-
-function listOf(nodes) {
-  const usual = mostFrequent(nodes.map((node) => `${node.version} ${node.config}`));
-  const rows = nodes.map((node) => {
-    const differs = `${node.version} ${node.config}` !== usual;
-    const config = differs
-      ? make("strong", { class: "bad", title: "Its version or its settings differ from those of most servers." }, `${node.config} (differs)`)
-      : node.config;
-    return [node.node, node.host ?? "", node.version, number(node.connections), number(node.rooms), duration(node.uptime_ms), config];
-  });
-  const total = nodes.reduce((sum, node) => sum + node.connections, 0);
-  const list = table("servers", ["Server", "Host", "Version", "#Connections", "#Rooms", "Running for", "Settings"], rows, "No server has announced itself yet.");
-  return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
-}
-
-function mostFrequent(values) {
-  const counts = Map.groupBy(values, (value) => value);
-  return [...counts].sort(([, one], [, other]) => other.length - one.length)[0]?.[0];
 }
 
 /** What is wrong with the server at this moment. */

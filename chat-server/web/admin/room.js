@@ -1,7 +1,7 @@
 // One room: its messages, read once a second, and its members.
 
 import { ApiError, roomPath, settled } from "./api.js";
-import { button, field, linkToUser, make, muted, number, section, table, time, update } from "./elements.js";
+import { button, field, linkToUser, make, muted, named, number, section, table, time, update } from "./elements.js";
 import { askForSanction } from "./sanctions.js";
 
 const REFRESH_MS = 1000;
@@ -44,8 +44,8 @@ export function room({ view, api, has, attempt, repeat }, name) {
   }
 
   function listOf(users) {
-    const rows = users.map((user) => [linkToUser(user.id, user.name), user.id, actions(user.id)]);
-    return table("members", ["Name", "Id", "Actions"], rows, "This room has no users.");
+    const rows = users.map((user) => [named(linkToUser(user.id, user.name), user.name !== user.id && user.id), actions(user.id)]);
+    return table("members", ["@User", "Actions"], rows, "This room has no users.");
   }
 
   function actions(user) {

@@ -1,7 +1,7 @@
 // The rooms that have users.
 
 import { roomPath } from "./api.js";
-import { button, field, linkToRoom, make, number, table } from "./elements.js";
+import { button, field, linkToRoom, make, named, number, table } from "./elements.js";
 
 const PAGE = 100;
 
@@ -12,9 +12,9 @@ export function rooms({ view, api, attempt, go, signal }) {
   const load = async (after) => {
     const page = await api.get("/rooms", { prefix, after, limit: PAGE }, signal);
     found = [...(after ? found : []), ...page.rooms];
-    const rows = found.map(({ room, count }) => [linkToRoom(room), number(count)]);
+    const rows = found.map(({ room, count }) => [named(linkToRoom(room)), number(count)]);
     const next = page.next && button("More", "more", () => attempt(() => load(page.next)), "");
-    list.replaceChildren(table("rooms", ["Room", "#Users"], rows, "No room has users."), ...(next ? [next] : []));
+    list.replaceChildren(table("rooms", ["@Room", "#Users"], rows, "No room has users."), ...(next ? [next] : []));
   };
   const search = field("Names that begin with", "prefix", "List", (text) => {
     prefix = text;

@@ -7,13 +7,17 @@ export class Samples {
   #api;
   #samples = [];
 
+  /** The server that has answered: its `node` and its `host`. */
+  server;
+
   constructor(api) {
     this.#api = api;
   }
 
   /** Asks for what is new. */
   async update(signal) {
-    const { samples } = await this.#api.get("/samples", { after: this.latest?.at }, signal);
+    const { samples, ...server } = await this.#api.get("/samples", { after: this.latest?.at }, signal);
+    this.server = server;
     this.#samples = [...this.#samples, ...samples].slice(-KEPT);
   }
 

@@ -1,6 +1,6 @@
 // What has the most traffic on this server.
 
-import { bytes, linkToRoom, linkToUser, make, number, section, table } from "./elements.js";
+import { bytes, linkToRoom, linkToUser, make, named, number, section, table } from "./elements.js";
 
 const LISTED = 10;
 
@@ -19,26 +19,22 @@ export function showTraffic({ connections, rooms }) {
 
 function busyClients(connections) {
   const rows = connections.map(({ connection, user, address, frames, bytes: size }) => [
-    linkToUser(user),
-    address ?? "",
-    connection,
+    named(user === undefined ? "not known yet" : linkToUser(user), address ? `${address} · ${connection}` : connection),
     number(frames),
     bytes(size),
   ]);
-  const columns = ["User", "Address", "Connection", "#Frames/s", "#Bytes/s"];
+  const columns = ["@Client", "#Frames/s", "#Bytes/s"];
   const list = table("busy-clients", columns, rows, "No client has sent much in the last minute.");
   return section("Clients that send the most", list);
 }
 
 function busyRooms(rooms) {
   const rows = rooms.map(({ room, traffic }) => [
-    linkToRoom(room),
-    number(traffic.members),
-    number(traffic.messages),
+    named(linkToRoom(room), `${number(traffic.messages)} messages/s, members here: ${number(traffic.members)}`),
     number(traffic.deliveries),
     bytes(traffic.bytes),
   ]);
-  const columns = ["Room", "#Members here", "#Messages/s", "#Deliveries/s", "#Bytes/s"];
+  const columns = ["@Room", "#Deliveries/s", "#Bytes/s"];
   const list = table("busy-rooms", columns, rows, "No room has had much in the last minute.");
   return section("Rooms that receive the most", list);
 }

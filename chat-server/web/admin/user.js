@@ -2,8 +2,9 @@
 
 import { userPath } from "./api.js";
 import { listOfBans, unban } from "./bans.js";
-import { button, field, make, muted, number, section, update } from "./elements.js";
+import { button, field, linkToRoom, make, muted, named, number, section, table, time, update } from "./elements.js";
 import { askForSanction } from "./sanctions.js";
+import { elsewhere, nameOf } from "./servers.js";
 
 const REFRESH_MS = 5000;
 
@@ -14,8 +15,11 @@ export function users({ view, go }) {
 
 export function user({ view, api, has, attempt, repeat }, id) {
   const facts = make("p", { "data-testid": "facts" });
+  const connections = make("div");
   const bans = make("div");
-  view.append(make("h1", { "data-testid": "title" }, id), facts, section("Actions", ...actions()), section("Bans", bans));
+  const parts = [section("Connections", connections), section("Actions", ...actions()), section("Bans", bans)];
+  view.append(make("h1", { "data-testid": "title" }, id), facts, ...parts);
+  if (!has("admin")) connections.append(muted("The list of connections needs a key with the scope admin."));
   if (!has("moderate")) bans.append(muted("The list of bans needs a key with the scope moderate."));
 
   const load = async (signal) => {
@@ -25,11 +29,19 @@ export function user({ view, api, has, attempt, repeat }, id) {
     ]);
     facts.textContent =
       state.servers > 0
-        ? `Online, on ${number(state.servers)} ${state.servers === 1 ? "server" : "servers"}; ${number(state.connections)} connections to this one.`
+        ? `Online, on ${number(state.servers)} ${state.servers === 1 ? "server" : "servers"}; ${number(state.connections)} ${state.connections === 1 ? "connection" : "connections"} to this one.`
         : "Not online.";
+    if (has("admin")) await showConnections(state.servers, signal);
     if (banned) update(bans, banned.bans, (found) => listOfBans(found, end));
   };
   repeat(REFRESH_MS, load);
+
+  async function showConnections(servers, signal) {
+    const found = await api.get(userPath(id, "/connections"), {}, signal);
+    const isElsewhere = servers > (found.count > 0 ? 1 : 0);
+    const { nodes } = isElsewhere ? await api.get("/nodes", {}, signal) : { nodes: [] };
+    update(connections, { found, nodes }, listOfConnections);
+  }
 
   const change = (call) =>
     attempt(async () => {
@@ -70,4 +82,17 @@ export function user({ view, api, has, attempt, repeat }, id) {
     }
     return found.length > 0 ? found : [muted("This key may do nothing with users.")];
   }
+}
+
+function listOfConnections({ found, nodes }) {
+  const rows = found.connections.map(({ connection, address, since, room_count: count, rooms }) => {
+    const links = rooms.flatMap((room) => [" ", linkToRoom(room)]);
+    const more = count > rooms.length ? ` and ${number(count - rooms.length)} more` : "";
+    const inRooms = make("p", { class: "wrapped" }, count > 0 ? "in" : "in no room", ...links, more);
+    return [[...named(connection, address, make("span", {}, "since ", time(since))), inRooms]];
+  });
+  const list = table("connections", ["@Connection"], rows, "The user has no connection to this server.");
+  const of = `Those to this server, ${nameOf(found)}`;
+  const shown = found.count > rows.length ? `${of}: the ${number(rows.length)} oldest of ${number(found.count)}.` : `${of}.`;
+  return make("div", {}, list, muted(shown), ...elsewhere(nodes, found.node));
 }
