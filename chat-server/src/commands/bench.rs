@@ -55,7 +55,8 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
         Ok(load) => load,
         Err(NotJoined::Invalid(exit)) => return Err(exit),
         Err(NotJoined::Failed(why)) => {
-            say(&format!("{}: {why}", access.url));
+            let (joined, why) = (figures.lock().joined, with_hint(access.explain(why)));
+            say(&format!("{}: {joined} of {} clients joined: {why}", access.url, args.clients));
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -78,6 +79,17 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
         _ = signals.recv() => {}
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The clients of this command have one address.
+fn with_hint(why: String) -> String {
+    if !["429 Too Many Requests", "over_capacity"].iter().any(|limited| why.contains(limited)) {
+        return why;
+    }
+    format!(
+        "{why} Raise max-connections, max-connections-per-address or http-rate-per-address of the \
+         server, or start it with --limits off"
+    )
 }
 
 fn too_slow() -> NotJoined {

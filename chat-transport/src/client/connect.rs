@@ -116,6 +116,9 @@ async fn connect_tcp(endpoint: Endpoint) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The most characters of a refusal that the reason of a failed connection has.
+const MAX_REFUSAL: usize = 300;
+
 /// Opens the connections of a client.
 pub(super) struct Dialer {
     connector: Connector,
@@ -158,7 +161,9 @@ impl Dialer {
         let request = self.request(url).map_err(failed)?;
         let (stream, _) = client_async(request, stream).await.map_err(|error| match error {
             Error::Http(response) => {
-                failed(format!("the server answered the handshake with {}", response.status()))
+                let why = response.body().as_deref().and_then(refusal_in);
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                failed(format!("the server answered the handshake with {}{why}", response.status()))
             }
             error => failed(error),
         })?;
@@ -185,6 +190,15 @@ impl Dialer {
         headers.extend(self.headers.clone());
         Ok(request)
     }
+}
+
+/// The code and the message of a refusal, as servers of this protocol answer it. `None` also if the body
+/// has not arrived together with the head.
+fn refusal_in(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let [code, message] = ["code", "message"].map(|field| body[field].as_str());
+    let text = format!("{}: {}", code?, message?);
+    Some(text.chars().take(MAX_REFUSAL).collect())
 }
 
 fn failed(error: impl fmt::Display) -> Disconnect {

@@ -104,12 +104,20 @@ async fn failed_connections_have_a_reason() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/ws", listener.local_addr().unwrap());
-    let refuse = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read_u8().await.unwrap();
-        stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        stream
-    };
-    let (reason, _stream) = tokio::join!(failure(&url, quick()), refuse);
-    assert_eq!(reason, "the server answered the handshake with 403 Forbidden");
+    for (body, why) in [
+        ("", ""),
+        ("<html>Forbidden</html>", ""),
+        (r#"{"code":"banned"}"#, ""),
+        (r#"{"code":"banned","message":"You are banned."}"#, ": banned: You are banned."),
+    ] {
+        let refuse = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}", body.len());
+            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+            stream
+        };
+        let (reason, _stream) = tokio::join!(failure(&url, quick()), refuse);
+        assert_eq!(reason, format!("the server answered the handshake with 403 Forbidden{why}"));
+    }
 }

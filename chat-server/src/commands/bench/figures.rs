@@ -16,6 +16,8 @@ use super::window::{Arrival, Window};
 
 /// The counts of a run, kept by one thread.
 pub(super) struct Figures {
+    /// Clients that have joined their rooms.
+    pub(super) joined: usize,
     pub(super) joined_in: Duration,
     clients: usize,
     rooms: usize,
@@ -60,6 +62,7 @@ pub(super) struct Mark {
 impl Figures {
     pub(super) fn new(clients: usize, rooms: usize) -> Self {
         Self {
+            joined: 0,
             joined_in: Duration::ZERO,
             clients,
             rooms,
@@ -106,7 +109,7 @@ impl Figures {
             }
             Err(error) => {
                 self.open.remove(&number);
-                *self.failures.entry(error.to_string()).or_default() += 1;
+                *self.failures.entry(cause(&error)).or_default() += 1;
             }
         }
     }
@@ -194,6 +197,17 @@ impl Figures {
 
     fn quantile_ms(&self, share: f64) -> f64 {
         milliseconds(self.latency_ns.quantile(share))
+    }
+}
+
+/// Why a message failed. The queue of a client is full because of the server, or of the load.
+fn cause(error: &ClientError) -> String {
+    match error {
+        ClientError::QueueFull => format!(
+            "{error}: --rate asks for more than the server answers, which its limits bound unless it \
+             has --limits off"
+        ),
+        error => error.to_string(),
     }
 }
 
@@ -289,6 +303,15 @@ mod tests {
         assert!(figures.open.is_empty(), "complete messages are dropped");
         figures.arrived(1, first, 5);
         assert_eq!(figures.report(Duration::ZERO).doubled, 1);
+    }
+
+    #[test]
+    fn full_queue_names_the_rate_and_the_limits() {
+        let mut figures = Figures::new(1, 1);
+        let mark = figures.sending(0, 1);
+        figures.answered(mark.number, Err(ClientError::QueueFull));
+        let text = figures.report(Duration::ZERO).text();
+        assert!(text.contains("requests are waiting: --rate asks for more"), "{text}");
     }
 
     #[test]

@@ -153,6 +153,7 @@ async fn join(
         }
         loss = until_disconnected(&mut events) => return Err(failed(loss)),
     }
+    run.figures.lock().joined += 1;
     tokio::spawn(run.clone().receive(index, events));
     Ok(client)
 }

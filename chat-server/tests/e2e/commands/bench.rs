@@ -79,3 +79,15 @@ fn bench_loads_other_machines_only_if_it_is_told_to() {
     let (code, _, error) = run(command().args(remote));
     assert!(code == 2 && error.contains("'http://127.0.0.1/' for --url"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn bench_says_why_the_server_refuses_a_client() {
+    let server = Chat::start(command().args(["--port", "0", "--max-connections-per-address", "3"]));
+    let port = server.port().to_string();
+    let load = ["--clients", "4", "--rooms", "1", "--rate", "1", "--for", "1s"];
+    let (code, _, error) = run(command().args(["--port", &port, "bench"]).args(load));
+    assert_eq!(code, 1);
+    assert!(error.contains("of 4 clients joined: ") && !error.contains("4 of 4"), "{error}");
+    // Behind its limit the server answers at once, or while it reads the request: with 503, or 429.
+    assert!(error.contains(": over_capacity: ") && error.contains("--limits off"), "{error}");
+}
