@@ -1,5 +1,6 @@
 //! How commands reach a server as clients.
 
+use std::fmt;
 use std::path::Path;
 #[cfg(feature = "jwt")]
 use std::time::Duration;
@@ -41,6 +42,20 @@ impl Access {
             None => Credentials::of(settings)?,
         };
         Ok(Self { url, credentials })
+    }
+
+    /// Why the server does not want the client, with what to give if it asks for a token and the
+    /// settings of the command have none.
+    pub(super) fn explain(&self, why: impl fmt::Display) -> String {
+        let why = why.to_string();
+        if !matches!(self.credentials, Credentials::Name) || !why.contains("credentials are needed")
+        {
+            return why;
+        }
+        format!(
+            "{why}: give a token with --token-file, or the settings of the server (--config, \
+             JWT_SECRET) before the command, which then signs one"
+        )
     }
 
     /// Starts a client as `user`. It connects by itself.

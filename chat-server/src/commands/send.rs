@@ -23,11 +23,11 @@ pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => {
-            say(&format!("not sent: {error}"));
+            say(&format!("not sent: {}", access.explain(error)));
             ExitCode::FAILURE
         }
         Err(_) => {
-            say(&format!("{}: {}", access.url, why_late(&client)));
+            say(&format!("{}: {}", access.url, access.explain(why_late(&client))));
             // Without a close of the connection: the server would have to answer that, too.
             return Ok(ExitCode::FAILURE);
         }

@@ -21,7 +21,7 @@ pub(super) async fn run(args: &TailArgs, settings: &Settings) -> Result<ExitCode
     let (client, mut events) = access.connect(&args.client.user, ClientConfig::default())?;
     let code = tokio::select! {
         _ = signals.recv() => ExitCode::SUCCESS,
-        code = follow(client.join(&args.room, args.history), &mut events, args.json) => code,
+        code = follow(client.join(&args.room, args.history), &mut events, args.json, &access) => code,
     };
     // Ends the presence of the user at once. It fails without a connection.
     let leaving = client.leave(&args.room);
@@ -35,6 +35,7 @@ async fn follow(
     join: impl Future<Output = Result<Joined, ClientError>>,
     events: &mut Events,
     as_json: bool,
+    access: &Access,
 ) -> ExitCode {
     let mut join = pin!(join);
     let mut has_joined = false;
@@ -49,7 +50,7 @@ async fn follow(
                     continue;
                 }
                 Err(error) => {
-                    say(&error.to_string());
+                    say(&access.explain(error));
                     return ExitCode::FAILURE;
                 }
             },
@@ -59,7 +60,7 @@ async fn follow(
             event,
             Event::Left { .. } | Event::Refused { .. } | Event::State(State::Closed { .. })
         );
-        let line = if as_json { json_line(event) } else { text_line(event) };
+        let line = if as_json { json_line(event) } else { text_line(event, access) };
         let written = match line {
             Some(Line::Printed(line)) => writeln!(io::stdout(), "{line}"),
             Some(Line::Notice(line)) => {
@@ -83,7 +84,7 @@ enum Line {
     Notice(String),
 }
 
-fn text_line(event: Event) -> Option<Line> {
+fn text_line(event: Event, access: &Access) -> Option<Line> {
     Some(match event {
         Event::Message(message) => {
             let at = UNIX_EPOCH + Duration::from_millis(message.at);
@@ -92,10 +93,15 @@ fn text_line(event: Event) -> Option<Line> {
         }
         Event::Gap { .. } => Line::Printed("--- messages are missing here ---".to_owned()),
         Event::Joined { rejoined: true, .. } => Line::Notice("connected again".to_owned()),
+        // In a quiet room nothing else says that the command works.
+        Event::Joined { room, .. } => Line::Notice(format!("joined {room}")),
         Event::State(State::Waiting { retry_in, loss }) => {
-            Line::Notice(format!("no connection: {loss}; next attempt in {retry_in:.1?}"))
+            let why = access.explain(loss);
+            Line::Notice(format!("no connection: {why}; next attempt in {retry_in:.1?}"))
         }
-        Event::State(State::Closed { loss }) => Line::Notice(format!("closed: {loss}")),
+        Event::State(State::Closed { loss }) => {
+            Line::Notice(format!("closed: {}", access.explain(loss)))
+        }
         Event::Left { reason, message, .. } => {
             let message = message.map(|message| format!(": {message}"));
             Line::Notice(format!("removed from the room: {reason}{}", message.unwrap_or_default()))

@@ -102,7 +102,13 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
         (Some(why), Some(value)) => Invalid::new(setting, value, why).message(name_of),
         _ => {
             let meant = context(error, ContextKind::SuggestedArg);
-            let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+            let meant = match meant {
+                _ if error.kind() == ErrorKind::UnknownArgument && is_known(setting) => {
+                    "; settings stand before the command".to_owned()
+                }
+                Some(meant) => format!("; did you mean {meant}?"),
+                None => String::new(),
+            };
             line.replace(&format!("'{argument}'"), &sources.name(setting)) + &meant
         }
     }
@@ -113,6 +119,10 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
         Some(ContextValue::String(text)) => Some(text),
         _ => None,
     }
+}
+
+fn is_known(setting: &str) -> bool {
+    Cli::command().get_arguments().any(|arg| arg.get_long() == Some(setting))
 }
 
 fn is_secret(setting: &str) -> bool {

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, Subcommand};
 
 use super::source::Sources;
-use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, time};
+use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, room, time};
 
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
@@ -111,6 +111,7 @@ pub(crate) struct HealthArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
     /// Room
+    #[arg(value_parser = room)]
     pub(crate) room: String,
 
     /// Print so many of the latest messages first, at most 256
@@ -128,6 +129,7 @@ pub(crate) struct TailArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
     /// Room
+    #[arg(value_parser = room)]
     pub(crate) room: String,
 
     /// Text of the message

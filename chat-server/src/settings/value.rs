@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 #[cfg(any(test, feature = "jwks"))]
 use axum::http::Uri;
+use chat_core::RoomId;
 use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tracing_subscriber::filter::LevelFilter;
@@ -132,6 +133,14 @@ pub(super) fn text(text: &str) -> Result<String, Infallible> {
 pub(super) fn secret(text: &str) -> Result<Secret, Infallible> {
     let trimmed = trim(text);
     Ok(Secret::new(if trimmed.is_empty() { text } else { trimmed }))
+}
+
+/// Reads the name of a room. Nothing is removed around it: a name may begin with a space.
+pub(super) fn room(text: &str) -> Result<String, String> {
+    match RoomId::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(why) => Err(format!("it {why}")),
+    }
 }
 
 pub(super) fn api_key(text: &str) -> Result<Secret, String> {

@@ -57,3 +57,14 @@ async fn answer_before_the_request_is_read() {
     assert!(code == 1 && line.contains("/readyz: 503 full"), "{line}");
     server.join().unwrap();
 }
+
+#[test]
+fn setting_behind_the_command_is_pointed_out() {
+    let (code, line) = health(&[], &["--port", "1"]);
+    assert!(
+        code == 2 && line.contains("--port found; settings stand before the command"),
+        "{line}"
+    );
+    let (code, line) = health(&[], &["--timeot", "1s"]);
+    assert!(code == 2 && line.contains("did you mean --timeout?"), "{line}");
+}

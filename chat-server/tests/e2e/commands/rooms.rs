@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use chat_broker::testing::RedisServer;
 use serde_json::Value;
@@ -91,6 +91,10 @@ async fn commands_sign_the_tokens_that_the_server_needs() {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["room"], "general");
     let (code, _, error) = run(command().args(send));
     assert!(code == 1 && error.contains("not sent"), "{error}");
+    assert!(error.contains("credentials are needed") && error.contains("--token-file"), "{error}");
+    let (code, _, error) = run(command().args(["--port", &port, "tail", "general"]));
+    assert!(code == 1 && error.contains("credentials are needed"), "{error}");
+    assert!(error.contains("--token-file"), "{error}");
 
     let (_, token, _) = run(command().args(["token", "--user", "ann"]).env("JWT_SECRET", SECRET));
     let file = std::env::temp_dir().join(format!("tail-token-{}", std::process::id()));
@@ -107,12 +111,30 @@ async fn send_says_why_it_fails() {
     let send = |room: &str, text: &str| {
         run(command().args(["--port", &port, "send", room, text, "--timeout", "5s"]))
     };
-    let (code, _, error) = send("a\nb", "hello");
-    assert!(code == 1 && error.contains("the name of a room has"), "{error}");
+    for room in ["", "a\nb"] {
+        let (code, _, error) = send(room, "hello");
+        assert!(code == 2 && error.contains("for '<ROOM>': it "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        let (code, _, error) = run(command().args(["--port", &port, "tail", room]));
+        assert!(code == 2 && error.contains("for '<ROOM>': it "), "{error}");
+    }
     let (code, _, error) = send("general", &"x".repeat(40_000));
     assert!(code == 1 && error.contains("a message has at most 32768 bytes"), "{error}");
     drop(server);
     let arguments = ["send", "general", "hello", "--timeout", "300ms", "--url"];
     let (code, _, error) = run(command().args(arguments).arg("ws://127.0.0.1:1/ws"));
     assert!(code == 1 && error.contains("not sent: cannot connect to 127.0.0.1"), "{error}");
+}
+
+/// A quiet room has no line on stdout: one on stderr says that the command works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tail_says_that_it_has_joined() {
+    let server = Chat::alone();
+    let mut tail = command();
+    tail.args(["--port", &server.port().to_string(), "tail", "general"]).stderr(Stdio::piped());
+    let mut tail = tail.spawn().unwrap();
+    let mut lines = BufReader::new(tail.stderr.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "chat-server: joined general");
+    let (code, out) = end(&mut tail, "INT");
+    assert_eq!((code, &*out), (0, ""));
 }
