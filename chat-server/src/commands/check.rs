@@ -63,7 +63,27 @@ fn in_effect(
             setting.source = "computed".to_owned();
         }
     }
+    if !settings.limits.enabled {
+        lift(&mut listed);
+    }
     listed
+}
+
+/// Without limits, the values of rates and counts are not in effect.
+fn lift(listed: &mut [SettingInEffect]) {
+    const COUNTS: [&str; 4] =
+        ["max-connections", "max-connections-per-address", "max-rooms", "max-rooms-per-user"];
+    let switch = listed.iter().find(|setting| setting.name == "limits");
+    let Some(source) = switch.map(|switch| switch.source.clone()) else { return };
+    for setting in listed.iter_mut().filter(|setting| setting.source != "computed") {
+        let is_rate = setting.name.ends_with("rate") || setting.name.contains("rate-per-");
+        let lifted = match COUNTS.contains(&&*setting.name) {
+            true => "none",
+            false if is_rate && Settings::is_limit(&setting.name) => "off",
+            false => continue,
+        };
+        (setting.value, setting.source) = (lifted.to_owned(), source.clone());
+    }
 }
 
 fn computed(settings: &Settings, server: &ServerConfig) -> Vec<(&'static str, String)> {

@@ -106,6 +106,13 @@ fn computed_defaults_are_listed_with_their_values() {
     let off = listed(&["--limits=off", "--trusted-proxies=10.0.0.0/8"]);
     assert_eq!(off("max-connections"), computed("none"));
     assert_eq!(off("byte-rate-per-address"), computed("off"));
+    let off = listed(&["--limits=off", "--byte-rate=1M", "--max-rooms=9"]);
+    for (name, value) in [("rate", "off"), ("byte-rate", "off"), ("sanction-rate", "off")] {
+        assert_eq!(off(name), [value, "--limits"], "{name}");
+    }
+    assert_eq!(off("max-rooms"), ["none", "--limits"]);
+    assert_eq!(off("max-connections"), computed("none"));
+    assert_eq!(off("max-message-bytes"), ["32768", "default"], "it bounds frames in any case");
 }
 
 #[test]
