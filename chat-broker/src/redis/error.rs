@@ -3,6 +3,7 @@
 //!
 //! | question | answer |
 //! |---|---|
+//! | What does an operator read? | [`in_words`] |
 //! | Which error code is it, wherever this version of Redis puts it? | [`code`], [`server_code`] |
 //! | Must the connection be replaced? | [`wants_reconnect`] |
 //! | Does the server answer, and refuse? | [`is_refusal`] |
@@ -153,6 +154,21 @@ pub(super) fn cause(error: &ServerError) -> &str {
     }
 }
 
+/// The error in one line for people: of an answer of Redis its code and its sentence, of the first one in
+/// a pipeline, without the script.
+pub(super) fn in_words(error: &RedisError) -> String {
+    let errors = error.clone().into_server_errors();
+    let Some((_, first)) = errors.as_deref().and_then(<[_]>::first) else {
+        return error.to_string();
+    };
+    let (code, text) = (server_code(first), first.details().unwrap_or_default());
+    // Where Redis has the code in the text, the script is in front of it.
+    let sentence = text.split_once(code).map_or(text, |(_, sentence)| sentence);
+    // Since Redis 7 the script is behind the sentence: `… script: 0a1b, on @user_script:19.`
+    let sentence = sentence.split(" script: ").next().unwrap_or(sentence);
+    format!("{code} {}", sentence.trim()).trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +236,32 @@ mod tests {
             let errors = error(answer).into_server_errors().unwrap();
             assert_eq!(cause(&errors[0].1), expected, "{answer}");
         }
+    }
+
+    #[test]
+    fn answer_is_one_sentence_for_people() {
+        let readonly = "READONLY You can't write against a read only replica.";
+        for (answer, expected) in [
+            (format!("-{readonly}"), readonly),
+            (format!("-{readonly} script: 0a1b, on @user_script:19."), readonly),
+            (
+                format!(
+                    "-ERR Error running script (call to f_0a1b): @user_script: 21: -{readonly}"
+                ),
+                readonly,
+            ),
+            (format!("-@user_script: 34: -{readonly}"), readonly),
+            ("-OOM command not allowed".to_owned(), "OOM command not allowed"),
+            (
+                "-ERR max number of clients reached".to_owned(),
+                "MAXCLIENTS max number of clients reached",
+            ),
+            ("-ERR unknown command 'X'".to_owned(), "ERR unknown command 'X'"),
+            ("-BUSY".to_owned(), "BUSY"),
+        ] {
+            assert_eq!(in_words(&error(&answer)), expected, "{answer}");
+        }
+        assert_eq!(in_words(&timed_out()), timed_out().to_string());
     }
 
     #[test]

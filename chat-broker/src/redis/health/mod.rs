@@ -24,7 +24,7 @@ use redis::RedisError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::error::is_unsuitable;
+use super::error::{code, in_words, is_unsuitable};
 
 /// How often the log repeats a state that lasts.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -131,7 +131,7 @@ impl State {
     /// Logs a worse state than before, until all connections are up again: a Redis that is refusing
     /// and unreachable in turns logs two lines, not two a second. What lasts is logged again each
     /// minute: the log of the last few has the cause. Connections that were not tried yet do not count.
-    fn log(&mut self, condition: HealthState, cause: &dyn fmt::Display) {
+    fn log(&mut self, condition: HealthState, cause: &str) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
         let now = Instant::now();
         if worst == HealthState::Up {
@@ -153,7 +153,7 @@ impl State {
             outage.cause = match worst {
                 HealthState::Refused => self.refusal.clone(),
                 // In one line: what answers may not be a Redis, and its words may be any.
-                _ => printable(&cause.to_string()).into_owned(),
+                _ => printable(cause).into_owned(),
             };
         }
         if is_new || (condition == worst && now - outage.logged >= REMINDER) {
@@ -193,22 +193,27 @@ impl fmt::Display for Outage {
 impl ConnectionHealth {
     /// The connection works.
     pub(super) fn set_up(&self) {
-        self.set(HealthState::Up, &"");
+        self.set(HealthState::Up, "");
     }
 
     /// The connection is there, and Redis refuses what it is for.
-    pub(super) fn set_refused(&self, cause: &dyn fmt::Display) {
-        self.set(HealthState::Refused, cause);
+    pub(super) fn set_refused(&self, cause: &RedisError) {
+        self.set(HealthState::Refused, &in_words(cause));
     }
 
-    /// The connection is lost.
+    /// The connection is lost, or given up: behind the address of a replica there may be another Redis.
     pub(super) fn set_down(&self, cause: &RedisError) {
-        let is_unsuitable = is_unsuitable(cause);
-        let condition = if is_unsuitable { HealthState::Unsuitable } else { HealthState::Down };
-        self.set(condition, cause);
+        let condition = if is_unsuitable(cause) {
+            HealthState::Unsuitable
+        } else if code(cause).as_deref() == Some("READONLY") {
+            HealthState::Refused
+        } else {
+            HealthState::Down
+        };
+        self.set(condition, &in_words(cause));
     }
 
-    fn set(&self, condition: HealthState, cause: &dyn fmt::Display) {
+    fn set(&self, condition: HealthState, cause: &str) {
         self.health.state.send_if_modified(|state| {
             let before = state
                 .connections
@@ -216,7 +221,7 @@ impl ConnectionHealth {
                 .map(|connection| connection.replace(condition));
             let is_new = before != Some(Some(condition));
             if is_new && condition == HealthState::Refused {
-                state.refusal = cause.to_string();
+                state.refusal = cause.to_owned();
             }
             if is_new || condition != HealthState::Up {
                 state.log(condition, cause);
@@ -232,6 +237,11 @@ mod tests {
 
     use super::*;
     use crate::redis::error::timed_out;
+
+    fn answer(text: &str) -> RedisError {
+        let reply = redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
+        reply.extract_error().unwrap_err()
+    }
 
     #[test]
     fn broker_is_ready_when_all_connections_are_up() {
@@ -249,9 +259,9 @@ mod tests {
         second.set_down(&timed_out());
         first.set_down(&timed_out());
         logged(&[HealthState::Down], false);
-        first.set_refused(&"full");
+        first.set_refused(&answer("OOM full"));
         second.set_up();
-        assert_eq!(health.state.borrow().refusal, "full");
+        assert_eq!(health.state.borrow().refusal, "OOM full");
         logged(&[HealthState::Down, HealthState::Refused], false);
         second.set_down(&timed_out());
         second.set_up();
@@ -274,8 +284,8 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         connection.set_down(&timed_out());
         assert_eq!(logged(), Some(Duration::ZERO));
-        connection.set_refused(&"READONLY");
-        assert_eq!(health.outage().unwrap(), "Redis refuses writes: READONLY");
+        connection.set_refused(&answer("OOM full"));
+        assert_eq!(health.outage().unwrap(), "Redis refuses writes: OOM full");
         connection.set_up();
         assert_eq!((logged(), health.outage()), (None, None));
     }
@@ -284,8 +294,18 @@ mod tests {
     async fn refusal_ends_the_wait_for_the_first_report() {
         let health = Health::new();
         let (refused, _untried) = (health.connection(), health.connection());
-        refused.set_refused(&"full");
+        refused.set_refused(&answer("OOM full"));
         health.first_report().await;
+    }
+
+    /// As while a Redis moves: scripts on the former one fail, and the broker connects again each time.
+    #[test]
+    fn replica_refuses_writes() {
+        let health = Health::new();
+        let connection = health.connection();
+        connection.set_down(&answer("READONLY You can't write. script: 0a1b, on @user_script:19."));
+        let why = health.outage().unwrap();
+        assert_eq!(why, "Redis refuses writes: READONLY You can't write.");
     }
 
     #[test]
@@ -293,8 +313,7 @@ mod tests {
         let health = Health::new();
         let connection = health.connection();
         connection.set_down(&timed_out());
-        let lacking = redis::parse_redis_value(b"-ERR unknown command 'HELLO'\r\n").unwrap();
-        connection.set_down(&lacking.extract_error().unwrap_err());
+        connection.set_down(&answer("ERR unknown command 'HELLO'"));
         assert_eq!(health.state.borrow().logged, [HealthState::Down, HealthState::Unsuitable]);
         assert!(!health.is_ready());
     }

@@ -128,7 +128,7 @@ async fn redis_is_another_one() {
     let (own, none) = (["127.0.0.1", "1"], ["NO", "ONE"]);
     let stale = ["--replica-serve-stale-data", "no"];
     tokio::join!(
-        refusal("READONLY", &[], [&["REPLICAOF"], &own, &none], AWAY),
+        refusal("READONLY", &[], [&["REPLICAOF"], &own, &none], REFUSES),
         refusal("MASTERDOWN", &stale, [&["REPLICAOF"], &own, &none], AWAY),
         other_password(),
     );
