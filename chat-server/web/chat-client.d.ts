@@ -374,9 +374,8 @@ export class ChatClient<Data = unknown> {
    *  rooms that the client was in. */
   connect(): Promise<Welcome>;
   /** Ends the connection for good. What is called afterwards is rejected with `closed` at once, but
-   *  for `connect()`, and for `leave()`, which has nothing left to do. Others see the user in the
-   *  rooms for some more seconds, in which a page that loads again is no departure: by default 5.
-   *  `leave()` the rooms before if the user is to be gone at once. */
+   *  for `connect()`, and for `leave()`, which has nothing left to do. The user leaves all rooms at
+   *  once; do not wait for `leave()` before, which a dead line does not answer. */
   close(): void;
   /** Pings the server at once, and abandons the connection without an answer; in
    *  state `waiting`, connects. Browsers do this by themselves when the network changes and when

@@ -175,6 +175,8 @@ export class ChatClient extends Emitter {
   }
 
   ban(room, user, { seconds, reason } = {}) {
+    // JSON has `null` for a NaN, which would be a ban without an end.
+    if (Number.isNaN(seconds)) seconds = "";
     return this.#requests.ask({ type: "ban", room, user, seconds, reason });
   }
 

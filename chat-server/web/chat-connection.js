@@ -206,7 +206,7 @@ export class Connection {
     this.#token = token;
     const { WebSocket, connectTimeoutMs } = this.options;
     try {
-      if (!WebSocket) throw new Error("There is no WebSocket: give a class as an option.");
+      if (!WebSocket) throw new Error("There is no WebSocket: give a class.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
       this.#forget();

@@ -19,7 +19,7 @@ export class Emitter extends EventTarget {
 }
 
 function listenerOf(handler) {
-  if (typeof handler !== "function") throw new TypeError("The handler of an event is a function.");
+  if (typeof handler !== "function") throw new TypeError("A handler is a function.");
   if (!LISTENERS.has(handler)) LISTENERS.set(handler, (event) => handler(event.detail));
   return LISTENERS.get(handler);
 }

@@ -444,6 +444,7 @@ suite("inputs that a real server refuses", () => {
     ["bad_field", "a negative limit", (chat) => chat.history("r", { limit: -1 })],
     ["bad_field", "two bounds", (chat) => chat.history("r", { before: 3, after: 1 })],
     ["bad_field", "a ban without a time", (chat) => chat.ban("r", "bob", { seconds: 0 })],
+    ["bad_field", "a ban until a time that is no number", (chat) => chat.ban("r", "bob", { seconds: NaN })],
     ["bad_field", "a ban of a fraction", (chat) => chat.ban("r", "bob", { seconds: 1.5 })],
     ["bad_field", "a long reason", (chat) => chat.kick("r", "bob", "x".repeat(513))],
     ["bad_field", "a user without a name", (chat) => chat.kick("r", " ")],

@@ -1,30 +1,31 @@
 import { memo, useState } from "react";
-import type { ShownMessage } from "roomcast";
+import type { ChatClient, ShownMessage } from "roomcast";
 import { ChatProvider, type RoomActions, useConnection, useMembers, useRoom, useTyping } from "roomcast/react";
 
 import { createChat, type Data, login, logout } from "./session";
 
-/** Each login has a client of its own, so that nothing of one user is left for the next. */
+/** Each login has a client and a page of its own, so that nothing of one user is left for the next. */
 export function App() {
-  const [client, setClient] = useState(createChat);
+  const [{ client, login: number }, setSession] = useState(() => ({ client: createChat(), login: 0 }));
   const onLogin = async (name: string) => {
     await login(name);
-    setClient(createChat());
-  };
-  const onLogout = async () => {
-    client.close();
-    await logout();
+    setSession({ client: createChat(), login: number + 1 });
   };
   return (
-    <ChatProvider client={client}>
-      <Page onLogin={onLogin} onLogout={onLogout} />
+    <ChatProvider client={client} key={number}>
+      <Page client={client} onLogin={onLogin} />
     </ChatProvider>
   );
 }
 
-function Page({ onLogin, onLogout }: { onLogin: (name: string) => void; onLogout: () => void }) {
+function Page({ client, onLogin }: { client: ChatClient<Data>; onLogin: (name: string) => void }) {
   const connection = useConnection();
   const [name, setName] = useState("");
+  const [hasFailed, setHasFailed] = useState(false);
+  const onLogout = async () => {
+    client.close(); // first: it waits for nothing
+    setHasFailed(!(await logout()));
+  };
   if (connection.state === "closed") {
     return (
       <form
@@ -33,7 +34,8 @@ function Page({ onLogin, onLogout }: { onLogin: (name: string) => void; onLogout
           onLogin(name);
         }}
       >
-        {connection.by !== "client" && <p role="alert">{connection.error.message}</p>}
+        {connection.code !== 1000 && <p role="alert">{connection.error.message}</p>}
+        {hasFailed && <p role="alert">You are not logged out. Load the page again.</p>}
         <input aria-label="Name" value={name} onChange={(event) => setName(event.target.value)} />
         <button>Log in</button>
       </form>
@@ -43,7 +45,7 @@ function Page({ onLogin, onLogout }: { onLogin: (name: string) => void; onLogout
     <>
       <p role="status">{connection.state === "online" ? "Connected" : "Connecting"}</p>
       <button onClick={onLogout}>Log out</button>
-      <Room name="general" />
+      <Room key="general" name="general" />
     </>
   );
 }

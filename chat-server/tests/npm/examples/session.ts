@@ -19,6 +19,8 @@ export async function login(name: string): Promise<void> {
   await fetch("/login", { method: "POST", body: new URLSearchParams({ name }) });
 }
 
-export async function logout(): Promise<void> {
-  await fetch("/logout", { method: "POST" });
+/** Whether the backend has ended the session. */
+export async function logout(): Promise<boolean> {
+  const answer = await fetch("/logout", { method: "POST" }).catch(() => undefined);
+  return answer?.ok ?? false;
 }
