@@ -202,6 +202,29 @@ fn tabs_share_a_worker_and_survive_the_crash_of_its_host() {
     browser.assert_no_errors(&[]);
 }
 
+/// Its worker ends with it.
+#[test]
+fn unsent_message_of_the_only_tab_of_a_worker_survives_a_reload() {
+    let mut server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/shared");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    server.kill();
+    tab.until(SHOWS, &["#state", "The connection is lost."]);
+    say(&tab, "Written offline");
+    tab.go(&app.url("/shared"));
+    tab.until(SHOWS, &["#log", "You: Written offline …"]);
+    server.restart();
+    press(&tab, "#again");
+    tab.until("sessionStorage['unsent ann'] === '[]'", &[]);
+    say(&tab, "The next one");
+    let rows =
+        "[...document.querySelectorAll('li')].map((row) => row.innerText).join() === arguments[0]";
+    tab.until(rows, &["ann: Written offline,ann: The next one"]);
+    browser.assert_no_errors(&[AWAY, "beforeunload"]);
+}
+
 #[test]
 fn tabs_open_while_the_server_is_away_and_log_out_together() {
     let mut server = tokens::start();
