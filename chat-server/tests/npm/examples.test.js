@@ -14,8 +14,8 @@ import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
-import { keepUnsent } from "./examples/unsent.js";
-import { sentence } from "./examples/words.js";
+import { keepDraft, keepUnsent } from "./examples/unsent.js";
+import { FINAL, sentence } from "./examples/words.js";
 
 let server;
 let client;
@@ -176,9 +176,55 @@ test("a message that is stored too long is a draft", async () => {
   deepStrictEqual(texts(room.snapshot), []);
 });
 
+test("after a reload only failures of the connection are sent again, and what was refused is a draft", async () => {
+  const room = client.room("r");
+  const at = Date.now();
+  const codes = [undefined, "timeout", "outcome_unknown", "disconnected", "offline", "closed", "rejected", "queue_full"];
+  const stored = codes.map((code) => ({ key: `key-${code}`, message: `text ${code}`, at, code }));
+  const storage = storageOf({ unsent: JSON.stringify(stored) });
+  deepStrictEqual(keepUnsent(room, "unsent", storage), ["text rejected", "text queue_full"]);
+  await settled();
+  deepStrictEqual(texts(room.snapshot), codes.slice(0, -2).map((code) => `text ${code}`));
+  strictEqual(storage.items.unsent, "[]");
+});
+
+test("a message keeps the time of its first attempt, and the code of its failure", async () => {
+  const storage = storageOf();
+  const room = client.room("r");
+  keepUnsent(room, "unsent", storage);
+  await settled();
+  server.refuse("send", "rejected");
+  await room.send("Hello").catch(() => {});
+  const [failed] = JSON.parse(storage.items.unsent);
+  strictEqual(failed.code, "rejected");
+  await settled();
+  server.isSilent = true;
+  room.resend(failed.key);
+  const [again] = JSON.parse(storage.items.unsent);
+  deepStrictEqual([again.at, again.code], [failed.at, undefined]);
+});
+
+test("a draft survives a reload, and the next save", () => {
+  const storage = storageOf({ draft: "Written" });
+  const open = () => {
+    const input = Object.assign(new EventTarget(), { form: new EventTarget() });
+    return { input, addDrafts: keepDraft(input, "draft", storage) };
+  };
+  open().addDrafts(["before", "the reload"]);
+  const { input } = open();
+  strictEqual(input.value, "Written before the reload");
+  input.value = "Hello";
+  input.dispatchEvent(new Event("input"));
+  strictEqual(open().input.value, "Hello");
+  input.form.dispatchEvent(new Event("reset"));
+  strictEqual(open().input.value, "");
+});
+
 test("each code that a user may meet has a sentence, and the moderator's words are apart", () => {
   const other = sentence({ code: "internal" });
-  for (const code of ["banned", "kicked", "closed", "timeout", "outcome_unknown", "unauthorized"]) {
+  const codes = ["banned", "kicked", "closed", "timeout", "outcome_unknown", "unauthorized", "not_in_room", "offline"];
+  codes.push("room_name_invalid", "too_many_rooms", "disconnected", ...FINAL);
+  for (const code of codes) {
     const text = sentence({ code, message: "of a program", reason: "Spam." });
     ok(text !== other && !/program|Spam|undefined/.test(text), text);
   }
@@ -195,9 +241,10 @@ test("a backend that is away does not end the client of the README", async () =>
 test("logging out", async () => {
   const pages = [];
   let answer = new Response("ann");
+  let status = 500;
   const globals = {
     WebSocket: server.WebSocket,
-    fetch: async () => answer,
+    fetch: async (path) => (path === "/logout" ? new Response("", { status }) : answer),
     location: { assign: (page) => pages.push(page) },
   };
   await withGlobals(globals, async () => {
@@ -205,10 +252,14 @@ test("logging out", async () => {
     await chat.connect();
     // Nothing that waits for a dead line comes first.
     server.isSilent = true;
-    answer = new Response("", { status: 401 });
-    logOut();
+    const failing = logOut();
     strictEqual(chat.state, "closed");
-    await settled();
+    // The session goes on.
+    await rejects(failing, /500/);
+    deepStrictEqual(pages, []);
+    status = 200;
+    answer = new Response("", { status: 401 });
+    await logOut();
     deepStrictEqual(pages, ["/login"]);
     server.isSilent = false;
     await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });

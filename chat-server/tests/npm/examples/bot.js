@@ -15,17 +15,29 @@ const commands = {
   echo: (room, words) => words.join(" "),
   async who(room) {
     const { members, count } = await chat.members(room);
-    return `${count}: ${members.map(({ name }) => name).join(", ")}`;
+    return `${count}: ${members.map(({ id, name }) => `${name} (${id})`).join(", ")}`;
   },
   async kick(room, [user, ...reason]) {
+    if (!user) return "Usage: !kick id [reason]";
+    if (!(await isMember(room, user))) return `${user} is not here. !who lists the ids.`;
     await chat.kick(room, user, reason.join(" ") || undefined);
     return "Done.";
   },
   async ban(room, [user, seconds, ...reason]) {
+    // A ban without a number of seconds would have no end.
+    if (!/^[1-9]\d*$/.test(seconds)) return "Usage: !ban id seconds [reason]";
+    if (!(await isMember(room, user))) return `${user} is not here. !who lists the ids.`;
     await chat.ban(room, user, { seconds: Number(seconds), reason: reason.join(" ") || undefined });
     return "Done.";
   },
 };
+
+async function isMember(room, user) {
+  const { members, count } = await chat.members(room);
+  // The server lists so many at most.
+  return members.length < count || members.some(({ id }) => id === user);
+}
+
 const forModerators = new Set(["kick", "ban"]);
 
 async function handle({ room, user, message, offset }, epoch) {
@@ -80,10 +92,10 @@ function onLeft(room, { code = "removed", until = Date.now() + 60_000 }) {
   if (chat.state !== "closed") setTimeout(enter, Math.min(until - Date.now(), 86_400_000), room);
 }
 
-chat.on("state", ({ state, by, reason }) => {
-  console.log(state, by ?? reason ?? "");
-  // A ban of the user, or no token: the supervisor of the process starts it again.
-  if (state === "closed" && by !== "client") process.exit(1);
+chat.on("state", ({ state, reason }) => {
+  console.log(state, reason ?? "");
+  // A ban of the user, no token, or a malformed CHAT_URL: the supervisor of the process starts it again.
+  if (state === "closed" && !isStopping) process.exit(1);
 });
 
 async function stop() {

@@ -14,6 +14,7 @@ chat.on("state", (status) => {
 
 export async function logOut() {
   chat.close(); // first: it waits for nothing, so that a dead line does not matter
-  await fetch("/logout", { method: "POST" });
+  const answer = await fetch("/logout", { method: "POST" });
+  if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
   location.assign("/login");
 }

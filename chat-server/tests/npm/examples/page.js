@@ -1,5 +1,5 @@
 import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
-import { keepUnsent } from "./unsent.js";
+import { SEND_TIMEOUT_MS, keepDraft, keepUnsent } from "./unsent.js";
 import { bind, show } from "./view.js";
 
 const { user } = document.body.dataset;
@@ -11,6 +11,7 @@ const chat = new ChatClient("wss://chat.example/ws", {
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
   },
+  sendTimeoutMs: SEND_TIMEOUT_MS,
 });
 const room = chat.room("general");
 
@@ -26,9 +27,11 @@ bind({
     else chat.connect(); // also joins the room
   },
   async logOut() {
+    if (chat.queued > 0 && !confirm("Messages are not sent yet. Log out without them?")) return;
     // First, since it waits for nothing: the other users see at once that this one has left.
     chat.close();
-    await fetch("/logout", { method: "POST" });
+    const answer = await fetch("/logout", { method: "POST" });
+    if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
     sessionStorage.clear();
     location.assign("/login");
   },
@@ -40,6 +43,6 @@ chat.on("state", update);
 update();
 chat.connect();
 
-const drafts = keepUnsent(room, `unsent ${user}`);
-if (drafts.length > 0) document.getElementById("text").value = drafts.join(" ");
+const addDrafts = keepDraft(document.getElementById("text"), `draft ${user}`);
+addDrafts(keepUnsent(room, `unsent ${user}`));
 addEventListener("beforeunload", (event) => chat.queued > 0 && event.preventDefault());

@@ -1,4 +1,5 @@
 import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
+import { SEND_TIMEOUT_MS } from "./unsent.js";
 
 // The name of the worker is the id of its user: another user of this browser has another worker, for
 // which the application gives no token of this user.
@@ -9,7 +10,31 @@ const chat = new ChatClient("wss://chat.example/ws", {
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
   },
+  sendTimeoutMs: SEND_TIMEOUT_MS,
 });
+
+/** A lock that the browser releases when this worker ends: its tabs wait for it. */
+const lock = crypto.randomUUID();
+const isLocked = new Promise((resolve) => {
+  navigator.locks.request(lock, () => {
+    resolve();
+    return new Promise(() => {});
+  });
+});
+
+const ports = new Set();
+const post = (data) => ports.forEach((port) => port.postMessage(data));
+
+/** Keys of messages on their way: a tab that was loaded again sends its messages again. */
+const sending = new Set();
+
+/** Tells the tabs what became of a message: the one that wrote it may have been loaded again. */
+async function settle(key, sent) {
+  sending.add(key);
+  const code = await sent.then(() => null, (error) => error.code);
+  sending.delete(key);
+  post({ settled: key, code });
+}
 
 /** What a tab needs of an error, which loses its members when it is posted. */
 const plain = (error) => error && { code: error.code, reason: error.reason, until: error.until };
@@ -19,12 +44,14 @@ self.onconnect = ({ ports: [port] }) => {
   let length = 100;
   const leaving = new AbortController();
   const { signal } = leaving;
+  ports.add(port);
+  isLocked.then(() => port.postMessage({ lock }));
 
   const show = () => {
     const { error, messages, members, hasMore, ...rest } = room.snapshot;
     const shown = messages.slice(-length).map((message) => ({ ...message, error: plain(message.error) }));
     port.postMessage({
-      status: { state: chat.state, error: plain(chat.status.error) },
+      status: { state: chat.state, queued: chat.queued, error: plain(chat.status.error) },
       snapshot: {
         ...rest,
         error: plain(error),
@@ -46,22 +73,26 @@ self.onconnect = ({ ports: [port] }) => {
       navigator.locks.request(tab, { signal }, actions.leave).catch(() => {});
       show();
     },
-    leave: () => leaving.abort(),
+    leave() {
+      ports.delete(port);
+      leaving.abort();
+    },
     ping: () => port.postMessage({}),
     check: () => chat.check(),
-    async send(message, key) {
-      await room.send(message, { key }).catch(() => {}); // the message says that it has failed
-      port.postMessage({ settled: key });
+    send: (message, key) => sending.has(key) || settle(key, room.send(message, { key })),
+    resend: (key) => sending.has(key) || settle(key, room.resend(key)),
+    discard(key) {
+      room.discard(key);
+      post({ settled: key });
     },
-    resend: (key) => room.resend(key),
-    discard: (key) => room.discard(key),
     typing: (isTyping) => room.typing(isTyping),
     history() {
       length += 100;
       room.history().then(show, show);
     },
     again: () => (chat.state === "online" ? room.join() : chat.connect()),
-    logOut: () => chat.close(),
+    close: () => chat.close(),
+    loggedOut: () => post({ isLoggedOut: true }),
   };
   port.onmessage = ({ data: [action, ...details] }) => actions[action](...details);
 };

@@ -1,22 +1,47 @@
-/** Servers know the key of a message for five minutes: sent again later, it could be there twice. */
-const KNOWN_MS = 4.5 * 60_000;
+/** How long the client tries to send a message. */
+export const SEND_TIMEOUT_MS = 240_000;
+
+/** Servers know the key of a message for five minutes: what may be sent later than that, with the time
+ *  that the client tries, could be there twice. */
+const KNOWN_MS = 5 * 60_000 - SEND_TIMEOUT_MS;
 
 const UNSENT = new Set(["sending", "delayed", "failed"]);
 
+/** Failures of the connection, after which the message is sent again. Others are the server's refusals. */
+export const PASSING = new Set(["closed", "disconnected", "offline", "outcome_unknown", "timeout"]);
+
+/** Whether a stored message is sent again after a reload. */
+export const isSentAgain = ({ at, code }) => Date.now() - at < KNOWN_MS && (!code || PASSING.has(code));
+
 /** Stores the messages of a room that are not sent, and sends those that were stored before the reload.
- *  Returns the texts that are too old for that. `place` names the user. */
+ *  Returns the texts that are too old for that, or were refused. `place` names the user. */
 export function keepUnsent(room, place, storage = sessionStorage) {
-  const stored = JSON.parse(storage.getItem(place) ?? "[]");
-  /** By key: when a message was sent first. */
-  const times = new Map(stored.map(({ key, at }) => [key, at]));
-  const save = ({ what, message: { isOwn } = {} }) => {
-    if (what !== "pending" && !isOwn) return;
-    const unsent = room.snapshot.messages.filter(({ state }) => UNSENT.has(state));
-    const members = ({ key, message, data, at }) => ({ key, message, data, at: times.get(key) ?? at });
-    storage.setItem(place, JSON.stringify(unsent.map(members)));
+  let stored = JSON.parse(storage.getItem(place) ?? "[]");
+  const drafts = stored.filter((message) => !isSentAgain(message)).map(({ message }) => message);
+  for (const { key, message, data } of stored.filter(isSentAgain)) room.send(message, { key, data });
+  const save = () => {
+    /** By key: when a message was sent first. */
+    const times = new Map(stored.map(({ key, at }) => [key, at]));
+    const members = ({ key, message, data, at, state, error }) => {
+      const code = state === "failed" ? error.code : undefined;
+      return { key, message, data, code, at: times.get(key) ?? at };
+    };
+    stored = room.snapshot.messages.filter(({ state }) => UNSENT.has(state)).map(members);
+    storage.setItem(place, JSON.stringify(stored));
   };
-  room.on("change", save);
-  const isKnown = ({ at }) => Date.now() - at < KNOWN_MS;
-  for (const { key, message, data } of stored.filter(isKnown)) room.send(message, { key, data });
-  return stored.filter((message) => !isKnown(message)).map(({ message }) => message);
+  room.on("change", ({ what, message: { isOwn } = {} }) => (what === "pending" || isOwn) && save());
+  save();
+  return drafts;
+}
+
+/** Keeps the text of an input over a reload. Returns a function that adds texts. `place` names the user. */
+export function keepDraft(input, place, storage = sessionStorage) {
+  const save = () => storage.setItem(place, input.value);
+  input.value = storage.getItem(place) ?? "";
+  input.addEventListener("input", save);
+  input.form.addEventListener("reset", () => storage.setItem(place, ""));
+  return (texts) => {
+    input.value = [input.value, ...texts].filter(Boolean).join(" ");
+    save();
+  };
 }

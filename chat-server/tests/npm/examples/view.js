@@ -1,4 +1,4 @@
-import { STATES, sentence } from "./words.js";
+import { FINAL, STATES, sentence } from "./words.js";
 
 /** A room before anything is known of it. */
 export const EMPTY = { state: "joining", messages: [], members: [], count: 0, typists: [] };
@@ -38,16 +38,16 @@ export function show(status, snapshot) {
   element("typing").textContent = typists.length > 0 ? `Typing: ${namesOf(typists)}` : "";
   element("older").hidden = !hasMore;
   element("older").disabled = isLoading;
-  showMessages(messages);
+  showMessages(messages, end);
 }
 
 const namesOf = (users) => users.map(({ name }) => name).join(", ");
 
 /** Changes the rows that have changed, and leaves the others as they are. */
-function showMessages(messages) {
+function showMessages(messages, end) {
   let next = element("log").firstElementChild;
   for (const message of messages) {
-    const row = rowOf(message);
+    const row = rowOf(message, end);
     if (row === next) next = next.nextElementSibling;
     else element("log").insertBefore(row, next);
   }
@@ -59,18 +59,23 @@ function showMessages(messages) {
   }
 }
 
-function rowOf(message) {
+/** `end`: why the user is out. */
+function rowOf(message, end) {
   const known = rows.get(message.id) ?? { row: document.createElement("li") };
   rows.set(message.id, known);
   const { user, state, error, key, isAfterGap } = message;
   // Before the first connection the client does not know the name that the token has.
   const name = user.name || "You";
   const text = `${isAfterGap ? "(Messages before this one are lost.) " : ""}${name}: ${message.message}`;
-  const note = error ? sentence(error) : state === "sending" ? "…" : "";
+  // Who was banned reads that, and not only that the room does not take the message.
+  const why = error?.code === "not_in_room" ? (end ?? error) : error;
+  const note = why ? sentence(why) : state === "sending" ? "…" : "";
   const shown = [text, note, state, key].join("\n");
   if (known.shown === shown) return known.row;
   known.shown = shown;
-  const buttons = state === "failed" ? [button("resend", "Send again", key), button("discard", "Discard", key)] : [];
+  const buttons = [];
+  if (state === "failed" && !FINAL.has(error.code)) buttons.push(button("resend", "Send again", key));
+  if (state === "failed") buttons.push(button("discard", "Discard", key));
   known.row.replaceChildren(`${text} ${note}`.trim(), ...buttons);
   return known.row;
 }

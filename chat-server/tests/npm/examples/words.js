@@ -1,19 +1,28 @@
 /** What a user reads in place of the code of an error. */
 const SENTENCES = {
+  bad_field: "The page has made a mistake. This cannot be sent.",
   banned: "You are banned.",
   closed: "The chat is disconnected.",
+  disconnected: "The connection was lost before the answer.",
   forbidden: "You may not do that here.",
   kicked: "A moderator has removed you.",
   message_too_long: "The message is too long.",
+  not_in_room: "You are not in the room.",
+  offline: "There is no connection. Try again later.",
   other_user: "Another user wrote this message.",
   outcome_unknown: "No answer came. The message may have been sent.",
   queue_full: "Too many messages wait. Send it again later.",
   rate_limited: "Too many messages. This one follows by itself.",
   rejected: "This message is not allowed.",
+  room_name_invalid: "A room cannot have this name.",
   timeout: "No answer came. The message was not sent.",
   too_large: "The message is too long.",
+  too_many_rooms: "You are in too many rooms. Leave one first.",
   unauthorized: "You are logged out.",
 };
+
+/** Errors that the same text would have again. */
+export const FINAL = new Set(["bad_field", "message_too_long", "rejected", "too_large"]);
 
 /** What a user reads about the connection. */
 export const STATES = {
