@@ -14,7 +14,6 @@ mod send;
 mod timer;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -95,9 +94,8 @@ where
 struct Connection {
     state: Arc<State>,
     id: ConnectionId,
-    /// The IP address of the client, if the listener provides it.
-    address: Option<IpAddr>,
-    opened: Instant,
+    /// By [`Sessions::milliseconds`](crate::sessions::Sessions::milliseconds).
+    opened: u64,
     received_frames: u64,
     received_bytes: u64,
     member: Member,
@@ -162,7 +160,7 @@ impl Connection {
         let outbox = session.outbox().clone();
         let dialect_or_default = dialect.unwrap_or(Dialect::Native);
         let member = Member::new(user, dialect_or_default, outbox, state.drop_reporter.clone());
-        state.sessions.open(id, member.clone(), params.address);
+        state.sessions.open(id, &member, params.address);
         if state.is_draining() {
             // The drain lists the connections once; this one may have been added after that.
             drain::send_goodbye(&member, Duration::ZERO);
@@ -177,10 +175,9 @@ impl Connection {
             renewal: None,
             limiter: RateLimiter::new(permit, &state.limits),
             since,
+            opened: state.sessions.milliseconds(),
             state,
             id,
-            address: params.address,
-            opened: Instant::now(),
             received_frames: 0,
             received_bytes: 0,
             member,
@@ -224,7 +221,7 @@ impl Connection {
     fn set_identity(&mut self, user: Arc<User>, dialect: Dialect) {
         let is_renamed = user != self.member.user;
         self.member = self.member.with_identity(user, dialect);
-        self.state.sessions.replace(self.id, self.member.clone());
+        self.state.sessions.replace(self.id, &self.member);
         for joined in &self.rooms {
             joined.membership.replace(self.member.with_presence(joined.sees_presence));
             if is_renamed {

@@ -36,7 +36,7 @@ impl State {
     }
 
     async fn send_goodbyes(&self) {
-        let members = self.sessions.all();
+        let members = self.sessions.all(&self.drop_reporter);
         let count = members.len();
         // Half of the spread passes until the last goodbye, the other half until that client reconnects:
         // spread over both, neither the closes nor the reconnects are a burst.

@@ -85,17 +85,16 @@ impl Member {
         self.close(CloseReason::TokenExpired);
     }
 
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     pub(crate) fn is_native(&self) -> bool {
         self.dialect == Dialect::Native
     }
 
     pub(crate) fn sees_presence(&self) -> bool {
         !self.hides_presence
-    }
-
-    /// Makes the connection check its sanctions.
-    pub(crate) fn notify(&self) {
-        self.outbox.notify();
     }
 
     pub(crate) fn is_closed(&self) -> bool {

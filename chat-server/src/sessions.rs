@@ -2,15 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chat_core::{ConnectionId, RoomId, UserId};
+use chat_core::{ConnectionId, Dialect, RoomId, User, UserId};
+use chat_transport::Outbox;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::member::Member;
+use crate::undelivered::DropReporter;
 
 /// The connections by id. Sharded, since each join and close of a client takes a lock.
 #[derive(Debug)]
@@ -26,16 +29,22 @@ pub(crate) struct Sessions {
 #[derive(Debug, Default)]
 struct Shard {
     sessions: HashMap<ConnectionId, Session>,
+    /// The addresses of clients that have one of IPv6.
+    ipv6: HashMap<ConnectionId, Ipv6Addr>,
     /// What backends want these connections to do. Most have nothing to do.
     requests: HashMap<ConnectionId, Vec<RoomRequest>>,
 }
 
+/// As small as it can be: the table has some for clients to come, and keeps its size when they leave.
 #[derive(Debug)]
 struct Session {
-    member: Member,
-    address: Option<IpAddr>,
+    user: Arc<User>,
+    outbox: Outbox,
+    dialect: Dialect,
     /// Seconds since the start of the server.
     opened: u32,
+    /// `0.0.0.0` if the client has none of IPv4.
+    ipv4: Ipv4Addr,
 }
 
 /// What operators learn of an open connection.
@@ -79,7 +88,21 @@ impl Hash for Client {
 
 impl Session {
     fn is_of(&self, user: &UserId) -> bool {
-        self.member.user.id == *user
+        self.user.id == *user
+    }
+
+    fn member(&self, reporter: &DropReporter) -> Member {
+        Member::new(Arc::clone(&self.user), self.dialect, self.outbox.clone(), reporter.clone())
+    }
+}
+
+impl Shard {
+    fn address(&self, id: ConnectionId) -> Option<IpAddr> {
+        let ipv4 = self.sessions.get(&id)?.ipv4;
+        match ipv4.is_unspecified() {
+            true => self.ipv6.get(&id).copied().map(IpAddr::V6),
+            false => Some(IpAddr::V4(ipv4)),
+        }
     }
 }
 
@@ -104,16 +127,33 @@ impl Sessions {
         ConnectionId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Milliseconds since the start.
+    pub(crate) fn milliseconds(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
     /// Adds a connection that opens now.
-    pub(crate) fn open(&self, id: ConnectionId, member: Member, address: Option<IpAddr>) {
+    pub(crate) fn open(&self, id: ConnectionId, member: &Member, address: Option<IpAddr>) {
         let opened = u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX);
-        self.shard(id).sessions.insert(id, Session { member, address, opened });
+        let mut shard = self.shard(id);
+        let ipv4 = match address.map(|address| address.to_canonical()) {
+            Some(IpAddr::V4(address)) => address,
+            Some(IpAddr::V6(address)) => {
+                shard.ipv6.insert(id, address);
+                Ipv4Addr::UNSPECIFIED
+            }
+            None => Ipv4Addr::UNSPECIFIED,
+        };
+        let (user, outbox) = (Arc::clone(&member.user), member.outbox().clone());
+        let dialect = member.dialect;
+        shard.sessions.insert(id, Session { user, outbox, dialect, opened, ipv4 });
     }
 
     /// Changes the handle of a connection.
-    pub(crate) fn replace(&self, id: ConnectionId, member: Member) {
+    pub(crate) fn replace(&self, id: ConnectionId, member: &Member) {
         if let Some(session) = self.shard(id).sessions.get_mut(&id) {
-            session.member = member;
+            session.user = Arc::clone(&member.user);
+            session.dialect = member.dialect;
         }
     }
 
@@ -121,6 +161,7 @@ impl Sessions {
         let mut shard = self.shard(id);
         shard.sessions.remove(&id);
         shard.requests.remove(&id);
+        shard.ipv6.remove(&id);
         if shard.sessions.is_empty() {
             self.removed.notify_waiters();
         }
@@ -142,10 +183,11 @@ impl Sessions {
     pub(crate) fn origins(&self, user: &UserId, max: usize) -> (Vec<Origin>, usize) {
         let (mut oldest, mut count) = (Vec::new(), 0);
         for shard in &self.shards {
-            for (id, session) in &shard.lock().sessions {
+            let shard = shard.lock();
+            for (id, session) in &shard.sessions {
                 if session.is_of(user) {
                     count += 1;
-                    oldest.push((*id, session.address, session.opened));
+                    oldest.push((*id, shard.address(*id), session.opened));
                 }
             }
             // Ids ascend. A user may have every connection of the server: each shard adds its own at most.
@@ -159,9 +201,14 @@ impl Sessions {
         (oldest.into_iter().map(origin).collect(), count)
     }
 
+    /// The IP address of a connection, if its listener provided it; `None` if it has ended.
+    pub(crate) fn address(&self, id: ConnectionId) -> Option<IpAddr> {
+        self.shard(id).address(id)
+    }
+
     /// The user of a connection at present; `None` if it has ended.
     pub(crate) fn user(&self, id: ConnectionId) -> Option<UserId> {
-        self.shard(id).sessions.get(&id).map(|session| session.member.user.id.clone())
+        self.shard(id).sessions.get(&id).map(|session| session.user.id.clone())
     }
 
     /// Makes the connections of these users check their sanctions.
@@ -172,16 +219,17 @@ impl Sessions {
         }
         for shard in &self.shards {
             let shard = shard.lock();
-            let members = shard.sessions.values().map(|session| &session.member);
-            let affected = members.filter(|member| users.contains(&member.user.id));
-            affected.for_each(Member::notify);
+            let sessions = shard.sessions.values();
+            let affected = sessions.filter(|session| users.contains(&session.user.id));
+            affected.for_each(|session| session.outbox.notify());
         }
     }
 
-    pub(crate) fn all(&self) -> Vec<Member> {
+    /// All connections; `reporter` is that of the server.
+    pub(crate) fn all(&self, reporter: &DropReporter) -> Vec<Member> {
         let of_shard = |shard: &Mutex<Shard>| {
             let shard = shard.lock();
-            shard.sessions.values().map(|session| session.member.clone()).collect::<Vec<_>>()
+            shard.sessions.values().map(|session| session.member(reporter)).collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(of_shard).collect()
     }
@@ -192,14 +240,14 @@ impl Sessions {
     /// It has too many requests that wait.
     pub(crate) fn request(&self, id: ConnectionId, request: RoomRequest) -> Result<(), ()> {
         let mut shard = self.shard(id);
-        let Shard { sessions, requests } = &mut *shard;
+        let Shard { sessions, requests, .. } = &mut *shard;
         let Some(session) = sessions.get(&id) else { return Ok(()) };
         let waiting = requests.entry(id).or_default();
         if waiting.len() >= Self::MAX_REQUESTS {
             return Err(());
         }
         waiting.push(request);
-        session.member.notify();
+        session.outbox.notify();
         Ok(())
     }
 

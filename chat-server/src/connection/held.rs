@@ -223,7 +223,7 @@ impl Connection {
         }
         let (state, user) = (Arc::clone(&self.state), Arc::clone(&self.member.user));
         let mut join = JoinAttempt::new(room, &user);
-        join.address = self.address;
+        join.address = self.address();
         // `None`: the connection is closed, which the caller checks.
         self.wait_for(hooks::before_join(&state, join)).await.unwrap_or(Ok(()))?;
         self.not_banned(Action::join(room))

@@ -1,5 +1,6 @@
 //! What operators learn of a connection: what it sends, when it opened, and why it ended.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use chat_core::{Sample, UserId, printable};
@@ -42,14 +43,20 @@ impl Connection {
     /// Not inlined: one frame of 16 gets here.
     #[inline(never)]
     fn sampled_frame(&self, bytes: u64) -> Sample<Client, 2> {
-        let (user, address) = (self.member.user.id.clone(), self.address);
+        let (user, address) = (self.member.user.id.clone(), self.address());
         let key = Client { id: self.id, user, address };
         Sample { key, weight: bytes + FRAME_WEIGHT, amounts: [1, bytes], at: Instant::now() }
     }
 
+    /// The IP address of the client, if the listener provides it. The table of sessions has it: the task
+    /// of each connection would else reserve space for it.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.state.sessions.address(self.id)
+    }
+
     pub(super) fn log_open(&self) {
         let user = self.known_user().map(UserId::as_str);
-        let address = self.address.map(tracing::field::display);
+        let address = self.address().map(tracing::field::display);
         tracing::debug!(connection = self.name(), user, address, "connection opened");
     }
 
@@ -68,7 +75,7 @@ impl Connection {
     /// `user` is whom the credentials name, if they are genuine.
     pub(super) fn log_rejected(&self, error: &AuthError, user: impl FnOnce() -> Option<UserId>) {
         let lines = &self.state.client_lines;
-        lines.credentials_rejected(error, user, self.address, Some(&self.name()));
+        lines.credentials_rejected(error, user, self.address(), Some(&self.name()));
     }
 
     /// Counts and logs the end of the connection.
@@ -80,8 +87,8 @@ impl Connection {
         };
         self.state.metrics.closed(end, cause);
         let user = self.known_user();
-        let (code, address) = (close_code(end), self.address.map(tracing::field::display));
-        let milliseconds = self.opened.elapsed().as_millis() as u64;
+        let (code, address) = (close_code(end), self.address().map(tracing::field::display));
+        let milliseconds = self.state.sessions.milliseconds() - self.opened;
         let detail = detail(session, end);
         // A macro, since the level of a line is a constant.
         macro_rules! log {
@@ -102,7 +109,7 @@ impl Connection {
                 )
             };
         }
-        let may_log = self.state.client_lines.may_log_end(cause, user, self.address);
+        let may_log = self.state.client_lines.may_log_end(cause, user, self.address());
         if may_log { log!(info) } else { log!(debug) }
     }
 }
