@@ -50,7 +50,7 @@ pub struct TransportConfig {
     /// How long the closing handshake may take: what is queued, the close frame, the peer's answer.
     /// Default 5 s. A TCP peer has 1 s more to end its side of the connection; one that still sends a
     /// message that violates a limit, such as [`max_message_bytes`](Self::max_message_bytes), has
-    /// 30 s and 32 MiB ([`Session::finish`](crate::Session::finish)).
+    /// 30 s and 24 MiB ([`Session::finish`](crate::Session::finish)).
     pub close_timeout: Duration,
     /// When to ping an idle peer; `None`: never. Default: after 25 s, with 10 s for an answer. It
     /// costs one frame in each direction per idle session and interval.

@@ -83,7 +83,7 @@ impl SharedTcp {
 
     /// Closes the connection so that the kernel keeps nothing of it; does nothing if there is another
     /// handle. Shuts down this side, discards input while the peer still sends (for at most 30 s
-    /// and 32 MiB), and waits 1 s until the peer has received everything and has shut down its side.
+    /// and 24 MiB), and waits 1 s until the peer has received everything and has shut down its side.
     /// After that the connection is reset.
     ///
     /// # Cancel safety
@@ -199,7 +199,7 @@ pub(crate) const END: Duration = Duration::from_secs(1);
 /// connection that is closed with unread input, and the peer loses what was sent: a client that sends
 /// too much reads the reason only when it has sent all of it. 20 MB take 8 s at 20 Mbit/s.
 pub(crate) const LINGER: Duration = Duration::from_secs(30);
-pub(crate) const LINGER_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const LINGER_BYTES: usize = 24 * 1024 * 1024;
 
 /// The pause after each read of at most 64 KiB: 6 MiB a second. Without it, two attackers that sent
 /// 1.3 to 2.8 GB a second used half of a core; with it, their load is not measurable.

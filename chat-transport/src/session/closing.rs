@@ -65,7 +65,7 @@ where
     /// Takes at most [`close_timeout`](crate::TransportConfig::close_timeout), and at most 2 s
     /// once all is written. During that time it reads and drops up to 1 MiB of input: a stream that
     /// is closed with unread input is reset, and the peer loses the close frame. A peer that
-    /// violated a rule is likely in the middle of a large message: up to 32 MiB of it are dropped,
+    /// violated a rule is likely in the middle of a large message: up to 24 MiB of it are dropped,
     /// for up to 30 s, as long as the peer sends something each second.
     ///
     /// On a [TCP socket](Session::on_tcp) nothing stays in the kernel: after the shutdown of this
