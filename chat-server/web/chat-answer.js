@@ -34,7 +34,7 @@ export class ChatError extends Error {
   }
 }
 
-/** The text of an error of the client's own: "Not in room." A user may read why it was put out. */
+/** The text of an error of the client's own: "Not in room." A user may read why it was removed. */
 function sentenceOf(code) {
   if (code === "kicked" || code === "banned") return `You were ${code}.`;
   return `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;

@@ -91,15 +91,20 @@ fn page_offers_to_send_or_discard_what_failed() {
 
 #[test]
 fn unsent_message_of_the_page_survives_a_reload_and_is_sent_once() {
+    survives_a_reload_and_is_sent_once("/");
+}
+
+/// A message that is written at this path of the application while the server is away.
+fn survives_a_reload_and_is_sent_once(path: &str) {
     let mut server = tokens::start();
     let app = App::start(&server);
     let browser = Browser::start();
-    let tab = app.open(&browser, "/");
+    let tab = app.open(&browser, path);
     tab.until(SHOWS, &["#state", "Connected"]);
     server.kill();
     tab.until(SHOWS, &["#state", "The connection is lost."]);
     say(&tab, "Written offline");
-    tab.go(&app.url("/"));
+    tab.go(&app.url(path));
     tab.until(SHOWS, &["#log", "You: Written offline …"]);
     server.restart();
     press(&tab, "#again");
@@ -205,24 +210,7 @@ fn tabs_share_a_worker_and_survive_the_crash_of_its_host() {
 /// Its worker ends with it.
 #[test]
 fn unsent_message_of_the_only_tab_of_a_worker_survives_a_reload() {
-    let mut server = tokens::start();
-    let app = App::start(&server);
-    let browser = Browser::start();
-    let tab = app.open(&browser, "/shared");
-    tab.until(SHOWS, &["#state", "Connected"]);
-    server.kill();
-    tab.until(SHOWS, &["#state", "The connection is lost."]);
-    say(&tab, "Written offline");
-    tab.go(&app.url("/shared"));
-    tab.until(SHOWS, &["#log", "You: Written offline …"]);
-    server.restart();
-    press(&tab, "#again");
-    tab.until("sessionStorage['unsent ann'] === '[]'", &[]);
-    say(&tab, "The next one");
-    let rows =
-        "[...document.querySelectorAll('li')].map((row) => row.innerText).join() === arguments[0]";
-    tab.until(rows, &["ann: Written offline,ann: The next one"]);
-    browser.assert_no_errors(&[AWAY, "beforeunload"]);
+    survives_a_reload_and_is_sent_once("/shared");
 }
 
 #[test]

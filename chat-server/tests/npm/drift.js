@@ -168,9 +168,10 @@ function tokenOf(name) {
   return `${text}.${createHmac("sha256", SECRET).update(text).digest("base64url")}`;
 }
 
-/** Carries out all steps. `lose(socket, id)` ends a connection without a word, and `passGrace()`
- *  waits until lost users have left. Returns the frames that each user receives. */
-async function framesOf(steps, { url, WebSocket, lose, passGrace }) {
+/** Carries out all steps. `lose(socket, id)` ends a connection without a word, `passGrace()` waits until
+ *  lost users have left, and `settled(index, count)` until what a step causes has arrived, where `count()`
+ *  frames have by now. Returns the frames that each user receives. */
+async function framesOf(steps, { url, WebSocket, lose, passGrace, settled }) {
   const names = new Map(BY_NAME.map((name) => [`$token of ${name}`, tokenOf(name)]));
   const users = {};
   const open = async (name) => {
@@ -205,6 +206,7 @@ async function framesOf(steps, { url, WebSocket, lose, passGrace }) {
       }
       if (answer.epoch) names.set("$epoch", answer.epoch);
     }
+    await settled(index, () => Object.values(users).reduce((sum, { frames }) => sum + frames.length, 0));
   }
   await pause(200);
   for (const { socket } of Object.values(users)) socket.close();
@@ -233,16 +235,32 @@ function covers(frame, other) {
 
 async function differences(steps, url, options) {
   const server = new TestServer(options);
-  const [ours, real] = await Promise.all([
-    framesOf(steps, {
-      url: "ws://chat.example/ws",
-      WebSocket: server.WebSocket,
-      lose: (_, user) => server.drop(1006, { user }),
-      passGrace: async () => server.expireGrace(),
-    }),
+  /** How many frames have arrived after each step. */
+  const counts = [];
+  const ours = await framesOf(steps, {
+    url: "ws://chat.example/ws",
+    WebSocket: server.WebSocket,
+    lose: (_, user) => server.drop(1006, { user }),
+    passGrace: async () => server.expireGrace(),
+    settled: async (index, count) => {
+      await server.settled();
+      counts[index] = count();
+    },
+  });
+  // A presence event follows the answer that it is about: a close right behind that would overtake it.
+  let missing = 0;
+  const real = await framesOf(steps, {
+    url,
+    WebSocket,
+    lose: (socket) => socket.terminate(),
     // The default of the server is 5 s.
-    framesOf(steps, { url, WebSocket, lose: (socket) => socket.terminate(), passGrace: () => pause(6_000) }),
-  ]);
+    passGrace: () => pause(6_000),
+    settled: async (index, count) => {
+      const lack = () => counts[index] - count();
+      for (let waited = 0; lack() > missing && waited < 2_000; waited += 5) await pause(5);
+      missing = Math.max(missing, lack());
+    },
+  });
   const others = real.filter((frame) => {
     const index = ours.findIndex((other) => covers(other, frame));
     if (index >= 0) ours.splice(index, 1);

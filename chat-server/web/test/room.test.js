@@ -474,7 +474,7 @@ suite("a room is left", () => {
     deepStrictEqual([room.snapshot.state, states(room)], ["joined", ["early received"]]);
   });
 
-  test("by a kick or a ban without the moderator's words, as the user is told", async () => {
+  test("by a kick or a ban without the moderator's words, in the second person", async () => {
     const room = await openRoom();
     server.kick("r", chat.user.id);
     await settled();

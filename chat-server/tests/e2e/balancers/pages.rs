@@ -184,7 +184,9 @@ async fn draining() -> (u16, mpsc::UnboundedReceiver<String>) {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let head = read_head(&mut stream).await;
-            let is_check = head.starts_with("GET /readyz ");
+            // It lives, and a balancer that asks for its readiness has not noticed yet.
+            let is_check =
+                ["GET /healthz ", "GET /readyz "].iter().any(|get| head.starts_with(get));
             let status = if is_check { "200 OK" } else { "503 Service Unavailable" };
             let answer =
                 format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -209,9 +211,7 @@ async fn draining_server_is_passed_over(program: &'static Program) {
         let mut client = WsClient::connect_with(&url, &forged).await;
         client.send(r#"{"type":"ping"}"#).await;
         client.expect(r#"{"type":"pong"}"#).await;
-        // A balancer may ask for the health of the server first.
-        let mut asked = std::iter::from_fn(|| requests.try_recv().ok());
-        if let Some(request) = asked.find(|request| !request.starts_with("get /healthz ")) {
+        if let Ok(request) = requests.try_recv() {
             break request;
         }
         assert!(Instant::now() < deadline, "no handshake was sent to the draining server");
