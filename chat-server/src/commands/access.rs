@@ -53,8 +53,9 @@ impl Access {
             return why;
         }
         format!(
-            "{why}: give a token with --token-file, or the settings of the server (--config, \
-             JWT_SECRET) before the command, which then signs one"
+            "{}: give a token with --token-file, or the settings of the server (--config, \
+             JWT_SECRET) before the command, which then signs one",
+            why.trim_end_matches('.')
         )
     }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use chat_core::printable;
-use chat_transport::client::{ClientConfig, ClientError, Event, Events, Joined, Message, State};
+use chat_transport::client::{
+    ClientConfig, ClientError, Event, Events, Joined, Message, State, User,
+};
 use serde_json::{Value, json};
 
 use super::access::Access;
@@ -88,8 +90,8 @@ fn text_line(event: Event, access: &Access) -> Option<Line> {
     Some(match event {
         Event::Message(message) => {
             let at = UNIX_EPOCH + Duration::from_millis(message.at);
-            let (at, name) = (humantime::format_rfc3339_seconds(at), printable(&message.user.name));
-            Line::Printed(format!("{at} {name}: {}", printable(&message.text)))
+            let at = humantime::format_rfc3339_seconds(at);
+            Line::Printed(format!("{at} {}: {}", sender(&message.user), printable(&message.text)))
         }
         Event::Gap { .. } => Line::Printed("--- messages are missing here ---".to_owned()),
         Event::Joined { rejoined: true, .. } => Line::Notice("connected again".to_owned()),
@@ -111,6 +113,12 @@ fn text_line(event: Event, access: &Access) -> Option<Line> {
         }
         _ => return None,
     })
+}
+
+/// The name, which anyone may have, and the id, by which a user is found and banned.
+fn sender(user: &User) -> String {
+    let (name, id) = (printable(&user.name), printable(&user.id));
+    if name == id { id.into_owned() } else { format!("{name} ({id})") }
 }
 
 fn json_line(event: Event) -> Option<Line> {

@@ -11,6 +11,7 @@ use super::Cli;
 use super::key_command::NewKey;
 use super::source::Sources;
 use super::value::{Invalid, refusal};
+use super::variables::did_you_mean;
 
 /// Why the program does not start.
 #[derive(Debug)]
@@ -92,6 +93,9 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let part = text.lines().take_while(|line| !line.trim().is_empty());
     let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
     let line = line.trim_start_matches("error: ");
+    if let Some(command) = context(error, ContextKind::InvalidSubcommand) {
+        return format!("{line}{}", meant_command(command));
+    }
     // Such as `--port <PORT>`. Other arguments name no setting: they stay as they were written.
     let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
     let Some(setting) = argument.strip_prefix("--") else { return line.to_owned() };
@@ -101,17 +105,52 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
         (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(name_of),
         (Some(why), Some(value)) => Invalid::new(setting, value, why).message(name_of),
         _ => {
-            let meant = context(error, ContextKind::SuggestedArg);
-            let meant = match meant {
-                _ if error.kind() == ErrorKind::UnknownArgument && is_known(setting) => {
-                    "; settings stand before the command".to_owned()
-                }
-                Some(meant) => format!("; did you mean {meant}?"),
-                None => String::new(),
+            let meant = match error.kind() {
+                ErrorKind::UnknownArgument => meant_argument(error, setting),
+                _ => String::new(),
             };
             line.replace(&format!("'{argument}'"), &sources.name(setting)) + &meant
         }
     }
+}
+
+/// Which command a word is that is none, in any case: `chekc`.
+fn meant_command(word: &str) -> String {
+    let root = Cli::command();
+    let commands = root.get_subcommands().map(clap::Command::get_name).chain(["help"]);
+    match did_you_mean(&word.to_lowercase(), commands) {
+        meant if meant.is_empty() => "; chat-server help lists the commands".to_owned(),
+        meant => meant,
+    }
+}
+
+/// Where an argument stands, or which one is meant.
+fn meant_argument(error: &clap::Error, name: &str) -> String {
+    let root = Cli::command();
+    if is_before_command(error) {
+        let mut commands = root.get_subcommands();
+        if commands.any(|command| has(command, name)) {
+            return "; it stands after the command".to_owned();
+        }
+    } else if has(&root, name) {
+        return "; settings stand before the command".to_owned();
+    }
+    match context(error, ContextKind::SuggestedArg) {
+        Some(meant) => format!("; did you mean {meant}?"),
+        None => String::new(),
+    }
+}
+
+/// Whether the arguments of an error are those before a command: the usage names no command then.
+fn is_before_command(error: &clap::Error) -> bool {
+    let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) else { return false };
+    let usage = usage.to_string();
+    let second = usage.trim_start_matches("Usage: ").split_whitespace().nth(1);
+    second.is_none_or(|word| word.starts_with(['[', '<', '-']))
+}
+
+fn has(command: &clap::Command, long: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(long))
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
@@ -119,10 +158,6 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
         Some(ContextValue::String(text)) => Some(text),
         _ => None,
     }
-}
-
-fn is_known(setting: &str) -> bool {
-    Cli::command().get_arguments().any(|arg| arg.get_long() == Some(setting))
 }
 
 fn is_secret(setting: &str) -> bool {

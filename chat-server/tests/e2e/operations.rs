@@ -20,7 +20,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 64] = [
+    let table: [Case<'_>; 69] = [
         (&["--allow-host", "chat.example:port"], &[], "'chat.example:port' for --allow-host"),
         (&["--allow-host", "chat.*.example"], &[], "'chat.*.example' for --allow-host"),
         (&["--allow-origin", "*"], &[], "'*' for --allow-origin"),
@@ -90,6 +90,11 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
         (&["--port", "-1"], &[], "unexpected argument '-1'"),
+        (&["chekc"], &[], "unrecognized subcommand 'chekc'; did you mean check?"),
+        (&["Tail", "r"], &[], "'Tail'; did you mean tail?"),
+        (&["xyzzy"], &[], "'xyzzy'; chat-server help lists the commands"),
+        (&["--json", "tail", "r"], &[], "--json found; it stands after the command"),
+        (&["tail", "r", "--jsno"], &[], "--jsno found; did you mean --json?"),
         (&["--drain-timeout", "10"], &[], "'10' for --drain-timeout: expected a time such as"),
         (&[], &[("CHAT_PRESENCE_LEASE", "2h")], "'2h' for CHAT_PRESENCE_LEASE: 1s to 1h"),
         (&[], &[("CHAT_HISTORY_TTL", "2years")], "'2years' for CHAT_HISTORY_TTL: 1s to 1year"),

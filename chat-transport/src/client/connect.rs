@@ -12,8 +12,10 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::stream::{BoxedStream, Metered, Traffic};
@@ -160,11 +162,8 @@ impl Dialer {
         let stream = self.encrypt(&endpoint, stream).await.map_err(failed)?;
         let request = self.request(url).map_err(failed)?;
         let (stream, _) = client_async(request, stream).await.map_err(|error| match error {
-            Error::Http(response) => {
-                let why = response.body().as_deref().and_then(refusal_in);
-                let why = why.map_or_else(String::new, |why| format!(": {why}"));
-                failed(format!("the server answered the handshake with {}{why}", response.status()))
-            }
+            Error::Http(response) => failed(refused(&response)),
+            Error::Protocol(error) => failed(misunderstood(&endpoint, &error)),
             error => failed(error),
         })?;
         Ok((stream, traffic))
@@ -190,6 +189,33 @@ impl Dialer {
         headers.extend(self.headers.clone());
         Ok(request)
     }
+}
+
+/// An answer to the handshake that is not that of a WebSocket.
+fn refused(response: &Response) -> String {
+    let status = response.status();
+    let answer = format!("the server answered the handshake with {status}");
+    if let Some(why) = response.body().as_deref().and_then(refusal_in) {
+        return format!("{answer}: {why}");
+    }
+    if status.is_redirection() || status.is_success() {
+        let location = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+        let location = location.map(|to| to.chars().take(MAX_REFUSAL).collect::<String>());
+        let to = location.map_or_else(String::new, |to| format!(", to {to}"));
+        return format!("{answer}{to}: this is no chat server, or a proxy that asks for a login");
+    }
+    answer
+}
+
+/// An answer that is not one of HTTP, or of an old HTTP.
+fn misunderstood(endpoint: &Endpoint, error: &ProtocolError) -> String {
+    let Endpoint { host, port, is_tls, .. } = endpoint;
+    let answer = match error {
+        ProtocolError::HandshakeIncomplete => "ends the connection without an answer".to_owned(),
+        error => format!("does not answer as a WebSocket server: {error}"),
+    };
+    let hint = if *is_tls { "" } else { "; a server with TLS has an address with wss://" };
+    format!("{host}, port {port}, {answer}{hint}")
 }
 
 /// The code and the message of a refusal, as servers of this protocol answer it. `None` also if the body

@@ -121,3 +121,30 @@ async fn failed_connections_have_a_reason() {
         assert_eq!(reason, format!("the server answered the handshake with 403 Forbidden{why}"));
     }
 }
+
+/// What is not a chat server says so in its own ways.
+#[tokio::test]
+async fn answers_that_are_no_handshake_are_described() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let page = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhi\r\n";
+    let login =
+        "HTTP/1.1 302 Found\r\nLocation: https://login.example/\r\nContent-Length: 0\r\n\r\n";
+    for (answer, why) in [
+        ("", "ends the connection without an answer; a server with TLS has an address with wss://"),
+        ("\u{15}\u{3}\u{1}\u{0}\u{2}\u{2}F", "does not answer as a WebSocket server"),
+        ("HTTP/1.0 200 OK\r\n\r\n", "does not answer as a WebSocket server"),
+        (page, "200 OK: this is no chat server, or a proxy"),
+        (login, "302 Found, to https://login.example/: this is no chat server"),
+    ] {
+        let refuse = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // A close with bytes unread is a reset, which may overtake the answer.
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (reason, ()) = tokio::join!(failure(&url, quick()), refuse);
+        assert!(reason.contains(why), "{answer:?}: {reason}");
+    }
+}

@@ -138,3 +138,21 @@ async fn tail_says_that_it_has_joined() {
     let (code, out) = end(&mut tail, "INT");
     assert_eq!((code, &*out), (0, ""));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tail_names_the_sender_with_the_id() {
+    let server = Chat::alone();
+    let port = server.port().to_string();
+    let mut tail = command();
+    tail.args(["--port", &port, "tail", "general"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tail = tail.spawn().unwrap();
+    BufReader::new(tail.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    let (code, _, error) =
+        run(command().args(["--port", &port, "send", "general", "hi", "--user", "Zoe"]));
+    assert_eq!((code, &*error), (0, ""));
+    let line = BufReader::new(tail.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let (_, sender) = line.split_once(" Zoe (").unwrap();
+    let (id, text) = sender.split_once("): ").unwrap();
+    assert!(!id.is_empty() && text == "hi", "{line}");
+    end(&mut tail, "INT");
+}
