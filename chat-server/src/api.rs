@@ -74,6 +74,7 @@ fn calls() -> Vec<Call> {
         Call::get("room", "/rooms/{room}", Read, rooms::room),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
         Call::post("status", "/users/status", Read, users::status),
+        Call::get("users", "/users", Read, users::users),
         Call::get("user", "/users/{user}", Read, users::user),
         Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
         Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),

@@ -1,19 +1,26 @@
-//! The servers of one broker: each announces itself, and carries out what backends want the
-//! connections of a user to do, whichever server a backend has called.
+//! The servers of one broker: each announces itself, carries out what backends want the connections of a
+//! user to do, whichever server a backend has called, and says whether it has a user.
 //!
 //! Servers are occupants of a topic of their own, so that the broker's presence removes one that has
-//! crashed. Requests are published to the same topic. A server without an API key takes no part.
+//! crashed. Requests and answers are published to the same topic. A server without an API key takes no
+//! part.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::{BrokerError, Followed, PublishOptions};
 use chat_core::{Occupant, RoomId, Topic, UserId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, interval};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, timeout, timeout_at};
 
+use crate::identity::random_id;
 use crate::process::host_name;
+use crate::service::members;
 use crate::sessions::RoomRequest;
 use crate::state::{State, Task};
 
@@ -23,6 +30,13 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The most servers that are listed.
 const MAX_NODES: usize = 10_000;
 
+/// How long a server waits for others to say that they have a user.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The most searches at a time, and the most answers to one that are waiting to be read.
+const MAX_SEARCHES: usize = 64;
+const MAX_ANSWERS: usize = 256;
+
 /// The figures of a server.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
@@ -30,6 +44,10 @@ pub(crate) struct NodeInfo {
     /// The name of the machine, pod or container; `null` if the system does not say it.
     #[serde(default)]
     host: Option<String>,
+    /// Where it serves operators, `CHAT_METRICS_ADDR`; `null` if it does not.
+    #[serde(default)]
+    #[cfg_attr(test, schema(value_type = Option<String>))]
+    metrics_addr: Option<SocketAddr>,
     /// The version of the program.
     version: String,
     /// Open connections of clients.
@@ -41,13 +59,70 @@ pub(crate) struct NodeInfo {
     config: String,
 }
 
-/// What is published to the topic: JSON, as which no message of a client begins.
+/// What is published to the topic: JSON, as which no message of a client begins. A server of another
+/// version does not know all of it.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    user: UserId,
-    room: RoomId,
-    /// Whether the user joins the room, or leaves it.
-    join: bool,
+#[serde(untagged)]
+enum Publication {
+    /// The user joins the room, or leaves it.
+    Room { user: UserId, room: RoomId, join: bool },
+    /// Whoever has the user says so.
+    Search { search: String, node: String, user: UserId },
+    /// The answer to a search.
+    Found { search: String, found: OtherServer },
+}
+
+/// Another server with connections of a user.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(crate) struct OtherServer {
+    /// The id, which clients receive in `welcome`.
+    node: String,
+    /// The name of the machine, pod or container; `null` if the system does not say it.
+    host: Option<String>,
+    /// Where it serves operators, `CHAT_METRICS_ADDR`; `null` if it does not.
+    #[cfg_attr(test, schema(value_type = Option<String>))]
+    metrics_addr: Option<SocketAddr>,
+    /// How many connections of the user receive direct messages there.
+    count: usize,
+    /// The name on one of them.
+    name: String,
+}
+
+/// The searches of this server that wait for answers.
+#[derive(Debug, Default)]
+pub(crate) struct Searches(Mutex<HashMap<String, mpsc::Sender<OtherServer>>>);
+
+/// A search that ends when this is dropped.
+struct Search<'a> {
+    searches: &'a Searches,
+    id: String,
+}
+
+impl Searches {
+    /// `None`: too many wait.
+    fn begin(&self) -> Option<(Search<'_>, mpsc::Receiver<OtherServer>)> {
+        let mut waiting = self.0.lock();
+        if waiting.len() >= MAX_SEARCHES {
+            return None;
+        }
+        let (id, (sender, answers)) = (random_id(10), mpsc::channel(MAX_ANSWERS));
+        waiting.insert(id.clone(), sender);
+        Some((Search { searches: self, id }, answers))
+    }
+
+    fn found(&self, search: &str, found: OtherServer) {
+        if let Some(sender) = self.0.lock().get(search) {
+            // Fails if there are more answers than are wanted.
+            let _ = sender.try_send(found);
+        }
+    }
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        self.searches.0.lock().remove(&self.id);
+    }
 }
 
 /// Takes part from the moment when the server has an API key until the server is dropped.
@@ -65,15 +140,18 @@ async fn take_part(state: Weak<State>) {
     let followed = state.upgrade().map(|state| state.hub.follow(&topic(), None));
     let Some(mut requests) = followed else { return };
     let (started, mut times) = (Instant::now(), interval(INTERVAL));
+    let served = state.upgrade().map(|state| Arc::clone(&state.operators_served));
+    let Some(served) = served else { return };
     loop {
         tokio::select! {
             request = requests.recv() => match (request, state.upgrade()) {
                 (Some(Followed::Publication { payload, .. }), Some(state)) => {
-                    state.carry_out(&payload);
+                    state.carry_out(&payload).await;
                 }
                 (Some(_), Some(_)) => {}
                 _ => return,
             },
+            () = served.notified() => times.reset_immediately(),
             _ = times.tick() => match state.upgrade() {
                 Some(state) => state.announce(started.elapsed()),
                 None => return,
@@ -93,6 +171,7 @@ impl State {
         let Some(presence) = self.hub.broker().presence() else { return };
         let info = NodeInfo {
             host: host_name(),
+            metrics_addr: self.metrics_addr.get().copied(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: self.sessions.len(),
             rooms: self.hub.rooms(),
@@ -105,9 +184,22 @@ impl State {
         }
     }
 
-    fn carry_out(&self, payload: &Bytes) {
+    async fn carry_out(&self, payload: &Bytes) {
         // Clients can send direct messages to the topic: they are envelopes.
-        let Ok(Request { user, room, join }) = serde_json::from_slice(payload) else { return };
+        match serde_json::from_slice(payload) {
+            Ok(Publication::Room { user, room, join }) => self.change_rooms(user, &room, join),
+            Ok(Publication::Search { search, node, user }) if node != self.node => {
+                let Some(found) = self.find(user) else { return };
+                let answer = Publication::Found { search, found };
+                // The server that asks waits no longer.
+                let _ = timeout(SEARCH_TIMEOUT, self.tell(&answer)).await;
+            }
+            Ok(Publication::Found { search, found }) => self.searches.found(&search, found),
+            Ok(Publication::Search { .. }) | Err(_) => {}
+        }
+    }
+
+    fn change_rooms(&self, user: UserId, room: &RoomId, join: bool) {
         for (id, slot) in self.hub.members(&Topic::User(user)).iter() {
             let request = if join {
                 RoomRequest::Join(room.clone())
@@ -121,6 +213,45 @@ impl State {
         }
     }
 
+    /// What this server knows of a user that it has.
+    fn find(&self, user: UserId) -> Option<OtherServer> {
+        let topic = Topic::User(user);
+        let members = self.hub.members(&topic);
+        let name =
+            members.iter().find_map(|(_, slot)| slot.with(|member| member.user.name.to_string()));
+        Some(OtherServer {
+            name: name?,
+            count: members.len(),
+            node: self.node.clone(),
+            host: host_name(),
+            metrics_addr: self.metrics_addr.get().copied(),
+        })
+    }
+
+    /// The other servers that have connections of a user which receive direct messages: those that say so
+    /// in time.
+    pub(crate) async fn other_servers(&self, user: &UserId) -> Vec<OtherServer> {
+        let mut found = Vec::new();
+        let servers = members::servers(self, std::slice::from_ref(user)).await.unwrap_or_default();
+        let is_here = !self.hub.members(&Topic::User(user.clone())).is_empty();
+        let wanted = servers.first().map_or(0, |count| *count as usize);
+        let wanted = wanted.saturating_sub(usize::from(is_here));
+        let Some((search, mut answers)) = self.searches.begin().filter(|_| wanted > 0) else {
+            return found;
+        };
+        let until = Instant::now() + SEARCH_TIMEOUT;
+        let (node, user) = (self.node.clone(), user.clone());
+        let question = Publication::Search { search: search.id.clone(), node, user };
+        if let Ok(Ok(())) = timeout_at(until, self.tell(&question)).await {
+            while found.len() < wanted
+                && let Ok(Some(server)) = timeout_at(until, answers.recv()).await
+            {
+                found.push(server);
+            }
+        }
+        found
+    }
+
     /// Makes the connections of a user join or leave a room, on all servers: those that speak the
     /// native protocol. Returns when the broker has the request.
     pub(crate) async fn request_room(
@@ -129,8 +260,12 @@ impl State {
         room: RoomId,
         join: bool,
     ) -> Result<(), BrokerError> {
-        let request = serde_json::to_vec(&Request { user, room, join });
-        let payload = Bytes::from(request.map_err(BrokerError::config)?);
+        self.tell(&Publication::Room { user, room, join }).await
+    }
+
+    /// Publishes to all servers. Returns when the broker has it.
+    async fn tell(&self, publication: &Publication) -> Result<(), BrokerError> {
+        let payload = Bytes::from(serde_json::to_vec(publication).map_err(BrokerError::config)?);
         let options = PublishOptions::default();
         self.hub.broker().publish(&topic(), payload, options).await?.await.map(drop)
     }

@@ -215,6 +215,11 @@ impl Server {
     /// # Cancel safety
     /// Dropping the call stops serving.
     pub async fn serve_operators(&self, listener: TcpListener) {
+        if let Ok(address) = listener.local_addr() {
+            // Fails if there are several: the first one is announced.
+            let _ = self.state.metrics_addr.set(address);
+            self.state.operators_served.notify_one();
+        }
         let mut few = LimitsConfig::off();
         few.http_connections = Some(OPERATORS);
         let (limits, state) = (Arc::new(Limits::new(few)), Arc::clone(&self.state));

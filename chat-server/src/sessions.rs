@@ -1,13 +1,13 @@
 //! The connections of this server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chat_core::{ConnectionId, Dialect, RoomId, User, UserId};
+use chat_core::{ConnectionId, Dialect, RoomId, User, UserId, UserName};
 use chat_transport::Outbox;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -51,6 +51,7 @@ struct Session {
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) id: ConnectionId,
+    pub(crate) name: UserName,
     pub(crate) address: Option<IpAddr>,
     /// When it opened, since the start of the server, to a second.
     pub(crate) opened: Duration,
@@ -187,18 +188,41 @@ impl Sessions {
             for (id, session) in &shard.sessions {
                 if session.is_of(user) {
                     count += 1;
-                    oldest.push((*id, shard.address(*id), session.opened));
+                    let name = session.user.name.clone();
+                    oldest.push((*id, name, shard.address(*id), session.opened));
                 }
             }
             // Ids ascend. A user may have every connection of the server: each shard adds its own at most.
             oldest.sort_unstable_by_key(|(id, ..)| *id);
             oldest.truncate(max);
         }
-        let origin = |(id, address, opened)| {
+        let origin = |(id, name, address, opened)| {
             let opened = Duration::from_secs(u64::from(opened));
-            Origin { id, address, opened }
+            Origin { id, name, address, opened }
         };
         (oldest.into_iter().map(origin).collect(), count)
+    }
+
+    /// The users of whom `is_wanted` says so, at most `max`: the first by their ids, each with the name of
+    /// one of the connections.
+    pub(crate) fn users(
+        &self,
+        max: usize,
+        is_wanted: impl Fn(ConnectionId, &User) -> bool,
+    ) -> BTreeMap<UserId, UserName> {
+        let mut first = BTreeMap::new();
+        for shard in &self.shards {
+            for (id, session) in &shard.lock().sessions {
+                if !is_wanted(*id, &session.user) {
+                    continue;
+                }
+                first.insert(session.user.id.clone(), session.user.name.clone());
+                if first.len() > max {
+                    first.pop_last();
+                }
+            }
+        }
+        first
     }
 
     /// The IP address of a connection, if its listener provided it; `None` if it has ended.
@@ -207,8 +231,8 @@ impl Sessions {
     }
 
     /// The user of a connection at present; `None` if it has ended.
-    pub(crate) fn user(&self, id: ConnectionId) -> Option<UserId> {
-        self.shard(id).sessions.get(&id).map(|session| session.user.id.clone())
+    pub(crate) fn user(&self, id: ConnectionId) -> Option<Arc<User>> {
+        self.shard(id).sessions.get(&id).map(|session| Arc::clone(&session.user))
     }
 
     /// Makes the connections of these users check their sanctions.

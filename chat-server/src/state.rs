@@ -1,5 +1,6 @@
 //! What all connections of a server share.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +9,7 @@ use chat_broker::{Broker, Hub, Status};
 use chat_core::{ConnectionId, HeavyHitters, User, UserId, UserName};
 use chat_transport::OutboxStats;
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::api::keys::ApiKeys;
@@ -17,6 +18,7 @@ use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
+use crate::fleet::Searches;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
 use crate::identity::{Resume, random_id};
@@ -85,6 +87,12 @@ pub(crate) struct State {
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
+    /// Questions to the other servers of the fleet.
+    pub(crate) searches: Searches,
+    /// Where this server serves operators, and what wakes up the task of [`fleet`](crate::fleet), which
+    /// announces it.
+    pub(crate) metrics_addr: OnceLock<SocketAddr>,
+    pub(crate) operators_served: Arc<Notify>,
     /// The figures of the last ten minutes, and the task that collects them.
     pub(crate) samples: Samples,
     pub(crate) sampler: OnceLock<Task>,
@@ -179,6 +187,9 @@ impl State {
             draining: AtomicBool::new(false),
             drop_reporter,
             fleet: OnceLock::new(),
+            searches: Searches::default(),
+            metrics_addr: OnceLock::new(),
+            operators_served: Arc::default(),
             samples: Samples::default(),
             sampler: OnceLock::new(),
             driver,

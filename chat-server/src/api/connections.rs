@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
-use chat_core::{RoomId, UserId};
+use chat_core::{ConnectionId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::keys::ActiveKey;
 use super::names::UserPath;
 use super::query::{Params, limit};
+use crate::fleet::OtherServer;
 use crate::process::host_name;
 use crate::refusal::Refusal;
 use crate::samples::rounded;
-use crate::sessions::{Client, Origin};
+use crate::sessions::Origin;
 use crate::state::State;
 
 /// The most that is listed by traffic: further ones are too light to be found.
@@ -58,6 +59,10 @@ struct BusyConnection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
     user: Option<String>,
+    /// The name of the user; absent with the id, and if the connection has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    name: Option<String>,
     /// The IP address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
@@ -84,21 +89,30 @@ pub(super) async fn connections(
     Params(params): Params<ConnectionsParams>,
 ) -> Result<Json<ConnectionsAnswer>, Refusal> {
     let limit = limit(params.limit, BUSIEST, MAX_BUSIEST)?;
-    let mut busiest = state.clients.heaviest(MAX_BUSIEST as usize, Instant::now());
-    for (client, _) in &mut busiest {
-        // The sample may be older than the user.
-        if let Some(user) = state.sessions.user(client.id) {
-            client.user = user;
-        }
-    }
-    busiest.retain(|(client, _)| key.is_for_user(&client.user));
+    let heaviest = state.clients.heaviest(MAX_BUSIEST as usize, Instant::now()).into_iter();
+    let mut busiest: Vec<_> = heaviest
+        .map(|(mut client, traffic)| {
+            let present = state.sessions.user(client.id);
+            // The sample may be older than the user.
+            if let Some(user) = &present {
+                client.user = user.id.clone();
+            }
+            (client, present, traffic)
+        })
+        .collect();
+    busiest.retain(|(client, ..)| key.is_for_user(&client.user));
     busiest.truncate(limit as usize);
-    let connections = busiest.into_iter().map(|(client, [frames, bytes])| BusyConnection {
-        connection: state.session_name(client.id),
-        user: known_user(&state, &client).map(UserId::to_string),
-        address: client.address.map(|address| address.to_string()),
-        frames: rounded(frames),
-        bytes: rounded(bytes),
+    let connections = busiest.into_iter().map(|(client, present, [frames, bytes])| {
+        let user = known_user(&state, client.id, &client.user, present.is_some());
+        let name = user.and(present.as_ref()).map(|user| user.name.to_string());
+        BusyConnection {
+            connection: state.session_name(client.id),
+            user: user.map(UserId::to_string),
+            name,
+            address: client.address.map(|address| address.to_string()),
+            frames: rounded(frames),
+            bytes: rounded(bytes),
+        }
     });
     let connections = connections.collect();
     Ok(Json(ConnectionsAnswer { node: state.node.clone(), host: host_name(), connections }))
@@ -106,11 +120,14 @@ pub(super) async fn connections(
 
 /// `None` for the id that a client has before it says which user it is. On a server without an
 /// authenticator that is the id of a user who gives none, while the connection is open.
-fn known_user<'a>(state: &State, client: &'a Client) -> Option<&'a UserId> {
-    let may_be_named_so =
-        || state.authenticator.is_none() && state.sessions.user(client.id).is_some();
-    let is_name = client.user.as_str() == state.session_name(client.id);
-    (!is_name || may_be_named_so()).then_some(&client.user)
+pub(super) fn known_user<'a>(
+    state: &State,
+    id: ConnectionId,
+    user: &'a UserId,
+    is_open: bool,
+) -> Option<&'a UserId> {
+    let may_be_named_so = state.authenticator.is_none() && is_open;
+    (may_be_named_so || user.as_str() != state.session_name(id)).then_some(user)
 }
 
 /// The connections of a user to one server.
@@ -126,6 +143,10 @@ pub(super) struct UserConnectionsAnswer {
     /// The oldest of them, at most 100.
     #[cfg_attr(test, schema(max_items = 100))]
     connections: Vec<UserConnection>,
+    /// The other servers with connections of the user that receive direct messages, as far as they have
+    /// answered within half a second, at most 100.
+    #[cfg_attr(test, schema(max_items = 100))]
+    others: Vec<OtherServer>,
 }
 
 /// An open connection of a user.
@@ -134,6 +155,8 @@ pub(super) struct UserConnectionsAnswer {
 struct UserConnection {
     /// The id, which the client receives in `welcome` as `session`, and the log has.
     connection: String,
+    /// The name that the user has on it.
+    name: String,
     /// The IP address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
@@ -147,7 +170,8 @@ struct UserConnection {
     rooms: Vec<String>,
 }
 
-/// Lists the connections of a user to the server that answers.
+/// Lists the connections of a user to the server that answers, and the other servers that the user is
+/// connected to.
 ///
 /// Takes time for all connections and all rooms of that server. The other servers list theirs.
 #[cfg_attr(test, utoipa::path(
@@ -162,11 +186,13 @@ pub(super) async fn of_user(
 ) -> Json<UserConnectionsAnswer> {
     let (origins, count) = state.sessions.origins(&user, MAX_LISTED);
     let ids: Vec<_> = origins.iter().map(|origin| origin.id).collect();
-    let rooms = state.hub.rooms_of(&ids).await;
+    let (rooms, mut others) = tokio::join!(state.hub.rooms_of(&ids), state.other_servers(&user));
+    others.truncate(MAX_LISTED);
     let connection = |(origin, mut rooms): (Origin, Vec<RoomId>)| {
         rooms.retain(|room| key.is_for_room(room));
         UserConnection {
             connection: state.session_name(origin.id),
+            name: origin.name.to_string(),
             address: origin.address.map(|address| address.to_string()),
             since: state.millis_at(origin.opened),
             room_count: rooms.len(),
@@ -175,5 +201,5 @@ pub(super) async fn of_user(
     };
     let connections = origins.into_iter().zip(rooms).map(connection).collect();
     let node = state.node.clone();
-    Json(UserConnectionsAnswer { node, host: host_name(), count, connections })
+    Json(UserConnectionsAnswer { node, host: host_name(), count, connections, others })
 }

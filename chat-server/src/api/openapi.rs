@@ -42,6 +42,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         moderation::bans,
         tokens::issue,
         users::status,
+        users::users,
         users::user,
         current_key::key,
         nodes::nodes,

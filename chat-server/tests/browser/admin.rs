@@ -1,5 +1,6 @@
 //! The page for operators.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,7 @@ use crate::accessibility;
 use crate::layout::assert_fits;
 use crate::server::Server;
 use crate::tokens::KEY;
-use crate::webdriver::{Browser, Tab};
+use crate::webdriver::{Browser, Tab, key};
 
 const READER: &str = "ck_reader_0123456789abcdef";
 
@@ -107,6 +108,7 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.until_shows("log", "line 59");
     tab.click("to-overview");
     tab.until_shows("busy-clients", &user);
+    tab.until_shows("busy-clients", "Ann");
     tab.until_shows("busy-rooms", "general");
     tab.run("history.back()", &[]);
     tab.until_shows("members", "Ann");
@@ -118,8 +120,9 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.until_shows("members", "This room has no users.");
 
     tab.go(&chat.server.operators_url(&format!("/admin/#/users/{user}")));
-    tab.until_shows("facts", "Online, on 1 server");
+    tab.until_shows("facts", "Ann. Online, on 1 server");
     tab.until_shows("connections", "in no room");
+    tab.until_shows("connections", "as Ann");
     let at = "document.querySelector('[data-testid=connections] time').innerText.match(/^\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d UTC$/) !== null";
     tab.until(at, &[]);
     tab.click("ban");
@@ -178,7 +181,7 @@ fn long_ids_leave_figures_and_buttons_on_the_screen() {
         for (view, id, decisive) in [
             ("", "busy-clients", ".number"),
             ("", "busy-rooms", ".number"),
-            ("", "servers", ".number"),
+            ("", "servers", "td"),
             (&*format!("rooms/{room}"), "members", "button"),
             (&*format!("users/{LONGEST}"), "connections", "td:last-child"),
             ("bans", "bans", "button"),
@@ -246,15 +249,125 @@ fn servers_of_a_fleet_are_told_apart() {
     let listed = "document.querySelector('[data-testid=elsewhere]').innerText";
     let named = tab.until(listed, &[]).as_str().unwrap().to_owned();
     assert!(!named.contains(&here), "{named}");
+    let tunnel = format!("ssh -L {}:127.0.0.1:{} ", one.operators() + 1, other.operators());
+    tab.until_shows("elsewhere", &tunnel);
     // A user of the other server.
     let ann = browser.open(&other.url("/?user=Ann&room=general"));
     ann.until_shows("log", "You joined the room.");
     tab.go(&one.operators_url("/admin/#/rooms/general"));
     let user = listed_user(&tab);
     tab.go(&one.operators_url(&format!("/admin/#/users/{user}")));
+    tab.until_shows("facts", "Ann. Online, on 1 server; 0 connections to this one.");
     tab.until_shows("connections", "no connection to this server");
-    tab.until_shows("elsewhere", "ssh -L ");
+    tab.until_shows("other", "1 connection to ");
+    tab.until_shows("other", "as Ann");
+    tab.until_shows("other", &tunnel);
+    let link = tab.run("return document.querySelector('[data-testid=other] a').href", &[]);
+    let there = format!("http://localhost:{}/admin/#/users/{user}", one.operators() + 1);
+    assert_eq!(link, there);
     browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn part_of_an_id_or_of_a_name_leads_to_the_user() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let _ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url("/admin/#/rooms/general"));
+    let user = listed_user(&tab);
+    for part in ["aN", &user[..user.len() - 1]] {
+        tab.click("to-users");
+        tab.fill("user", part);
+        tab.click("user-submit");
+        tab.until_shows("facts", "Not online.");
+        tab.until_shows("similar", "matched whole");
+        tab.until_shows("found", "Ann");
+        // Nobody is banned by a part of an id without being told so.
+        tab.click("ban");
+        tab.until_shows("sanction-title", part);
+        tab.until_shows("sanction-note", "No user with this id is online");
+        tab.click("sanction-cancel");
+        tab.run("document.querySelector('[data-testid=found] a').click()", &[]);
+        tab.until_shows("title", &user);
+        tab.until_shows("facts", "Ann. Online");
+        tab.until_hidden("similar");
+    }
+    tab.click("ban");
+    tab.until_hidden("sanction-note");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn question_about_a_user_ends_with_the_view() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.click("to-users");
+    for leave in ["history.back()", "location.hash = '#/rooms'"] {
+        tab.go(&chat.server.operators_url("/admin/#/users/x"));
+        tab.click("ban");
+        tab.until_shows("sanction-title", "Ban x from all servers");
+        tab.run(leave, &[]);
+        tab.until_hidden("sanction-title");
+        // The keyboard goes on from the heading of the view.
+        tab.until("document.activeElement.tagName === 'H1'", &[]);
+    }
+    tab.click("to-bans");
+    tab.until_shows("bans", "There are no bans.");
+    browser.assert_no_errors(&[]);
+}
+
+/// A list that changes leaves the focus where it is, also below a dialog.
+#[test]
+fn keyboard_stays_at_its_place_in_a_list_that_changes() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let _ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url("/admin/#/rooms/general"));
+    let kick = format!("kick-{}", listed_user(&tab));
+    tab.run("document.querySelector(`[data-testid=${arguments[0]}]`).focus()", &[&kick]);
+    let focused = "document.activeElement.dataset.testid === arguments[0]";
+    let _bob = browser.open(&chat.server.url("/?user=Bob&room=general"));
+    tab.until_shows("members", "Bob");
+    tab.until(focused, &[&kick]);
+    tab.press(&key::ENTER.to_string());
+    tab.until_shows("sanction-title", "Kick Ann (");
+    let _eve = browser.open(&chat.server.url("/?user=Eve&room=general"));
+    tab.until_shows("members", "Eve");
+    tab.press(&key::ESCAPE.to_string());
+    tab.until_hidden("sanction-title");
+    tab.until(focused, &[&kick]);
+    browser.assert_no_errors(&[]);
+}
+
+/// The figures of a server are not those of the process before it.
+#[test]
+fn server_that_comes_back_shows_its_own_figures() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut server = Server::start_with(&["--metrics-addr", &port, "--api-key", KEY]);
+    let browser = Browser::start();
+    let tab = browser.open(&server.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    tab.until("document.querySelector('[data-testid=connections] .line') !== null", &[]);
+    let name = "document.querySelector('[data-testid=this-server]').innerText";
+    let before = tab.until(name, &[]).as_str().unwrap().to_owned();
+    server.kill();
+    tab.until_shows("problem", "does not answer");
+    server.restart();
+    // A line has two samples, of ten seconds.
+    let other = format!(
+        "{name} !== arguments[0] && !document.querySelector('[data-testid=connections] .line')"
+    );
+    tab.until(&other, &[&before]);
+    tab.until_hidden("problem");
+    tab.until_shows("state", "ready for clients");
+    browser.assert_no_errors(&["ERR_CONNECTION"]);
 }
 
 #[test]

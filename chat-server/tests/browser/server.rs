@@ -52,9 +52,14 @@ impl Server {
         format!("http://localhost:{}{path}", self.port)
     }
 
+    /// The port of `--metrics-addr`.
+    pub(crate) fn operators(&self) -> u16 {
+        self.operators.expect("--metrics-addr")
+    }
+
     /// The address of a path on `--metrics-addr`, for a browser.
     pub(crate) fn operators_url(&self, path: &str) -> String {
-        format!("http://localhost:{}{path}", self.operators.expect("--metrics-addr"))
+        format!("http://localhost:{}{path}", self.operators())
     }
 
     /// Sends a request with these header lines. Returns the status, the head in lower

@@ -6,6 +6,7 @@ import { byId } from "./elements.js";
 import { overview } from "./overview.js";
 import { room } from "./room.js";
 import { rooms } from "./rooms.js";
+import { closeSanction } from "./sanctions.js";
 import { user, users } from "./user.js";
 
 const STORAGE = "chat-admin-key";
@@ -21,7 +22,11 @@ byId("login-form").addEventListener("submit", async (event) => {
   await logIn(byId("key").value.trim());
 });
 byId("logout").addEventListener("click", () => logOut());
-window.addEventListener("hashchange", () => session && showView());
+window.addEventListener("hashchange", () => {
+  if (!session) return;
+  showView();
+  focusView();
+});
 
 const kept = sessionStorage.getItem(STORAGE);
 if (kept) await logIn(kept);
@@ -32,7 +37,10 @@ async function logIn(key) {
   try {
     session = { api, key: await api.get("/key") };
   } catch (error) {
-    return logOut(inWords(error));
+    logOut(inWords(error));
+    // A server that does not answer has not refused the key.
+    if (error.status !== 401) keep(key);
+    return;
   }
   sessionStorage.setItem(STORAGE, key);
   byId("key").value = "";
@@ -43,8 +51,15 @@ async function logIn(key) {
   showView();
 }
 
+/** For another attempt, also after a reload. */
+function keep(key) {
+  sessionStorage.setItem(STORAGE, key);
+  byId("key").value = key;
+}
+
 function logOut(why = "") {
   shown.abort();
+  closeSanction();
   session = undefined;
   sessionStorage.removeItem(STORAGE);
   byId("page").hidden = true;
@@ -63,6 +78,7 @@ function inWords(error) {
 function showView() {
   shown.abort();
   shown = new AbortController();
+  closeSanction();
   report();
   const [, path, name] = /^#?\/?([^/]*\/?)(.*)$/.exec(location.hash);
   const view = byId("view");
@@ -74,6 +90,15 @@ function showView() {
     if (isHere) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  // Tells tabs and entries of the history apart.
+  document.title = `${view.querySelector("h1").textContent} · ${location.host}`;
+}
+
+/** The link that was followed may be gone: the keyboard goes on from the heading, which a screen reader reads. */
+function focusView() {
+  const heading = byId("view").querySelector("h1");
+  heading?.setAttribute("tabindex", "-1");
+  heading?.focus();
 }
 
 function decode(name) {

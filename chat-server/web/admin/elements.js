@@ -17,13 +17,26 @@ export function make(tag, attributes = {}, ...children) {
 
 const shown = new WeakMap();
 
-/** Fills an element with what `build` makes of `data`, unless that is what it shows: a button that is
- *  replaced while it is pressed does nothing, and loses the focus. */
+/** Fills an element with what `build` makes of `data`, unless that is what it shows, or a part of it is pressed: a
+ *  button that is replaced then does nothing. The focus stays. */
 export function update(element, data, build) {
   const text = JSON.stringify(data);
-  if (shown.get(element) === text) return;
+  if (shown.get(element) === text || element.matches(":active")) return;
   shown.set(element, text);
+  const focused = element.contains(document.activeElement) ? placeOf(document.activeElement) : undefined;
   element.replaceChildren(build(data));
+  if (focused) focusOn(focused, element);
+}
+
+/** What a link or a button has in common with the one that replaces it. */
+export function placeOf(part) {
+  return part.dataset.testid ?? part.getAttribute("href") ?? undefined;
+}
+
+/** Gives the focus to the link or the button that is now at a place. */
+export function focusOn(place, within) {
+  const parts = [...within.querySelectorAll("a, button, [tabindex]")];
+  parts.find((part) => placeOf(part) === place)?.focus();
 }
 
 /** A part of a page with a heading. */
@@ -40,14 +53,17 @@ export function muted(text) {
 export function table(id, columns, rows, none) {
   if (rows.length === 0) return make("p", { class: "muted", "data-testid": id }, none);
   const kind = (index) => ({ class: { "#": "number", "@": "named" }[columns[index][0]] });
-  const head = columns.map((name, index) => make("th", { scope: "col", ...kind(index) }, name.replace(/^[#@]/, "")));
+  const labels = columns.map((name) => name.replace(/^[#@]/, ""));
+  // With roles: as cards, it is no table for the browser.
+  const head = labels.map((label, index) => make("th", { scope: "col", role: "columnheader", ...kind(index) }, label));
+  const row = (cells) => make("tr", { role: "row" }, ...cells);
   const body = rows.map((cells) =>
-    make("tr", {}, ...cells.map((cell, index) => make("td", kind(index), ...[cell].flat()))),
+    row(cells.map((cell, index) => make("td", { role: "cell", "data-label": labels[index], ...kind(index) }, ...[cell].flat()))),
   );
-  const content = [make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body)];
-  // A wide table scrolls on a phone, also by the keyboard.
-  const frame = { class: "table", tabindex: "0", role: "group", "aria-label": id, "data-testid": id };
-  return make("div", frame, make("table", {}, ...content));
+  const content = [make("thead", { role: "rowgroup" }, row(head)), make("tbody", { role: "rowgroup" }, ...body)];
+  // On a phone a wide table is a card for each row. What is still too wide scrolls, also by the keyboard.
+  const frame = { class: columns.length > 4 ? "table cards" : "table", tabindex: "0", role: "group", "aria-label": id, "data-testid": id };
+  return make("div", frame, make("table", { role: "table" }, ...content));
 }
 
 /** A name with what further tells it apart below. Ids may be long: each is cut to one line, and whole as its
@@ -57,6 +73,11 @@ export function named(name, ...details) {
     const title = part.textContent ?? part;
     return make("div", { class: index > 0 ? "muted line" : "line", title }, part);
   });
+}
+
+/** A name within a sentence, whose order it leaves alone if it is written from right to left. */
+export function isolated(name) {
+  return make("bdi", {}, name);
 }
 
 export function linkToRoom(room) {
@@ -87,6 +108,11 @@ const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export function number(value) {
   return Math.abs(value) >= 100 ? whole.format(value) : precise.format(value);
+}
+
+/** `1 server`, `2 servers` */
+export function counted(count, what) {
+  return `${number(count)} ${what}${count === 1 ? "" : "s"}`;
 }
 
 /** `1.5 MiB` */

@@ -11,7 +11,7 @@ const REFRESH_MS = 5000;
 
 export function overview({ view, api, has, isForAll, repeat }) {
   const samples = new Samples(api);
-  if (!has("admin")) return view.append(make("h1", {}, "Servers"), muted("The servers and their figures need a key with the scope admin."));
+  if (!has("admin")) return view.append(make("h1", {}, "Servers"), withoutAdmin());
   const servers = make("div");
   const state = make("p", { "data-testid": "state" });
   const others = make("div");
@@ -29,7 +29,10 @@ export function overview({ view, api, has, isForAll, repeat }) {
   async function showSamples(signal) {
     await samples.update(signal);
     name.textContent = nameOf(samples.server);
-    if (!samples.latest) return state.replaceChildren("The first figures come 5 s after the start.");
+    if (!samples.latest) {
+      state.replaceChildren("The first figures come 5 s after the start.");
+      return plots.replaceChildren();
+    }
     state.replaceChildren(...conditions(samples.latest));
     plots.replaceChildren(...draw(samples));
   }
@@ -46,6 +49,11 @@ export function overview({ view, api, has, isForAll, repeat }) {
   async function showBusiest(signal) {
     if (isForAll) update(traffic, await readTraffic(api, signal), showTraffic);
   }
+}
+
+function withoutAdmin() {
+  const [rooms, users] = ["Rooms", "Users"].map((name) => make("a", { href: `#/${name.toLowerCase()}` }, name));
+  return make("p", { class: "muted" }, "The servers and their figures need a key with the scope admin. See ", rooms, " and ", users, ".");
 }
 
 /** What is wrong with the server at this moment. */

@@ -1,7 +1,7 @@
 // One room: its messages, read once a second, and its members.
 
 import { ApiError, roomPath, settled } from "./api.js";
-import { button, field, linkToUser, make, muted, named, number, section, table, time, update } from "./elements.js";
+import { button, counted, field, isolated, linkToUser, make, muted, named, number, section, table, time, update } from "./elements.js";
 import { askForSanction } from "./sanctions.js";
 
 const REFRESH_MS = 1000;
@@ -25,7 +25,7 @@ export function room({ view, api, has, attempt, repeat }, name) {
   async function showFacts(signal) {
     const { count, epoch, offset } = await api.get(roomPath(name), {}, signal);
     const position = epoch ? ` · offset ${offset} of epoch ${epoch}` : "";
-    facts.textContent = `${number(count)} users${position}`;
+    facts.textContent = `${counted(count, "user")}${position}`;
   }
 
   async function showMembers(signal) {
@@ -44,32 +44,41 @@ export function room({ view, api, has, attempt, repeat }, name) {
   }
 
   function listOf(users) {
-    const rows = users.map((user) => [named(linkToUser(user.id, user.name), user.name !== user.id && user.id), actions(user.id)]);
-    return table("members", ["@User", "Actions"], rows, "This room has no users.");
+    const columns = has("moderate") ? ["@User", "Actions"] : ["@User"];
+    const rows = users.map((user) => {
+      const who = named(linkToUser(user.id, user.name), user.name !== user.id && user.id);
+      return has("moderate") ? [who, actions(user)] : [who];
+    });
+    return table("members", columns, rows, "This room has no users.");
   }
 
   function actions(user) {
-    if (!has("moderate")) return [];
     return [
-      button("Kick", `kick-${user}`, () => attempt(() => kick(user))),
+      button("Kick", `kick-${user.id}`, () => attempt(() => kick(user))),
       " ",
-      button("Ban", `ban-${user}`, () => attempt(() => ban(user))),
+      button("Ban", `ban-${user.id}`, () => attempt(() => ban(user))),
     ];
   }
 
   async function kick(user) {
-    const given = await askForSanction({ title: `Kick ${user} from ${name}`, action: "Kick", timed: false });
-    if (given) await api.post(roomPath(name, "/kick"), { user, ...given });
+    const given = await askForSanction({ title: titleOf("Kick", user), action: "Kick", timed: false });
+    if (given) await api.post(roomPath(name, "/kick"), { user: user.id, ...given });
   }
 
   async function ban(user) {
-    const given = await askForSanction({ title: `Ban ${user} from ${name}`, action: "Ban" });
-    if (given) await api.post(roomPath(name, "/ban"), { user, ...given });
+    const given = await askForSanction({ title: titleOf("Ban", user), action: "Ban" });
+    if (given) await api.post(roomPath(name, "/ban"), { user: user.id, ...given });
+  }
+
+  function titleOf(action, user) {
+    const id = user.name === user.id ? [] : [" (", isolated(user.id), ")"];
+    return [`${action} `, isolated(user.name), ...id, " from ", isolated(name)];
   }
 }
 
 function crowd(count) {
-  return muted(`${number(count)} users: too many to list.`);
+  const search = make("a", { href: "#/users" }, "Users");
+  return make("p", { class: "muted" }, `${number(count)} users: too many to list. One of them is found in `, search, ".");
 }
 
 /** The latest messages of a room. Each update asks for what follows on the last one. */
@@ -105,7 +114,9 @@ class Messages {
     const isCut = this.#offset !== undefined && !this.#continues(page);
     if (isCut) {
       page = await this.#page(undefined, signal);
-      this.#log.append(make("p", { class: "muted" }, "Messages are missing here."));
+      // The first messages of a room begin its epoch.
+      const isFirst = this.#offset === 0 && (page.messages.at(0)?.offset ?? 1) === 1;
+      if (!isFirst) this.#log.append(make("p", { class: "muted" }, "Messages are missing here."));
     }
     const follows = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
     this.#log.append(...page.messages.map(line));
@@ -127,7 +138,7 @@ class Messages {
 }
 
 function line({ offset, at, user, message, data }) {
-  const content = data === undefined ? [message] : [message, " ", make("code", {}, JSON.stringify(data))];
+  const content = data === undefined ? [isolated(message)] : [isolated(message), " ", make("code", {}, JSON.stringify(data))];
   const head = make("span", { class: "muted" }, `${offset} `, time(at), " ");
   return make("p", {}, head, linkToUser(user.id, user.name), ": ", ...content);
 }

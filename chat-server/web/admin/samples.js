@@ -16,7 +16,23 @@ export class Samples {
 
   /** Asks for what is new. */
   async update(signal) {
-    const { samples, ...server } = await this.#api.get("/samples", { after: this.latest?.at }, signal);
+    const known = this.server?.node;
+    const answer = await this.#ask(this.latest?.at, signal);
+    if (known && known !== answer.node) return this.#restart(signal);
+    this.#add(answer);
+  }
+
+  /** Another process answers, whose clock may be another: the figures so far are not its own. */
+  async #restart(signal) {
+    this.#samples = [];
+    this.#add(await this.#ask(undefined, signal));
+  }
+
+  #ask(after, signal) {
+    return this.#api.get("/samples", { after }, signal);
+  }
+
+  #add({ samples, ...server }) {
     this.server = server;
     this.#samples = [...this.#samples, ...samples].slice(-KEPT);
   }

@@ -1,15 +1,23 @@
 // The dialog for a kick or a ban.
 
-import { byId } from "./elements.js";
+import { byId, focusOn, placeOf } from "./elements.js";
+
+/** Ends the question without an answer: it is about a view that is not shown any longer. */
+export function closeSanction() {
+  byId("sanction").close();
+}
 
 /** Asks for the reason and the time. Returns the fields of the call; nothing if the operator cancels. */
-export function askForSanction({ title, action, timed = true }) {
+export function askForSanction({ title, action, note = "", timed = true }) {
   const [dialog, form, time, reason] = ["sanction", "sanction-form", "sanction-time", "sanction-reason"].map(byId);
-  byId("sanction-title").textContent = title;
+  byId("sanction-title").replaceChildren(...title);
+  byId("sanction-note").textContent = note;
+  byId("sanction-note").hidden = note === "";
   form.querySelector("[type=submit]").textContent = action;
   for (const part of [time, form.querySelector("[for=sanction-time]")]) part.hidden = !timed;
   reason.value = "";
   dialog.returnValue = "";
+  const asked = document.activeElement;
   dialog.showModal();
   return new Promise((resolve) => {
     const ended = new AbortController();
@@ -27,6 +35,8 @@ export function askForSanction({ title, action, timed = true }) {
       "close",
       () => {
         ended.abort();
+        // The list around the button may have been made anew; then the dialog has not given the focus back.
+        if (!asked.isConnected) focusOn(placeOf(asked), byId("view"));
         if (dialog.returnValue !== "confirmed") return resolve(undefined);
         const given = { reason: reason.value.trim() || undefined };
         // A ban without a time lasts until it is ended.

@@ -28,16 +28,32 @@ export function listOfServers({ nodes, here }) {
   return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
 }
 
-/** How to read the same on the other servers: no server knows the addresses of their operators. */
+/** How to read the same on the other servers. */
 export function elsewhere(nodes, here) {
   const others = nodes.filter(({ node }) => node !== here);
   if (others.length === 0) return [];
   const names = others.slice(0, NAMED).map(nameOf).join(", ");
   const more = others.length > NAMED ? ` and ${number(others.length - NAMED)} more` : "";
-  const port = location.port || "9100";
-  const tunnel = make("code", {}, `ssh -L ${port}:127.0.0.1:${port} ${others[0].host ?? "HOST"}`);
-  const text = `Each server has a page of its own, on its --metrics-addr. The others: ${names}${more}. If theirs is as here: `;
-  return [make("p", { class: "muted", "data-testid": "elsewhere" }, text, tunnel)];
+  const open = others.find(({ metrics_addr: address }) => address) ?? others[0];
+  const text = `Each server has a page of its own, on its --metrics-addr. The others: ${names}${more}. The way to that of ${nameOf(open)}: `;
+  return [make("p", { class: "muted", "data-testid": "elsewhere" }, text, ...wayTo(open))];
+}
+
+/** The tunnel to the page of another server, and the address of this view there. Its port on this machine is not that
+ *  of the tunnel to this page, which is in use; further servers have further ones. */
+export function wayTo({ host, metrics_addr: address }, index = 0) {
+  if (!address) return ["It has not said where its page is: it may have no --metrics-addr, or be of an earlier version."];
+  const port = localPort(index);
+  const to = address.replace(/^(0\.0\.0\.0|\[::\])(?=:\d+$)/, "127.0.0.1");
+  const tunnel = make("code", {}, `ssh -L ${port}:${to} ${host ?? "HOST"}`);
+  const href = `http://localhost:${port}/admin/${location.hash}`;
+  const link = make("a", { href, target: "_blank", rel: "noopener" }, `http://localhost:${port}`);
+  return [tunnel, " and then ", link, ` (for ${port}, take any port that is free on your machine).`];
+}
+
+function localPort(index) {
+  const port = Number(location.port || 9100) + 1 + index;
+  return port <= 65_535 ? port : 9101 + index;
 }
 
 function settingsOf({ version, config }) {

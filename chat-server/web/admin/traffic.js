@@ -18,8 +18,12 @@ export function showTraffic({ connections, rooms }) {
 }
 
 function busyClients(connections) {
-  const rows = connections.map(({ connection, user, address, frames, bytes: size }) => [
-    named(user === undefined ? "not known yet" : linkToUser(user), address ? `${address} · ${connection}` : connection),
+  const rows = connections.map(({ connection, user, name = user, address, frames, bytes: size }) => [
+    named(
+      user === undefined ? "not known yet" : linkToUser(user, name),
+      name !== user && user,
+      address ? `${address} · ${connection}` : connection,
+    ),
     number(frames),
     bytes(size),
   ]);

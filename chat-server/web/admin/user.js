@@ -1,46 +1,67 @@
 // One user: where it is connected, and what it is banned from.
 
-import { userPath } from "./api.js";
+import { settled, userPath } from "./api.js";
 import { listOfBans, unban } from "./bans.js";
-import { button, field, linkToRoom, make, muted, named, number, section, table, time, update } from "./elements.js";
+import { button, counted, field, isolated, linkToRoom, linkToUser, make, muted, named, number, section, table, time, update } from "./elements.js";
 import { askForSanction } from "./sanctions.js";
-import { elsewhere, nameOf } from "./servers.js";
+import { elsewhere, nameOf, wayTo } from "./servers.js";
 
 const REFRESH_MS = 5000;
 
 /** Asks which user. */
 export function users({ view, go }) {
-  view.append(make("h1", {}, "Users"), field("The id of a user", "user", "Open", (user) => user && go(userPath(user))));
+  const search = field("The id of a user, the beginning of one, or a part of a name", "user", "Open", (user) => user && go(userPath(user)));
+  view.append(make("h1", {}, "Users"), search);
 }
 
 export function user({ view, api, has, attempt, repeat }, id) {
   const facts = make("p", { "data-testid": "facts" });
+  const similar = make("div", { class: "stack", "data-testid": "similar" });
   const connections = make("div");
   const bans = make("div");
+  let isOnline = false;
+  let hasSearched = false;
   const parts = [section("Connections", connections), section("Actions", ...actions()), section("Bans", bans)];
-  view.append(make("h1", { "data-testid": "title" }, id), facts, ...parts);
+  view.append(make("h1", { "data-testid": "title" }, id), facts, similar, ...parts);
   if (!has("admin")) connections.append(muted("The list of connections needs a key with the scope admin."));
   if (!has("moderate")) bans.append(muted("The list of bans needs a key with the scope moderate."));
 
-  const load = async (signal) => {
-    const [state, banned] = await Promise.all([
-      api.get(userPath(id), {}, signal),
-      has("moderate") ? api.get("/bans", { user: id }, signal) : undefined,
-    ]);
-    facts.textContent =
-      state.servers > 0
-        ? `Online, on ${number(state.servers)} ${state.servers === 1 ? "server" : "servers"}; ${number(state.connections)} ${state.connections === 1 ? "connection" : "connections"} to this one.`
-        : "Not online.";
-    if (has("admin")) await showConnections(state.servers, signal);
-    if (banned) update(bans, banned.bans, (found) => listOfBans(found, end));
+  const load = (signal) => {
+    const state = api.get(userPath(id), {}, signal);
+    const located = has("admin") ? api.get(userPath(id, "/connections"), {}, signal) : undefined;
+    return settled([showFacts(state, located, signal), showConnections(state, located, signal), showBans(signal)]);
   };
   repeat(REFRESH_MS, load);
 
-  async function showConnections(servers, signal) {
-    const found = await api.get(userPath(id, "/connections"), {}, signal);
-    const isElsewhere = servers > (found.count > 0 ? 1 : 0);
-    const { nodes } = isElsewhere ? await api.get("/nodes", {}, signal) : { nodes: [] };
-    update(connections, { found, nodes }, listOfConnections);
+  async function showFacts(state, located, signal) {
+    const { servers, connections: here, name } = await state;
+    const others = (await located?.catch(() => undefined))?.others ?? [];
+    const known = name ?? others[0]?.name;
+    isOnline = servers + here > 0;
+    facts.replaceChildren(...(known && known !== id ? [make("strong", {}, isolated(known)), ". "] : []), presence(servers, here));
+    if (isOnline) similar.replaceChildren();
+    else if (!hasSearched) await showSimilar(signal);
+  }
+
+  /** Ids are matched whole: what was typed may be a part of one, or a name. */
+  async function showSimilar(signal) {
+    const found = await api.get("/users", { search: id }, signal);
+    hasSearched = true;
+    similar.replaceChildren(...listOfSimilar(found));
+  }
+
+  async function showConnections(state, located, signal) {
+    if (!located) return;
+    const [{ servers }, found] = await Promise.all([state, located]);
+    const silent = servers - found.others.length - (found.count > 0 ? 1 : 0);
+    const { nodes } = silent > 0 ? await api.get("/nodes", {}, signal) : { nodes: [] };
+    update(connections, { found, nodes, silent }, listOfConnections);
+  }
+
+  async function showBans(signal) {
+    if (!has("moderate")) return;
+    const { bans: found } = await api.get("/bans", { user: id }, signal);
+    update(bans, found, (list) => listOfBans(list, end));
   }
 
   const change = (call) =>
@@ -68,15 +89,16 @@ export function user({ view, api, has, attempt, repeat }, id) {
     }
     if (has("moderate")) {
       const disconnect = async (options, ban) => {
-        const given = await askForSanction({ ...options, timed: ban });
+        const note = isOnline ? "" : "No user with this id is online. Ids are matched whole: check that it is complete.";
+        const given = await askForSanction({ ...options, note, timed: ban });
         if (given) await change(() => api.post(userPath(id, "/disconnect"), { ...given, ban }));
       };
       found.push(
         make(
           "p",
           { class: "actions" },
-          button("Disconnect", "disconnect", () => disconnect({ title: `Disconnect ${id}`, action: "Disconnect" }, false), ""),
-          button("Ban from all servers", "ban", () => disconnect({ title: `Ban ${id} from all servers`, action: "Ban" }, true), ""),
+          button("Disconnect", "disconnect", () => disconnect({ title: ["Disconnect ", isolated(id)], action: "Disconnect" }, false), ""),
+          button("Ban from all servers", "ban", () => disconnect({ title: ["Ban ", isolated(id), " from all servers"], action: "Ban" }, true), ""),
         ),
       );
     }
@@ -84,15 +106,46 @@ export function user({ view, api, has, attempt, repeat }, id) {
   }
 }
 
-function listOfConnections({ found, nodes }) {
-  const rows = found.connections.map(({ connection, address, since, room_count: count, rooms }) => {
+function presence(servers, here) {
+  if (servers > 0) return `Online, on ${counted(servers, "server")}; ${counted(here, "connection")} to this one.`;
+  if (here > 0) return `Online: ${counted(here, "connection")} to this server, without direct messages.`;
+  return "Not online.";
+}
+
+function listOfSimilar({ users: found, more, ...server }) {
+  const rows = found.map((user) => [named(linkToUser(user.id, user.name), user.name !== user.id && user.id)]);
+  const none = "No user who is connected to this server has an id that begins so, or a name with it.";
+  const which = muted(`An id is matched whole, and nobody with exactly this one is online. Connected to this server, ${nameOf(server)}, with an id that begins so, or a name with it:`);
+  const list = table("found", ["@User"], rows, none);
+  return [which, list, ...(more ? [muted("There are more: type more of the id or of the name.")] : [])];
+}
+
+function listOfConnections({ found, nodes, silent }) {
+  const rows = found.connections.map(({ connection, name, address, since, room_count: count, rooms }) => {
     const links = rooms.flatMap((room) => [" ", linkToRoom(room)]);
     const more = count > rooms.length ? ` and ${number(count - rooms.length)} more` : "";
     const inRooms = make("p", { class: "wrapped" }, count > 0 ? "in" : "in no room", ...links, more);
-    return [[...named(connection, address, make("span", {}, "since ", time(since))), inRooms]];
+    const as = make("span", {}, "as ", isolated(name));
+    return [[...named(connection, as, address, make("span", {}, "since ", time(since))), inRooms]];
   });
-  const list = table("connections", ["@Connection"], rows, "The user has no connection to this server.");
-  const of = `Those to this server, ${nameOf(found)}`;
-  const shown = found.count > rows.length ? `${of}: the ${number(rows.length)} oldest of ${number(found.count)}.` : `${of}.`;
-  return make("div", {}, list, muted(shown), ...elsewhere(nodes, found.node));
+  const here = `this server, ${nameOf(found)}`;
+  const list = table("connections", ["@Connection"], rows, `The user has no connection to ${here}.`);
+  const count = found.count > rows.length ? `: the ${number(rows.length)} oldest of ${number(found.count)}` : "";
+  const which = rows.length > 0 ? [muted(`Those to ${here}${count}.`)] : [];
+  return make("div", { class: "stack" }, list, ...which, ...listOfOthers(found.others), ...silentServers(nodes, found.node, silent));
+}
+
+/** The other servers that have the user, with the way to the same page there. */
+function listOfOthers(others) {
+  return others.map((server, index) => {
+    const what = `${counted(server.count, "connection")} to ${nameOf(server)}, as `;
+    return make("p", { "data-testid": "other" }, what, isolated(server.name), ". The way to its page: ", ...wayTo(server, index));
+  });
+}
+
+/** Servers that have the user and have not said so: of an earlier version, or too slow. */
+function silentServers(nodes, here, silent) {
+  if (silent <= 0) return [];
+  const text = `${counted(silent, "more server")} with the user, which did not answer when asked. `;
+  return [make("p", { "data-testid": "silent" }, text), ...elsewhere(nodes, here)];
 }

@@ -135,3 +135,51 @@ async fn servers_are_listed() {
     eventually("the server that has ended is not listed", async || nodes(&first).await.len() == 1)
         .await;
 }
+
+/// The server that an operator asks names the others that have the user.
+#[tokio::test]
+async fn user_is_located_on_other_servers() {
+    let redis = RedisServer::start();
+    let operators = ["--metrics-addr", "127.0.0.1:0"];
+    let start = || {
+        Chat::start(
+            command()
+                .env("API_KEY", KEY)
+                .args(["--port", "0"])
+                .args(["--redis-url", &redis.url()])
+                .args(operators),
+        )
+    };
+    let (first, second) = (start(), start());
+    let others = async |server: &Chat| {
+        let answer = get(server, "/users/ann/connections").await;
+        answer["others"].as_array().unwrap().clone()
+    };
+    assert_eq!(others(&first).await, Vec::<Value>::new());
+    let mut there = user(&second, "ann").await;
+    let welcome = ask(&mut there, "welcome", json!({"type": "hello", "name": "Ann"})).await;
+    let known = async || {
+        let listed = get(&first, "/nodes").await["nodes"].as_array().unwrap().clone();
+        listed.iter().filter(|node| node["metrics_addr"].is_string()).count() == 2
+    };
+    eventually("both servers follow the requests", known).await;
+    let found = others(&first).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    let [node, name, count, host, address] =
+        ["node", "name", "count", "host", "metrics_addr"].map(|field| &found[0][field]);
+    assert_eq!((node, name, count), (&welcome["node"], &json!("Ann"), &json!(1)));
+    assert!(host.is_string() && address.as_str().unwrap().starts_with("127.0.0.1:"), "{found:?}");
+    // Also if both have the user.
+    let mut here = user(&first, "ann").await;
+    ask(&mut here, "welcome", json!({"type": "hello", "name": "Ann"})).await;
+    for (server, other) in [(&first, &second), (&second, &first)] {
+        let nodes = others(server).await;
+        let other = get(other, "/samples").await["node"].clone();
+        assert_eq!(nodes.iter().map(|found| &found["node"]).collect::<Vec<_>>(), [&other]);
+    }
+    second.signal("KILL");
+    eventually("the server that has ended does not hold up the answer", async || {
+        others(&first).await.is_empty()
+    })
+    .await;
+}

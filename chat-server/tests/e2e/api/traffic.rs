@@ -141,7 +141,7 @@ async fn user_is_located_by_connection_and_room() {
     let with_file = server_with_key("scopes = [\"read\"]", &[]);
     let server: &Chat = &with_file.server;
     let mut ann = user(server, "ann").await;
-    let welcome = ask(&mut ann, "welcome", json!({"type": "hello"})).await;
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello", "name": "Ann"})).await;
     join(&mut ann, "b").await;
     join(&mut ann, "a").await;
     let mut other = user(server, "ann").await;
@@ -157,6 +157,7 @@ async fn user_is_located_by_connection_and_room() {
         (&first["connection"], &first["address"]),
         (&welcome["session"], &json!("127.0.0.1"))
     );
+    assert_eq!(first["name"], "Ann", "{found}");
     assert_eq!((&first["rooms"], &first["room_count"]), (&json!(["a", "b"]), &json!(2)));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let since = first["since"].as_u64().unwrap();
@@ -176,4 +177,42 @@ async fn answers_name_the_server_that_they_are_about() {
         let answer = get(&server, path).await;
         assert_eq!((&answer["host"], &answer["node"]), (&json!(host.trim()), &samples["node"]));
     }
+}
+
+#[tokio::test]
+async fn users_are_found_by_the_beginning_of_the_id_or_a_part_of_the_name() {
+    let with_file = server_with_key("scopes = [\"read\"]\nrooms = [\"@b*\"]", &[]);
+    let server: &Chat = &with_file.server;
+    let mut clients = Vec::new();
+    for (id, name) in [("ann-1", "Zoë"), ("ann-2", "Joe"), ("bob", "ZOË ann")] {
+        let mut client = user(server, id).await;
+        ask(&mut client, "welcome", json!({"type": "hello", "name": name})).await;
+        clients.push(client);
+    }
+    for (search, found) in [
+        ("ANN-", &["ann-1", "ann-2"][..]),
+        ("ann", &["ann-1", "ann-2", "bob"]),
+        ("nn-1", &[]),
+        ("zo%C3%AB", &["ann-1", "bob"]),
+        ("oe", &["ann-2"]),
+    ] {
+        let answer = get(server, &format!("/users?search={search}")).await;
+        let ids: Vec<_> =
+            answer["users"].as_array().unwrap().iter().map(|user| &user["id"]).collect();
+        assert_eq!(ids, found, "{search}: {answer}");
+        assert_eq!(answer["more"], false);
+    }
+    let one = get(server, "/users?search=ann&limit=1").await;
+    assert_eq!(
+        (&one["users"], &one["more"]),
+        (&json!([{"id": "ann-1", "name": "Zoë"}]), &json!(true))
+    );
+    let long = format!("?search={}", "x".repeat(129));
+    for query in ["", "?search=", "?search=a&limit=101", &long] {
+        let (status, _) = refused(server, &format!("GET /users{query}"), None).await;
+        assert_eq!(status, 400, "{query}");
+    }
+    let (_, answer) = call(server, SHOP, "GET /users?search=ann", None).await;
+    assert_eq!(answer["users"], json!([{"id": "bob", "name": "ZOË ann"}]), "a key for some users");
+    assert_eq!(get(server, "/users/bob").await["name"], "ZOË ann");
 }
