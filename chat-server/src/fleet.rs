@@ -5,7 +5,6 @@
 //! crashed. Requests and answers are published to the same topic. A server without an API key takes no
 //! part.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,13 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::{BrokerError, Followed, PublishOptions};
 use chat_core::{Occupant, RoomId, Topic, UserId};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, timeout, timeout_at};
 
-use crate::identity::random_id;
 use crate::process::host_name;
+use crate::searches::OtherServer;
 use crate::service::members;
 use crate::sessions::RoomRequest;
 use crate::state::{State, Task};
@@ -32,10 +29,6 @@ const MAX_NODES: usize = 10_000;
 
 /// How long a server waits for others to say that they have a user.
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// The most searches at a time, and the most answers to one that are waiting to be read.
-const MAX_SEARCHES: usize = 64;
-const MAX_ANSWERS: usize = 256;
 
 /// The figures of a server.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,63 +59,10 @@ pub(crate) struct NodeInfo {
 enum Publication {
     /// The user joins the room, or leaves it.
     Room { user: UserId, room: RoomId, join: bool },
-    /// Whoever has the user says so.
+    /// The servers that have the user say so.
     Search { search: String, node: String, user: UserId },
     /// The answer to a search.
     Found { search: String, found: OtherServer },
-}
-
-/// Another server with connections of a user.
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(utoipa::ToSchema))]
-pub(crate) struct OtherServer {
-    /// The id, which clients receive in `welcome`.
-    node: String,
-    /// The name of the machine, pod or container; `null` if the system does not say it.
-    host: Option<String>,
-    /// Where it serves operators, `CHAT_METRICS_ADDR`; `null` if it does not.
-    #[cfg_attr(test, schema(value_type = Option<String>))]
-    metrics_addr: Option<SocketAddr>,
-    /// How many connections of the user receive direct messages there.
-    count: usize,
-    /// The name on one of them.
-    name: String,
-}
-
-/// The searches of this server that wait for answers.
-#[derive(Debug, Default)]
-pub(crate) struct Searches(Mutex<HashMap<String, mpsc::Sender<OtherServer>>>);
-
-/// A search that ends when this is dropped.
-struct Search<'a> {
-    searches: &'a Searches,
-    id: String,
-}
-
-impl Searches {
-    /// `None`: too many wait.
-    fn begin(&self) -> Option<(Search<'_>, mpsc::Receiver<OtherServer>)> {
-        let mut waiting = self.0.lock();
-        if waiting.len() >= MAX_SEARCHES {
-            return None;
-        }
-        let (id, (sender, answers)) = (random_id(10), mpsc::channel(MAX_ANSWERS));
-        waiting.insert(id.clone(), sender);
-        Some((Search { searches: self, id }, answers))
-    }
-
-    fn found(&self, search: &str, found: OtherServer) {
-        if let Some(sender) = self.0.lock().get(search) {
-            // Fails if there are more answers than are wanted.
-            let _ = sender.try_send(found);
-        }
-    }
-}
-
-impl Drop for Search<'_> {
-    fn drop(&mut self) {
-        self.searches.0.lock().remove(&self.id);
-    }
 }
 
 /// Takes part from the moment when the server has an API key until the server is dropped.
@@ -231,14 +171,15 @@ impl State {
     /// The other servers that have connections of a user which receive direct messages: those that say so
     /// in time.
     pub(crate) async fn other_servers(&self, user: &UserId) -> Vec<OtherServer> {
-        let mut found = Vec::new();
         let servers = members::servers(self, std::slice::from_ref(user)).await.unwrap_or_default();
         let is_here = !self.hub.members(&Topic::User(user.clone())).is_empty();
         let wanted = servers.first().map_or(0, |count| *count as usize);
         let wanted = wanted.saturating_sub(usize::from(is_here));
-        let Some((search, mut answers)) = self.searches.begin().filter(|_| wanted > 0) else {
-            return found;
-        };
+        if wanted == 0 {
+            return Vec::new();
+        }
+        let Some((search, mut answers)) = self.searches.begin() else { return Vec::new() };
+        let mut found = Vec::new();
         let until = Instant::now() + SEARCH_TIMEOUT;
         let (node, user) = (self.node.clone(), user.clone());
         let question = Publication::Search { search: search.id.clone(), node, user };

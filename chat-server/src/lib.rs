@@ -39,6 +39,7 @@ mod routes;
 mod sampler;
 mod samples;
 mod scrape;
+mod searches;
 mod secret;
 mod server;
 mod service;

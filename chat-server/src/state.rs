@@ -18,7 +18,6 @@ use crate::auth::TokenIssuer;
 use crate::auth::{Authenticator, Authorizer};
 use crate::client_lines::ClientLines;
 use crate::config::ServerConfig;
-use crate::fleet::Searches;
 use crate::hooks::Hooks;
 use crate::host::Hosts;
 use crate::identity::{Resume, random_id};
@@ -30,6 +29,7 @@ use crate::origin::Origins;
 use crate::peer::Proxies;
 use crate::public_url::PublicUrl;
 use crate::samples::Samples;
+use crate::searches::Searches;
 use crate::sessions::{Client, Sessions};
 use crate::undelivered::{self, DropReporter};
 

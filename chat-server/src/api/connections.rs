@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::keys::ActiveKey;
 use super::names::UserPath;
 use super::query::{Params, limit};
-use crate::fleet::OtherServer;
 use crate::process::host_name;
 use crate::refusal::Refusal;
 use crate::samples::rounded;
+use crate::searches::OtherServer;
 use crate::sessions::Origin;
 use crate::state::State;
 

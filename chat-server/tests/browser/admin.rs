@@ -320,6 +320,25 @@ fn question_about_a_user_ends_with_the_view() {
     browser.assert_no_errors(&[]);
 }
 
+#[test]
+fn first_message_of_a_room_follows_on_nothing() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url("/admin/#/rooms/new"));
+    tab.until_shows("facts", "0 users");
+    tab.until_shows("members", "no users");
+    for message in ["first", "second"] {
+        tab.fill("message", message);
+        tab.click("message-submit");
+        tab.until_shows("log", &format!("api: {message}"));
+    }
+    let log = tab.run("return document.querySelector('[data-testid=log]').innerText", &[]);
+    assert!(!log.as_str().unwrap().contains("missing"), "{log}");
+    browser.assert_no_errors(&[]);
+}
+
 /// A list that changes leaves the focus where it is, also below a dialog.
 #[test]
 fn keyboard_stays_at_its_place_in_a_list_that_changes() {

@@ -35,7 +35,7 @@ export function askForSanction({ title, action, note = "", timed = true }) {
       "close",
       () => {
         ended.abort();
-        // The list around the button may have been made anew; then the dialog has not given the focus back.
+        // The list around the button may have been replaced; then the dialog has not given the focus back.
         if (!asked.isConnected) focusOn(placeOf(asked), byId("view"));
         if (dialog.returnValue !== "confirmed") return resolve(undefined);
         const given = { reason: reason.value.trim() || undefined };

@@ -164,9 +164,10 @@ async fn users_are_online_on_any_server() {
         assert_eq!(post(server, "/users/status", asked.clone()).await, json!({"online": ["ann"]}));
     }
     assert_eq!(post(&first, "/users/status", json!({"users": []})).await, json!({"online": []}));
-    let of_ann = |connections| json!({"user": "ann", "servers": 1, "connections": connections});
-    assert_eq!(super::get(&first, "/users/ann").await, of_ann(1));
-    assert_eq!(super::get(&second, "/users/ann").await, of_ann(0));
+    let here = json!({"user": "ann", "servers": 1, "connections": 1, "name": "ann"});
+    assert_eq!(super::get(&first, "/users/ann").await, here);
+    let elsewhere = json!({"user": "ann", "servers": 1, "connections": 0});
+    assert_eq!(super::get(&second, "/users/ann").await, elsewhere);
     let absent = json!({"user": "a/b", "servers": 0, "connections": 0});
     assert_eq!(super::get(&first, "/users/a%2Fb").await, absent);
     let many = json!({"users": vec!["x"; 1001]});
