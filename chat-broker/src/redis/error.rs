@@ -161,7 +161,12 @@ pub(super) fn in_words(error: &RedisError) -> String {
     let Some((_, first)) = errors.as_deref().and_then(<[_]>::first) else {
         return error.to_string();
     };
-    let (code, text) = (server_code(first), first.details().unwrap_or_default());
+    answer_in_words(first)
+}
+
+/// As [`in_words`], for one answer.
+pub(super) fn answer_in_words(answer: &ServerError) -> String {
+    let (code, text) = (server_code(answer), answer.details().unwrap_or_default());
     // Where Redis has the code in the text, the script is in front of it.
     let sentence = text.split_once(code).map_or(text, |(_, sentence)| sentence);
     // Since Redis 7 the script is behind the sentence: `… script: 0a1b, on @user_script:19.`

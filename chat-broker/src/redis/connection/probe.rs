@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::Link;
-use crate::redis::error::{code, is_missing_right, is_refusal, was_unknown_script};
+use crate::redis::error::{code, in_words, is_missing_right, is_refusal, was_unknown_script};
 use crate::redis::health::capacity::Memory;
 use crate::redis::health::rights;
 use crate::redis::names::{Address, Names};
@@ -74,7 +74,7 @@ impl Probe {
         match published {
             Ok(()) => shared.capacity.taken(),
             Err(error) => match code(&error).as_deref() {
-                Some("OOM") => shared.capacity.refused(&error),
+                Some("OOM") => shared.capacity.refused(&in_words(&error)),
                 // The key holds a value of another type: that concerns this topic alone.
                 Some("WRONGTYPE") => {}
                 _ if is_refusal(&error) => return Ok(Writes::Refused(error)),

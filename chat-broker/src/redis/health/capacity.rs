@@ -3,7 +3,6 @@
 //! A full Redis (`maxmemory` under `noeviction`) refuses what rooms keep and nothing else, on every
 //! server alike: it is no reason to send clients elsewhere, and one to wake an operator.
 
-use std::fmt;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -61,9 +60,9 @@ impl Capacity {
     }
 
     /// Redis refused to keep something for want of memory.
-    pub(crate) fn refused(&self, cause: &dyn fmt::Display) {
+    pub(crate) fn refused(&self, cause: &str) {
         if self.state().refused.replace(Instant::now()).is_none() {
-            tracing::warn!(%cause, "redis is full: rooms with history refuse messages");
+            tracing::warn!(cause, "redis is full: rooms with history refuse messages");
         }
     }
 
@@ -152,7 +151,7 @@ mod tests {
         capacity.taken();
         assert!(!capacity.is_full());
         for _ in 0..3 {
-            capacity.refused(&"OOM");
+            capacity.refused("OOM");
             advance(RECOVERY - Duration::from_millis(1)).await;
             capacity.taken();
             assert!(capacity.is_full(), "another probe may be refused");

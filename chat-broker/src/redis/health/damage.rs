@@ -5,7 +5,6 @@
 //! look at, once a minute for each topic, and what was asked fails at once.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +12,7 @@ use redis::{RedisError, ServerError};
 use tokio::time::Instant;
 
 use crate::error::BrokerError;
-use crate::redis::error::{broker_error, is_damage, is_wrong_type};
+use crate::redis::error::{answer_in_words, broker_error, in_words, is_damage, is_wrong_type};
 use crate::redis::names::Address;
 
 /// How often the same is logged.
@@ -43,8 +42,9 @@ impl Damage {
         match address.topic().filter(|_| is_damage(&error)) {
             Some(topic) => {
                 let keys = format!("{}{keys}", address.channel());
-                self.log(&keys, &error);
-                BrokerError::damaged(topic, format!("{keys}: {error}"))
+                let cause = in_words(&error);
+                self.log(&keys, &cause);
+                BrokerError::damaged(topic, format!("{keys}: {cause}"))
             }
             None => broker_error(error),
         }
@@ -53,8 +53,9 @@ impl Damage {
     /// As [`explain`](Self::explain), for keys that all topics share.
     pub(crate) fn explain_shared(&self, keys: &str, error: RedisError) -> BrokerError {
         if is_damage(&error) {
-            self.log(keys, &error);
-            BrokerError::refused(format!("{keys}: {error}"))
+            let cause = in_words(&error);
+            self.log(keys, &cause);
+            BrokerError::refused(format!("{keys}: {cause}"))
         } else {
             broker_error(error)
         }
@@ -63,14 +64,14 @@ impl Damage {
     /// As [`explain_shared`](Self::explain_shared), for a command without a caller.
     pub(crate) fn note_shared(&self, keys: &str, error: &RedisError) {
         if is_damage(error) {
-            self.log(keys, error);
+            self.log(keys, &in_words(error));
         }
     }
 
     /// As [`explain`](Self::explain), for an answer without a caller.
     pub(crate) fn note(&self, address: &Address, keys: &'static str, error: &ServerError) {
         if is_wrong_type(error) {
-            self.log(&format!("{}{keys}", address.channel()), error);
+            self.log(&format!("{}{keys}", address.channel()), &answer_in_words(error));
         }
     }
 
@@ -78,22 +79,22 @@ impl Damage {
     /// publication.
     pub(crate) fn note_position(&self, address: &Address) {
         let keys = format!("{} or its :position", address.channel());
-        self.log(&keys, &"its epoch and offset make no sense: a new epoch begins");
+        self.log(&keys, "its epoch and offset make no sense: a new epoch begins");
     }
 
     /// The secret is of another length than secrets have.
     pub(crate) fn note_secret(&self, key: &str) {
         self.log(
             key,
-            &"the secret is not 32 bytes: servers sign no resume secrets until it is deleted",
+            "the secret is not 32 bytes: servers sign no resume secrets until it is deleted",
         );
     }
 
-    fn log(&self, keys: &str, cause: &dyn fmt::Display) {
+    fn log(&self, keys: &str, cause: &str) {
         if self.may_log(keys) {
             tracing::warn!(
                 keys,
-                %cause,
+                cause,
                 "redis keys of this server hold values of another type: see docs/redis.md, \"When keys are damaged\""
             );
         }

@@ -168,12 +168,12 @@ impl Outage {
         let cause = &self.cause;
         match self.worst {
             HealthState::Unsuitable => tracing::error!(
-                %cause,
+                cause,
                 seconds,
                 "this redis cannot be used: Redis 6 or later is needed, or Valkey; a single server, \
                  behind no proxy that lacks commands"
             ),
-            HealthState::Down => tracing::warn!(%cause, seconds, "redis unavailable, reconnecting"),
+            HealthState::Down => tracing::warn!(cause, seconds, "redis unavailable, reconnecting"),
             _ => tracing::warn!(cause, seconds, "redis refuses writes"),
         }
     }
