@@ -80,6 +80,16 @@ impl BrokerError {
         if let Self::Damaged { topic, .. } = self { Some(topic) } else { None }
     }
 
+    /// Whether the backend [refused](Self::Refused) for lack of memory.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Refused(cause) => crate::redis::is_full(&**cause),
+            _ => false,
+        }
+    }
+
     /// [`BrokerError::Config`] because of `cause`.
     pub fn config(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Config(Cause::new(cause))

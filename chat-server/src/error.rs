@@ -87,6 +87,9 @@ pub(crate) fn unavailable(error: &BrokerError) -> Rejection {
         return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
     }
     let message = match error {
+        error if error.is_full() => {
+            "The message bus has no memory left (OOM), and rejected this request. Try again later."
+        }
         BrokerError::Refused(_) => "The message bus rejected this request. Try again later.",
         BrokerError::Damaged { .. } => {
             "The history of this room is damaged in the message bus. Its operator can repair it."

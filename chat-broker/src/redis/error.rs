@@ -312,6 +312,7 @@ mod tests {
         ] {
             let outcome = broker_error(error(&format!("-{code} why")));
             assert_eq!(matches!(outcome, BrokerError::Refused(_)), is_refused, "{outcome:?}");
+            assert_eq!(outcome.is_full(), code == "OOM", "{outcome:?}");
         }
     }
 }

@@ -271,6 +271,9 @@ fn rejected(
     now: Duration,
 ) -> Option<Signal<'static>> {
     let retry = rejection.retry();
+    if retry.is_some() && matches!(request, Request::Join(_) | Request::Send(_)) {
+        session.refusal = Some(rejection.clone());
+    }
     match request {
         Request::Hello => return Some(Signal::HelloRejected(rejection)),
         Request::Renew => return Some(Signal::NotRenewed),

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::{CloseReason, Content, HistoryRange, Position};
 
 use super::config::Config;
-use super::error::{ClientError, Disconnect};
+use super::error::{ClientError, Disconnect, Rejection};
 use super::events::{Event, State, Welcome};
 use super::lifecycle::Lifecycle;
 use super::output::{Action, Answer, RequestId};
@@ -435,6 +435,13 @@ impl Machine {
     #[must_use]
     pub fn welcome(&self) -> Option<&Welcome> {
         self.client.session.welcome.as_ref()
+    }
+
+    /// The latest refusal of a message or a join that is tried again; `None`: there was none. It says why
+    /// something takes long, or has an unknown outcome.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<&Rejection> {
+        self.client.session.refusal.as_ref()
     }
 
     /// Whether there will be no other connection.

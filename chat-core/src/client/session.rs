@@ -11,7 +11,7 @@ use crate::wire::ClientRequest;
 use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
-use super::error::{ClientError, Disconnect};
+use super::error::{ClientError, Disconnect, Rejection};
 use super::events::Welcome;
 use super::limits::{check_frame, check_message};
 use super::outbox::{Next, Outbox};
@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) welcome: Option<Welcome>,
     /// Whether the current connection has received its welcome.
     pub(super) is_online: bool,
+    /// The latest answer after which a message or a join is tried again.
+    pub(super) refusal: Option<Rejection>,
     last_request: u64,
     queue_limit: usize,
 }
@@ -48,6 +50,7 @@ impl Session {
             rng: Rng::new(seed),
             welcome: None,
             is_online: false,
+            refusal: None,
             last_request: 0,
             queue_limit: config.send_queue.max(1),
         }

@@ -23,11 +23,12 @@ pub(super) async fn run(args: &SendArgs, settings: &Settings) -> Result<ExitCode
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => {
-            say(&format!("not sent: {}", access.explain(error)));
+            say(&with_refusal(&client, &format!("not sent: {}", access.explain(error))));
             ExitCode::FAILURE
         }
         Err(_) => {
-            say(&format!("{}: {}", access.url, access.explain(why_late(&client))));
+            let why = with_refusal(&client, &access.explain(why_late(&client)));
+            say(&format!("{}: {why}", access.url));
             // Without a close of the connection: the server would have to answer that, too.
             return Ok(ExitCode::FAILURE);
         }
@@ -53,6 +54,14 @@ fn why_late(client: &Client) -> String {
         Some(_) => "it is unknown whether the message was sent",
     };
     format!("{outcome}: {why}")
+}
+
+/// With what the server has answered to attempts that the client repeats.
+fn with_refusal(client: &Client, why: &str) -> String {
+    match client.last_refusal() {
+        Some(refusal) => format!("{why}; the server's latest answer: {refusal}"),
+        None => why.to_owned(),
+    }
 }
 
 fn line(args: &SendArgs, sent: &Sent) -> String {

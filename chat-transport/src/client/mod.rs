@@ -111,7 +111,8 @@ impl Client {
         let (commands, taken) = mpsc::channel(COMMANDS);
         let (sender, events) = mpsc::channel(event_queue.max(1));
         let state = machine.state().clone();
-        let (publish, shared) = watch::channel(Shared { state, welcome: None, loss: None });
+        let (publish, shared) =
+            watch::channel(Shared { state, welcome: None, loss: None, refusal: None });
         let held = Slots(Arc::clone(&slots));
         let channels = Channels { commands: taken, events: sender, shared: publish, slots: held };
         tokio::spawn(Task::new(machine, start, dialer, token, channels).run());
@@ -480,6 +481,13 @@ impl Client {
     #[must_use]
     pub fn last_disconnect(&self) -> Option<Disconnect> {
         self.shared.borrow().loss.clone()
+    }
+
+    /// The latest answer by which a server refused a message or a join that the client tries again, as while
+    /// Redis is full; `None` until there is one.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<Rejection> {
+        self.shared.borrow().refusal.clone()
     }
 
     /// The user of the client; `None` before the first welcome.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use chat_core::CloseReason;
 use chat_core::client::{
-    Action, Answer, ClientError, Disconnect, Event, Machine, RequestId, State, TokenError, Welcome,
+    Action, Answer, ClientError, Disconnect, Event, Machine, Rejection, RequestId, State,
+    TokenError, Welcome,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) welcome: Option<Welcome>,
     /// How the latest connection ended.
     pub(super) loss: Option<Disconnect>,
+    pub(super) refusal: Option<Rejection>,
 }
 
 /// The task's ends of the channels to the handles and to the application.
@@ -297,7 +299,11 @@ impl Task {
 
     fn publish(&self) {
         let (state, welcome) = (self.machine.state(), self.machine.welcome());
+        let refusal = self.machine.last_refusal();
         let is_new = self.shared.send_if_modified(|shared| {
+            if shared.refusal.as_ref() != refusal {
+                shared.refusal = refusal.cloned();
+            }
             let is_new = shared.state != *state || shared.welcome.as_ref() != welcome;
             if is_new {
                 if let State::Waiting { loss, .. } | State::Closed { loss } = state {

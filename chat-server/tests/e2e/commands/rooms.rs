@@ -126,6 +126,22 @@ async fn send_says_why_it_fails() {
     assert!(code == 1 && error.contains("not sent: cannot connect to 127.0.0.1"), "{error}");
 }
 
+/// A full Redis refuses each attempt of the client until the command gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn send_says_that_redis_is_full() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    server.until_metric("chat_broker_full", |full| full == 1).await;
+    let port = server.port().to_string();
+    let arguments = ["--port", &port, "send", "general", "hello", "--timeout", "3s"];
+    let (code, _, error) = run(command().args(arguments));
+    let cause =
+        "the server's latest answer: broker_unavailable: The message bus has no memory left (OOM)";
+    assert!(code == 1 && error.contains("unknown") && error.contains(cause), "{error}");
+}
+
 /// A quiet room has no line on stdout: one on stderr says that the command works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn tail_says_that_it_has_joined() {
