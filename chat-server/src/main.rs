@@ -6,6 +6,7 @@ mod listening;
 mod log;
 mod notify;
 mod open_files;
+mod panics;
 mod reload;
 mod settings;
 mod signals;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
+    panics::log_to(&log);
     log_warnings(sources, &settings.warnings(&server)?);
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
@@ -92,6 +94,7 @@ async fn run(
     let listeners = listening::for_clients(&settings.listen).await?;
     let operators = listening::for_operators(&settings.listen)?;
     let server = builder.config(config).start();
+    panics::name(server.node(), server.host());
     log_start(&settings, &server, &listeners, operators.as_ref());
     if let Some(listener) = operators {
         let server = server.clone();
@@ -137,6 +140,7 @@ fn log_start(
         version = env!("CARGO_PKG_VERSION"),
         commit = option_env!("ROOMCAST_COMMIT"),
         node = server.node(),
+        host = server.host(),
         engine = settings.redis.engine(),
         settings = server.settings_digest(),
         "listening on {}{metrics}",

@@ -21,6 +21,7 @@ use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, Throttled, accept};
 use crate::member::Member;
 use crate::moderation::Ban;
+use crate::process::host_name;
 use crate::service::members;
 use crate::state::{State, Task};
 use crate::{api, fleet, http, operator, sampler};
@@ -388,6 +389,13 @@ impl Server {
     #[must_use]
     pub fn node(&self) -> &str {
         &self.state.node
+    }
+
+    /// The name of its machine, pod or container, which `GET /api/nodes` lists with its id. `None` if the
+    /// system does not say it.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        host_name()
     }
 
     /// [`ServerConfig::digest`] of the settings in effect, as the log and `GET /api/nodes` show it.
