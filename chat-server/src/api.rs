@@ -3,6 +3,7 @@
 //! Each call is one line of [`calls`]: its name, method, path, scope and handler. A call is answered
 //! with the fields of the frames of `docs/protocol.md`, and refused with their error codes.
 
+mod audit;
 mod batch;
 mod body;
 mod connections;
@@ -27,20 +28,26 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, OriginalUri, Request, State as Shared};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{
+    DefaultBodyLimit, FromRequestParts, OriginalUri, RawPathParams, Request, State as Shared,
+};
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use chat_core::UserId;
 
 use crate::auth::bearer;
-use crate::client_lines::ApiCall;
+use crate::client_lines::{ApiCall, ApiLine};
+use crate::moderation::Actor;
 use crate::refusal::Refusal;
 use crate::routes::{check_body, wrong_method};
 use crate::state::State;
 
+use audit::{Audit, Effect, Subject};
 use keys::{ActiveKey, ApiScope};
 
 /// The largest body of a call, in bytes, unless a message may be larger.
@@ -59,33 +66,38 @@ struct Call {
     path: &'static str,
     /// The scope that the key needs; `None`: any.
     scope: Option<ApiScope>,
+    /// What the log has of it. Default: a `POST` changes something, and a `GET` reads what is personal.
+    effect: Effect,
     handler: MethodRouter<Arc<State>>,
 }
 
 /// The calls that a batch may have.
 fn calls() -> Vec<Call> {
     use ApiScope::{Admin, Moderate, Read, Send};
+    use Effect::{Neutral, ReadsPersonal, Sanctions};
     Vec::from([
         Call::post("send", "/rooms/{room}/messages", Send, messages::send),
         Call::post("broadcast", "/broadcast", Send, messages::broadcast),
         Call::post("direct", "/users/{user}/messages", Send, messages::direct),
         Call::get("history", "/rooms/{room}/messages", Read, rooms::history),
-        Call::get("rooms", "/rooms", Read, rooms::rooms),
-        Call::get("room", "/rooms/{room}", Read, rooms::room),
+        Call::get("rooms", "/rooms", Read, rooms::rooms).with(Neutral),
+        Call::get("room", "/rooms/{room}", Read, rooms::room).with(Neutral),
         Call::get("members", "/rooms/{room}/members", Read, rooms::members),
-        Call::post("status", "/users/status", Read, users::status),
+        Call::post("status", "/users/status", Read, users::status).with(ReadsPersonal),
         Call::get("users", "/users", Read, users::users),
         Call::get("user", "/users/{user}", Read, users::user),
         Call::post("join", "/rooms/{room}/join", Moderate, rooms::join),
         Call::post("leave", "/rooms/{room}/leave", Moderate, rooms::leave),
-        Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick),
-        Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban),
-        Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban),
-        Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect),
-        Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user),
+        Call::post("kick", "/rooms/{room}/kick", Moderate, moderation::kick).with(Sanctions),
+        Call::post("ban", "/rooms/{room}/ban", Moderate, moderation::ban).with(Sanctions),
+        Call::post("unban", "/rooms/{room}/unban", Moderate, moderation::unban).with(Sanctions),
+        Call::post("disconnect", "/users/{user}/disconnect", Moderate, moderation::disconnect)
+            .with(Sanctions),
+        Call::post("unban_user", "/users/{user}/unban", Moderate, moderation::unban_user)
+            .with(Sanctions),
         Call::get("bans", "/bans", Moderate, moderation::bans),
-        Call::get("nodes", "/nodes", Admin, nodes::nodes),
-        Call::get("samples", "/samples", Admin, nodes::samples),
+        Call::get("nodes", "/nodes", Admin, nodes::nodes).with(Neutral),
+        Call::get("samples", "/samples", Admin, nodes::samples).with(Neutral),
         Call::get("connections", "/connections", Admin, connections::connections),
         Call::get("user_connections", "/users/{user}/connections", Admin, connections::of_user),
         #[cfg(feature = "jwt")]
@@ -97,10 +109,11 @@ fn calls() -> Vec<Call> {
 fn calls_alone(batched: Router) -> Vec<Call> {
     let batch = move |caller: Caller, body| batch::batch(batched.clone(), caller, body);
     vec![
-        Call::new("batch", Method::POST, "/batch", None, batch),
+        Call::new("batch", Method::POST, "/batch", None, batch).with(Effect::Neutral),
         Call::get("export", "/rooms/{room}/export", ApiScope::Erase, export::export),
-        Call::new("key", Method::GET, "/key", None, current_key::key),
-        Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document),
+        Call::new("key", Method::GET, "/key", None, current_key::key).with(Effect::Neutral),
+        Call::new("openapi", Method::GET, "/openapi.json", None, openapi_document)
+            .with(Effect::Neutral),
     ]
 }
 
@@ -157,16 +170,20 @@ impl Call {
         H: Handler<T, Arc<State>>,
         T: 'static,
     {
-        let handler = match method {
-            Method::GET => get(handler),
-            _ => post(handler),
+        let (effect, handler) = match method {
+            Method::GET => (Effect::ReadsPersonal, get(handler)),
+            _ => (Effect::Changes, post(handler)),
         };
-        Self { name, method, path, scope, handler }
+        Self { name, method, path, scope, effect, handler }
+    }
+
+    fn with(self, effect: Effect) -> Self {
+        Self { effect, ..self }
     }
 
     fn add_to(self, router: Router<Arc<State>>, state: &Arc<State>) -> Router<Arc<State>> {
-        let Self { name, path, scope, handler, .. } = self;
-        let rules = CallRules { name, scope, state: Arc::clone(state) };
+        let Self { name, path, scope, effect, handler, .. } = self;
+        let rules = CallRules { name, scope, effect, state: Arc::clone(state) };
         let handler = handler.route_layer(from_fn_with_state(rules, admit));
         router.route(&format!("/api{path}"), handler)
     }
@@ -237,11 +254,12 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
 #[derive(Debug, Clone, Copy)]
 struct CallerAddress(Option<IpAddr>);
 
-/// Who makes a call, for the log.
+/// Who makes a call, and what the log should have of it.
 #[derive(Debug, Clone)]
 struct Caller {
     key: Arc<ActiveKey>,
     address: Option<IpAddr>,
+    audit: Audit,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -250,14 +268,15 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let key = parts.extensions.get::<Arc<ActiveKey>>().cloned();
         let CallerAddress(address) = parts.extensions.get().copied().unwrap_or(CallerAddress(None));
+        let audit = parts.extensions.get().cloned().unwrap_or_default();
         // The layer above has put it there.
-        key.map(|key| Self { key, address }).ok_or_else(Refusal::forbidden)
+        key.map(|key| Self { key, address, audit }).ok_or_else(Refusal::forbidden)
     }
 }
 
 impl Caller {
-    fn call(&self, call: &'static str) -> ApiCall<'_> {
-        ApiCall { key: self.key.name(), call, address: self.address, ..ApiCall::default() }
+    fn actor(&self) -> Actor<'_> {
+        Actor::Key { name: self.key.name(), address: self.address }
     }
 }
 
@@ -266,6 +285,7 @@ impl Caller {
 struct CallRules {
     name: &'static str,
     scope: Option<ApiScope>,
+    effect: Effect,
     state: Arc<State>,
 }
 
@@ -274,16 +294,48 @@ impl CallRules {
         key.take_call()?;
         self.scope.map_or(Ok(()), |scope| key.check_scope(scope))
     }
+
+    /// Logs a call that was carried out, or may have been.
+    fn log(&self, caller: &Caller, params: Option<&RawPathParams>, status: StatusCode) {
+        let kind = match self.effect {
+            Effect::Changes => ApiLine::Change,
+            Effect::ReadsPersonal => ApiLine::Read,
+            Effect::Sanctions | Effect::Neutral => return,
+        };
+        let subject = caller.audit.subject();
+        let Subject { user, as_user, users, rooms, seconds, is_own_message } = &subject;
+        let in_path = |wanted| {
+            let mut params = params.into_iter().flatten();
+            params.find_map(|(name, value)| (name == wanted).then_some(value))
+        };
+        let call = ApiCall {
+            key: caller.key.name(),
+            call: self.name,
+            status: status.as_u16(),
+            address: caller.address,
+            user: user.as_ref().map(UserId::as_str).or_else(|| in_path("user")),
+            as_user: as_user.as_ref().map(UserId::as_str),
+            room: in_path("room"),
+            users: *users,
+            rooms: *rooms,
+            seconds: *seconds,
+        };
+        self.state.client_lines.api_call(kind, &call, *is_own_message);
+    }
 }
 
-/// Checks the rate and the scope of the key, and counts the answer.
+/// Checks the rate and the scope of the key, and counts and logs the answer.
 async fn admit(
     Shared(rules): Shared<CallRules>,
     caller: Caller,
     OriginalUri(uri): OriginalUri,
-    request: Request,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
     next: Next,
 ) -> Response {
+    // Each call of a batch has its own.
+    let caller = Caller { audit: Audit::default(), ..caller };
+    request.extensions_mut().insert(caller.audit.clone());
     let key = &caller.key;
     let response = match rules.check(key) {
         Ok(()) => next.run(request).await,
@@ -292,6 +344,9 @@ async fn admit(
     if response.status() == StatusCode::FORBIDDEN {
         let lines = &rules.state.client_lines;
         lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
+    }
+    if !response.status().is_client_error() {
+        rules.log(&caller, params.ok().as_ref(), response.status());
     }
     rules.state.metrics.api_request(key.name(), rules.name, response.status());
     response

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_core::{RoomId, UserId, printable};
+use chat_core::{ErrorCode, Rejection, RoomId, UserId, printable};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::field::display;
 
@@ -19,8 +19,8 @@ use crate::refusal::Refusal;
 /// How often the numbers of suppressed lines are logged.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Lines of ended connections in a minute, for each cause: a flood of one cause must not suppress the
-/// others.
+/// Lines of ended connections in a minute, for each cause, and of removals from rooms: a flood of one
+/// cause must not suppress the others.
 const ENDED: u32 = 600;
 
 /// Of these, lines of one user: a client that reconnects in a loop must not suppress the others.
@@ -31,70 +31,115 @@ const ENDED_OF_USER: u32 = 10;
 const SANCTIONS: u32 = 600;
 const SANCTIONS_OF_ACTOR: u32 = 200;
 
-/// Lines of one kind of API call in a minute, and of one key.
-const CALLS: u32 = 120;
+/// Lines of one kind of API call in a minute, and those of one key for one call.
+const CALLS: u32 = 300;
 const CALLS_OF_KEY: u32 = 60;
+
+/// Different reads by the API that are told from repeated ones in a minute.
+const READS: u32 = 10_000;
 
 /// The longest text of a line that a client may have written, in characters.
 const LONGEST_TEXT: usize = 200;
 
-/// Lines of rejected credentials in a minute, of refused handshakes for each cause, and of one address.
+/// Lines in a minute of rejected credentials, of refused handshakes for each cause and of refused joins
+/// for each code, and those of one user or address: a client that tries again in a loop must not suppress
+/// the others.
 const REJECTED: u32 = 60;
-const REJECTED_OF_ADDRESS: u32 = 10;
+const REJECTED_OF_SOURCE: u32 = 10;
+
+/// How many rejected tokens in a minute are verified once more to find their users, and how many of one
+/// address: a flood of forged ones must not cost twice the CPU.
+const VERIFIED: u32 = 600;
+const VERIFIED_OF_ADDRESS: u32 = 120;
+
+/// Where the log has calls to `/api`, so that an operator can choose their level.
+const API: &str = "chat_server::api";
 
 /// The budgets of a server.
 #[derive(Debug)]
 pub(crate) struct ClientLines {
     ended: [LogBudget; Cause::ALL.len()],
+    /// Of clients whose tokens do not prove who they are, by address.
     tokens: LogBudget,
+    /// Of users whose tokens are genuine and not valid, by user: an address may be that of many.
+    genuine_tokens: LogBudget,
+    verified_tokens: LogBudget,
     keys: LogBudget,
     /// By who imposes them.
     pub(crate) sanctions: LogBudget,
+    /// Of clients that were removed from rooms, by user.
+    pub(crate) removals: LogBudget,
     /// By the kind of a call.
     calls: [LogBudget; ApiLine::ALL.len()],
+    /// By key, call and subject: a backend that polls has one line a minute.
+    reads: LogBudget,
     /// By cause. The last is of those that are not counted as refused handshakes, such as requests above
     /// the rate of an address.
     refused: [LogBudget; REFUSALS.len() + 1],
+    /// By code.
+    joins: [LogBudget; ErrorCode::ALL.len()],
+}
+
+/// Whose lines share a budget: a user, and before the user is known an address.
+type Source<'a> = (Option<&'a UserId>, Option<IpAddr>);
+
+fn source(user: Option<&UserId>, address: Option<IpAddr>) -> Source<'_> {
+    (user, if user.is_none() { address.map(network) } else { None })
+}
+
+/// A join that is refused.
+#[derive(Debug)]
+pub(crate) struct RefusedJoin<'a> {
+    pub(crate) rejection: &'a Rejection,
+    pub(crate) user: Option<&'a UserId>,
+    /// As the client has sent it.
+    pub(crate) room: Option<&'a str>,
+    /// The id of the connection.
+    pub(crate) connection: &'a str,
+    pub(crate) address: Option<IpAddr>,
+    /// Whether a backend made the client join.
+    pub(crate) by_backend: bool,
 }
 
 /// What the log has of calls to `/api`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ApiLine {
-    IssuedToken,
-    /// A message whose sender is not the key.
-    SentAsUser,
-    Export,
+    Change,
+    /// Of what is personal.
+    Read,
     Forbidden,
 }
 
 impl ApiLine {
-    const ALL: [Self; 4] = [Self::IssuedToken, Self::SentAsUser, Self::Export, Self::Forbidden];
+    const ALL: [Self; 3] = [Self::Change, Self::Read, Self::Forbidden];
 
     fn as_str(self) -> &'static str {
         match self {
-            Self::IssuedToken => "issue_token",
-            Self::SentAsUser => "send_as_user",
-            Self::Export => "export",
+            Self::Change => "change",
+            Self::Read => "read",
             Self::Forbidden => "forbidden",
         }
     }
 }
 
 /// A call to `/api` that the log has, without contents and secrets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ApiCall<'a> {
     /// The name of the key.
     pub(crate) key: &'a str,
     /// The name of the call.
     pub(crate) call: &'static str,
+    /// The HTTP status of the answer.
+    pub(crate) status: u16,
     /// The client's address.
     pub(crate) address: Option<IpAddr>,
     /// The user whom the call is about.
-    pub(crate) user: Option<&'a UserId>,
+    pub(crate) user: Option<&'a str>,
     /// The sender that the key has named.
-    pub(crate) as_user: Option<&'a UserId>,
-    pub(crate) room: Option<&'a RoomId>,
-    /// How many rooms the call is about.
+    pub(crate) as_user: Option<&'a str>,
+    pub(crate) room: Option<&'a str>,
+    /// How many users, or rooms, the call is about.
+    pub(crate) users: Option<usize>,
     pub(crate) rooms: Option<usize>,
     /// The lifetime of the token that was issued.
     pub(crate) seconds: Option<u64>,
@@ -104,11 +149,16 @@ impl Default for ClientLines {
     fn default() -> Self {
         Self {
             ended: std::array::from_fn(|_| LogBudget::new(ENDED, ENDED_OF_USER)),
-            tokens: LogBudget::new(REJECTED, REJECTED_OF_ADDRESS),
-            keys: LogBudget::new(REJECTED, REJECTED_OF_ADDRESS),
+            tokens: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
+            genuine_tokens: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
+            verified_tokens: LogBudget::new(VERIFIED, VERIFIED_OF_ADDRESS),
+            keys: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
             sanctions: LogBudget::new(SANCTIONS, SANCTIONS_OF_ACTOR),
+            removals: LogBudget::new(ENDED, ENDED_OF_USER),
             calls: std::array::from_fn(|_| LogBudget::new(CALLS, CALLS_OF_KEY)),
-            refused: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_ADDRESS)),
+            reads: LogBudget::new(READS, 1),
+            refused: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
+            joins: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
         }
     }
 }
@@ -128,10 +178,12 @@ impl ClientLines {
     pub(crate) fn log_suppressed(&self) {
         for (cause, budget) in Cause::ALL.into_iter().zip(&self.ended) {
             if let Some(lines) = budget.take_suppressed() {
-                tracing::info!(%cause, lines, "suppressed log lines of ended connections");
+                let cause = cause.as_str();
+                tracing::info!(cause, lines, "suppressed log lines of ended connections");
             }
         }
-        if let Some(lines) = self.tokens.take_suppressed() {
+        let tokens = [&self.tokens, &self.genuine_tokens].map(LogBudget::take_suppressed);
+        if let Some(lines) = tokens.into_iter().flatten().reduce(|one, other| one + other) {
             tracing::warn!(lines, "suppressed log lines of rejected credentials");
         }
         if let Some(lines) = self.keys.take_suppressed() {
@@ -139,6 +191,9 @@ impl ClientLines {
         }
         if let Some(lines) = self.sanctions.take_suppressed() {
             tracing::info!(lines, "suppressed log lines of sanctions");
+        }
+        if let Some(lines) = self.removals.take_suppressed() {
+            tracing::info!(lines, "suppressed log lines of removals from rooms");
         }
         for (kind, budget) in ApiLine::ALL.into_iter().zip(&self.calls) {
             if let Some(lines) = budget.take_suppressed() {
@@ -151,6 +206,12 @@ impl ClientLines {
                 tracing::info!(cause, lines, "suppressed log lines of refused handshakes");
             }
         }
+        for (code, budget) in ErrorCode::ALL.iter().zip(&self.joins) {
+            if let Some(lines) = budget.take_suppressed() {
+                let code = code.as_str();
+                tracing::info!(code, lines, "suppressed log lines of refused joins");
+            }
+        }
     }
 
     /// Whether the line of a connection that ended for `cause` is at `info`. The lines of one user are
@@ -161,8 +222,25 @@ impl ClientLines {
         user: Option<&UserId>,
         address: Option<IpAddr>,
     ) -> bool {
-        let stranger = if user.is_none() { address.map(network) } else { None };
-        self.ended[cause as usize].take(&(user, stranger))
+        self.ended[cause as usize].take(&source(user, address))
+    }
+
+    /// Logs why a client could not join a room.
+    pub(crate) fn join_refused(&self, refused: &RefusedJoin<'_>) {
+        let RefusedJoin { rejection, user, room, connection, address, by_backend } = *refused;
+        let place = ErrorCode::ALL.iter().position(|known| *known == rejection.code);
+        let budget = place.and_then(|place| self.joins.get(place));
+        let is_permitted = budget.is_some_and(|budget| budget.take(&source(user, address)));
+        let (code, user) = (rejection.code.as_str(), user.map(UserId::as_str));
+        let (room, detail) = (room.map(shown), shown(&rejection.message));
+        let (room, detail, address) = (room.as_deref(), &*detail, address.map(display));
+        let by = by_backend.then_some("backend");
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(code, user, room, by, connection, address, detail, "join refused")
+            };
+        }
+        if is_permitted { log!(info) } else { log!(debug) }
     }
 
     /// Logs why a handshake was refused, unless the log has it already.
@@ -179,12 +257,17 @@ impl ClientLines {
         let (status, cause) = (refusal.status.as_u16(), refusal.reason);
         let place = REFUSALS.iter().position(|known| *known == (status, cause));
         let budget = &self.refused[place.unwrap_or(REFUSALS.len())];
-        let is_permitted = budget.take(&address.map(network));
+        // A page that is not allowed has many users, and one line says what all of theirs would.
+        let is_permitted = match &refusal.foreign {
+            Some(foreign) => budget.take(foreign),
+            None => budget.take(&source(user, address)),
+        };
         let (user, room) = (user.map(UserId::as_str), room.map(RoomId::as_str));
         let (address, code) = (address.map(display), refusal.code());
+        let origin = refusal.foreign.as_ref().and_then(|foreign| foreign.origin.as_deref());
+        let host = refusal.foreign.as_ref().and_then(|foreign| foreign.host.as_deref());
         // The text may hold what the client has sent.
-        let detail = clipped(refusal.message());
-        let detail = &*printable(&detail);
+        let detail = &*shown(refusal.message());
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -193,25 +276,47 @@ impl ClientLines {
                     code,
                     user,
                     room,
+                    origin,
+                    host,
                     address,
                     detail,
                     "handshake refused"
                 )
             };
         }
-        if is_permitted { log!(info) } else { log!(debug) }
+        match (is_permitted, &refusal.foreign) {
+            (false, _) => log!(debug),
+            (true, None) => log!(info),
+            // It may be the operator's own page, and a setting that is missing.
+            (true, Some(_)) => log!(warn),
+        }
     }
 
-    /// Logs a call to `/api` that acts for users, or takes much out of the server.
-    pub(crate) fn api_call(&self, kind: ApiLine, call: &ApiCall<'_>) {
-        let ApiCall { key, call, address, user, as_user, room, rooms, seconds } = *call;
-        let is_permitted = self.calls[kind as usize].take(key);
-        let (user, as_user) = (user.map(UserId::as_str), as_user.map(UserId::as_str));
-        let (room, address) = (room.map(RoomId::as_str), address.map(display));
+    /// Logs a call to `/api` that changes something, or reads what is personal: at `debug` if it
+    /// `is_minor`.
+    pub(crate) fn api_call(&self, kind: ApiLine, call: &ApiCall<'_>, is_minor: bool) {
+        let ApiCall { key, call, status, address, user, as_user, room, users, rooms, seconds } =
+            *call;
+        let is_repeated =
+            || kind == ApiLine::Read && !self.reads.take(&(key, call, user, room, users, address));
+        let is_permitted =
+            !is_minor && !is_repeated() && self.calls[kind as usize].take(&(key, call));
+        let address = address.map(display);
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
-                    key, call, as_user, user, room, rooms, seconds, address, "API call"
+                    target: API,
+                    key,
+                    call,
+                    as_user,
+                    user,
+                    room,
+                    users,
+                    rooms,
+                    seconds,
+                    status,
+                    address,
+                    "API call"
                 )
             };
         }
@@ -226,19 +331,18 @@ impl ClientLines {
         path: &str,
         address: Option<IpAddr>,
     ) {
-        let is_permitted = self.calls[ApiLine::Forbidden as usize].take(key);
-        let path = clipped(path);
-        let (path, address) = (&*printable(&path), address.map(display));
+        let is_permitted = self.calls[ApiLine::Forbidden as usize].take(&(key, call));
+        let (path, address) = (&*shown(path), address.map(display));
         if is_permitted {
-            tracing::info!(key, call, path, address, "API call forbidden");
+            tracing::info!(target: API, key, call, path, address, "API call forbidden");
         } else {
-            tracing::debug!(key, call, path, address, "API call forbidden");
+            tracing::debug!(target: API, key, call, path, address, "API call forbidden");
         }
     }
 
     /// Logs why a client was rejected, but not its credentials, which are secret. `user` is whom they
-    /// name, if they are genuine; it is asked only for lines that are logged, since a signature is
-    /// verified for it. `connection` is the client's id, unless it was rejected at the handshake.
+    /// name, if they are genuine; it is asked for so many of a minute, since a signature is verified for
+    /// it. `connection` is the client's id, unless it was rejected at the handshake.
     pub(crate) fn credentials_rejected(
         &self,
         error: &AuthError,
@@ -250,16 +354,20 @@ impl ClientLines {
         if *error == AuthError::Missing {
             return;
         }
-        let is_permitted = self.tokens.take(&address.map(network));
+        let network = address.map(network);
+        let user = if self.verified_tokens.take(&network) { user() } else { None };
+        let is_permitted = match &user {
+            Some(user) => self.genuine_tokens.take(user),
+            None => self.tokens.take(&network),
+        };
+        let user = user.as_ref().map(UserId::as_str);
         // The text may hold what the client has sent.
         let (reason, address) = (error.to_string(), address.map(display));
         let reason = &*printable(&reason);
         if is_permitted {
-            let user = user();
-            let user = user.as_ref().map(UserId::as_str);
             tracing::warn!(reason, user, address, connection, "credentials rejected");
         } else {
-            tracing::debug!(reason, address, connection, "credentials rejected");
+            tracing::debug!(reason, user, address, connection, "credentials rejected");
         }
     }
 
@@ -280,6 +388,8 @@ impl ClientLines {
     }
 }
 
-fn clipped(text: &str) -> String {
-    text.chars().take(LONGEST_TEXT).collect()
+/// What a client may have written, in one line of a bounded length.
+fn shown(text: &str) -> String {
+    let clipped: String = text.chars().take(LONGEST_TEXT).collect();
+    printable(&clipped).into_owned()
 }

@@ -309,6 +309,7 @@ impl Connection {
         let Request { id, command, .. } = match admitted {
             Ok(request) => request,
             Err(rejection) => {
+                self.log_if_join(text, &rejection);
                 self.reject(&rejection);
                 return None;
             }
@@ -330,6 +331,9 @@ impl Connection {
         is_new_room: bool,
         verdict: Result<(), Rejection>,
     ) -> Option<Unfinished<'a>> {
+        if let (Err(rejection), Command::Join(join)) = (&verdict, &command) {
+            self.log_refused_join(Some(join.room.as_str()), rejection, false);
+        }
         match verdict.and_then(|()| self.prepare(id, text, command)) {
             Ok(Permitted::Message(message)) => {
                 return Some(Unfinished::Message { id, message, is_new_room });
@@ -507,6 +511,7 @@ impl Connection {
     /// Answers a frame with an error. The client was charged for it as for any other frame.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
+        self.log_refused_frame(rejection);
         self.member.reply(&ServerFrame::from(rejection));
     }
 

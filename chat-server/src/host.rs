@@ -14,7 +14,7 @@ use axum::http::uri::{Authority, Uri};
 use parking_lot::RwLock;
 
 use crate::log_budget::OncePerMinute;
-use crate::refusal::Refusal;
+use crate::refusal::{Foreign, Refusal};
 
 /// The longest DNS name. A longer host is cut in the log.
 const LONGEST_NAME: usize = 253;
@@ -66,24 +66,20 @@ impl Hosts {
     }
 
     /// The headers are those of a request that [`check_form`](crate::host_check::check_form) lets pass.
-    pub(crate) fn check(
-        &self,
-        headers: &HeaderMap,
-        address: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         match host_header(headers) {
             Some(authority) if !self.contain(&authority) => {
-                self.warn(&authority, address);
-                Err(Refusal::host())
+                let host = authority.host();
+                let host = host.get(..LONGEST_NAME).unwrap_or(host).to_owned();
+                Err(Refusal::host().of(Foreign { host: Some(host), origin: None }))
             }
             _ => Ok(()),
         }
     }
 
-    fn warn(&self, authority: &Authority, address: Option<IpAddr>) {
+    /// Logs a request for another host.
+    pub(crate) fn warn(&self, host: &str, address: Option<IpAddr>) {
         if self.warned.is_due() {
-            let host = authority.host();
-            let host = host.get(..LONGEST_NAME).unwrap_or(host);
             tracing::warn!(
                 host,
                 address = address.map(display),

@@ -20,9 +20,7 @@ pub(crate) async fn check(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let address = state.proxies.client_address(request.headers(), request.extensions());
-    let checked =
-        set_host(&mut request).and_then(|()| state.hosts.check(request.headers(), address));
+    let checked = set_host(&mut request).and_then(|()| state.hosts.check(request.headers()));
     answer(&state, checked, request, next).await
 }
 
@@ -46,11 +44,13 @@ async fn answer(
     match checked {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
+            let address = state.proxies.client_address(request.headers(), request.extensions());
             state.metrics.limited("host");
             if handshake::is_requested(request.headers()) {
-                let address = state.proxies.client_address(request.headers(), request.extensions());
                 state.metrics.refused(&refusal);
                 state.client_lines.handshake_refused(&refusal, None, None, address);
+            } else if let Some(host) = refusal.foreign.as_ref().and_then(|it| it.host.as_deref()) {
+                state.hosts.warn(host, address);
             }
             refusal.into_response()
         }

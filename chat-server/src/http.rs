@@ -211,8 +211,7 @@ async fn may_create(
 ) -> Result<(), Refusal> {
     // The body is ignored, but hyper would close the connection if it were not read.
     body?;
-    let address = state.proxies.client_address(&parts.headers, &parts.extensions);
-    state.origins.check(&parts.headers, address)?;
+    state.origins.check(&parts.headers)?;
     let query = ClientQuery::parse(&parts.uri)?;
     let (access, _) = upgrade::access(state, parts, query.token()).await?;
     if access.is_pending() {

@@ -54,7 +54,7 @@ const SOME: u8 = 2;
 #[derive(Debug, Clone)]
 struct ActiveSanction {
     /// Differs from that of an earlier sanction of the same kind, scope and user.
-    id: String,
+    id: Arc<str>,
     reason: Option<Arc<str>>,
     until: Instant,
     is_permanent: bool,
@@ -116,7 +116,7 @@ impl Moderation {
         id: &str,
     ) {
         let key = key(kind, scope, user);
-        self.until(|sanctions| sanctions.get(&key).is_some_and(|known| known.id == id)).await;
+        self.until(|sanctions| sanctions.get(&key).is_some_and(|known| *known.id == *id)).await;
     }
 
     /// Waits until `user` is not banned as far as this server knows.
@@ -211,7 +211,8 @@ impl Moderation {
         let has_end = kind == SanctionKind::Ban && !sanction.is_permanent;
         (!left.is_zero()).then(|| {
             let (reason, until) = (sanction.reason.clone(), has_end.then(|| ends_at(left)));
-            (SanctionNotice { kind, reason, until }, sanction.applied_at)
+            let id = Arc::clone(&sanction.id);
+            (SanctionNotice { id, kind, reason, until }, sanction.applied_at)
         })
     }
 
@@ -248,12 +249,12 @@ impl Moderation {
                 continue;
             };
             let known = before.get(&key).or(sanctions.get(&key));
-            let known = known.filter(|known| known.id == stored.id).map(|known| known.applied_at);
+            let known = known.filter(|known| *known.id == *stored.id).map(|known| known.applied_at);
             if known.is_none() {
                 targets.push(target);
             }
             let sanction = ActiveSanction {
-                id: stored.id,
+                id: stored.id.into(),
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
                 is_permanent: stored.is_permanent,

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 
 use crate::host::{self, host_of_url, is_loopback};
 use crate::log_budget::LogBudget;
-use crate::refusal::Refusal;
+use crate::refusal::{Foreign, Refusal};
 
 /// A longer origin is cut in the log: a name of DNS with a scheme and a port.
 const LONGEST: usize = 280;
@@ -45,25 +45,21 @@ impl Origins {
 
     /// Rejects requests of origins that may not use this server. The host of the request must have
     /// passed [`host_check::check`](crate::host_check::check).
-    pub(crate) fn check(
-        &self,
-        headers: &HeaderMap,
-        address: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
-        if self.allow_or_warn(headers, address) { Ok(()) } else { Err(Refusal::origin()) }
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self.allow(headers) {
+            return Ok(());
+        }
+        let host = host::requested(headers);
+        Err(Refusal::origin().of(Foreign { host, origin: Some(named_origin(headers)) }))
     }
 
+    /// Logs an origin that may not use this server.
     pub(crate) fn cors(&self, headers: &HeaderMap, address: Option<IpAddr>) -> Cors {
-        let origin = headers.get(ORIGIN).filter(|_| self.allow_or_warn(headers, address));
-        Cors { reader: origin.cloned() }
-    }
-
-    fn allow_or_warn(&self, headers: &HeaderMap, address: Option<IpAddr>) -> bool {
         let is_allowed = self.allow(headers);
         if !is_allowed {
             self.warn(headers, address);
         }
-        is_allowed
+        Cors { reader: headers.get(ORIGIN).filter(|_| is_allowed).cloned() }
     }
 
     /// Whether the origin of a request may use this server.
@@ -84,12 +80,11 @@ impl Origins {
     }
 
     fn warn(&self, headers: &HeaderMap, address: Option<IpAddr>) {
-        let origin = headers.get(ORIGIN).map_or(&b""[..], HeaderValue::as_bytes);
-        let origin = String::from_utf8_lossy(&origin[..origin.len().min(LONGEST)]);
+        let origin = named_origin(headers);
         if self.warned.take(&origin) {
             let host = host::requested(headers).unwrap_or_default();
             tracing::warn!(
-                origin = &*printable(&origin),
+                origin,
                 host,
                 address = address.map(display),
                 "request of an unknown origin rejected: if its pages may use this server, add it to \
@@ -97,6 +92,13 @@ impl Origins {
             );
         }
     }
+}
+
+/// The origin of a request in one line, as it was sent.
+fn named_origin(headers: &HeaderMap) -> String {
+    let origin = headers.get(ORIGIN).map_or(&b""[..], HeaderValue::as_bytes);
+    let origin = String::from_utf8_lossy(&origin[..origin.len().min(LONGEST)]);
+    printable(&origin).into_owned()
 }
 
 fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {

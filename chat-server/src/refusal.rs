@@ -28,8 +28,17 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
     /// Whether the log has a line of it.
     pub(crate) is_logged: bool,
+    /// What was asked for, of a request that is refused for its host or its origin. Boxed: few are.
+    pub(crate) foreign: Option<Box<Foreign>>,
     /// Boxed: few requests are of banned users.
     ban: Option<Box<SanctionNotice>>,
+}
+
+/// The host that a request is for, and the origin of the page that sends it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Foreign {
+    pub(crate) host: Option<String>,
+    pub(crate) origin: Option<String>,
 }
 
 /// The body of a refusal.
@@ -54,8 +63,8 @@ pub(crate) struct ErrorBody {
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        let (reason, retry_after, is_logged, ban) = (code, None, false, None);
-        Self { status, code, reason, message, retry_after, is_logged, ban }
+        let (reason, retry_after, is_logged, foreign, ban) = (code, None, false, None, None);
+        Self { status, code, reason, message, retry_after, is_logged, foreign, ban }
     }
 
     pub(crate) fn code(&self) -> &'static str {
@@ -64,6 +73,12 @@ impl Refusal {
 
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Says what was asked for.
+    pub(crate) fn of(mut self, foreign: Foreign) -> Self {
+        self.foreign = Some(Box::new(foreign));
+        self
     }
 
     /// Says that the log has a line of it.

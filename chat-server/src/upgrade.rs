@@ -66,7 +66,7 @@ impl Upgrade {
     ) -> Result<Response, Refusal> {
         params.address = state.proxies.client_address(request.headers(), request.extensions());
         applicant.room.clone_from(&params.room);
-        state.origins.check(request.headers(), params.address)?;
+        state.origins.check(request.headers())?;
         if state.is_draining() {
             return Err(Refusal::draining());
         }
@@ -246,7 +246,8 @@ mod tests {
     /// has a counter from the start.
     #[test]
     fn every_refusal_of_a_handshake_is_counted_from_the_start() {
-        let notice = SanctionNotice { kind: SanctionKind::Ban, reason: None, until: None };
+        let notice =
+            SanctionNotice { id: "1".into(), kind: SanctionKind::Ban, reason: None, until: None };
         let invalid = UserId::new("").unwrap_err();
         let mut refusals = vec![
             Refusal::name("room", invalid),

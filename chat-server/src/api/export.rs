@@ -15,10 +15,8 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Caller;
 use super::names::RoomPath;
 use super::query::Params;
-use crate::client_lines::{ApiCall, ApiLine};
 use crate::refusal::Refusal;
 use crate::service::history;
 use crate::state::{MAX_EXPORTS, State};
@@ -69,7 +67,6 @@ struct Gap {
 ))]
 pub(super) async fn export(
     Shared(state): Shared<Arc<State>>,
-    caller: Caller,
     RoomPath(room): RoomPath,
     Params(params): Params<ExportParams>,
 ) -> Result<Response, Refusal> {
@@ -77,8 +74,6 @@ pub(super) async fn export(
     let after = params.after.unwrap_or_default();
     // Also finds out whether there is a history before the answer begins.
     let position = history::page(&state, &room, HistoryRange::Latest, 1).await?.position;
-    let call = ApiCall { room: Some(&room), ..caller.call("export") };
-    state.client_lines.api_call(ApiLine::Export, &call);
     let export = Export {
         state,
         room,

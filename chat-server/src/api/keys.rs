@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use crate::identity::random_id;
 use crate::limits::{Rate, SharedBucket};
-use crate::moderation::Actor;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 
@@ -348,11 +347,6 @@ impl ActiveKey {
 
     pub(crate) fn sender(&self) -> &User {
         &self.sender
-    }
-
-    /// Who moderates, in the log.
-    pub(crate) fn actor(&self) -> Actor<'_> {
-        Actor::Key(&self.key.name)
     }
 
     pub(crate) fn has_ended(&self) -> bool {

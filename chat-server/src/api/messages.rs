@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Caller;
+use super::audit::Subject;
 use super::body::{Body, Object, bad_field, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, room_id};
-use crate::client_lines::{ApiCall, ApiLine};
 use crate::handle::{OutgoingMessage, RoomHandle, UserHandle};
 use crate::refusal::{ErrorBody, Refusal};
 use crate::state::State;
@@ -151,7 +151,7 @@ pub(super) async fn send(
     Body(request): Body<MessageRequest>,
 ) -> Result<Json<Sent>, Refusal> {
     let (message, sender) = request.message(&caller.key, &headers)?;
-    log_sender(&state, &sender, ApiCall { room: Some(&room), ..caller.call("send") });
+    caller.audit.note(sender.as_subject());
     Ok(Json(RoomHandle::new(state, room).send(message).await?.into()))
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn direct(
     Body(request): Body<MessageRequest>,
 ) -> Result<Json<Delivered>, Refusal> {
     let (message, sender) = request.message(&caller.key, &headers)?;
-    log_sender(&state, &sender, ApiCall { user: Some(&user), ..caller.call("direct") });
+    caller.audit.note(sender.as_subject());
     let published = UserHandle::new(state, user).send(message).await?;
     Ok(Json(Delivered { delivered: published.nodes }))
 }
@@ -198,7 +198,7 @@ pub(super) async fn broadcast(
     let request = MessageRequest { message, data, user, key: idempotency_key };
     let key = &caller.key;
     let (message, sender) = request.message(key, &headers)?;
-    log_sender(&state, &sender, ApiCall { rooms: Some(rooms.len()), ..caller.call("broadcast") });
+    caller.audit.note(Subject { rooms: Some(rooms.len()), ..sender.as_subject() });
     let sending = rooms.into_iter().map(|room| {
         let (state, message) = (Arc::clone(&state), message.clone());
         async move {
@@ -220,19 +220,21 @@ pub(super) async fn broadcast(
     Ok(Json(BroadcastAnswer { results }))
 }
 
-/// Logs a message whose sender the key has named, but for its text.
-fn log_sender(state: &State, sender: &Sender, call: ApiCall<'_>) {
-    if let Sender::User(user) = sender {
-        let call = ApiCall { as_user: Some(user), ..call };
-        state.client_lines.api_call(ApiLine::SentAsUser, &call);
-    }
-}
-
 /// Who sends a message.
 enum Sender {
     Key,
     /// Another than the key, which has named it.
     User(UserId),
+}
+
+impl Sender {
+    fn as_subject(&self) -> Subject {
+        let as_user = match self {
+            Self::Key => None,
+            Self::User(user) => Some(user.clone()),
+        };
+        Subject { is_own_message: as_user.is_none(), as_user, ..Subject::default() }
+    }
 }
 
 async fn send_to(

@@ -9,6 +9,7 @@ use chat_core::{RoomId, UserId};
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use super::body::{Body, OptionalBody, bad_field, integer, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, user_id};
@@ -148,12 +149,12 @@ type Answer = Result<Json<Done>, Refusal>;
 ))]
 pub(super) async fn kick(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     Body(KickRequest { user, reason }): Body<KickRequest>,
 ) -> Answer {
     let (user, scope) = (required(user)?, SanctionScope::Room(&room));
-    sanctions::kick(&state, key.actor(), scope, &user, reason.as_deref()).await?;
+    sanctions::kick(&state, caller.actor(), scope, &user, reason.as_deref()).await?;
     Ok(Done::OK)
 }
 
@@ -166,13 +167,13 @@ pub(super) async fn kick(
 ))]
 pub(super) async fn ban(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     Body(BanRequest { user, reason, until, seconds }): Body<BanRequest>,
 ) -> Answer {
     let (user, scope) = (required(user)?, SanctionScope::Room(&room));
     let time = duration(until, seconds)?.unwrap_or(LONGEST_BAN);
-    sanctions::ban(&state, key.actor(), scope, &user, time, reason.as_deref()).await?;
+    sanctions::ban(&state, caller.actor(), scope, &user, time, reason.as_deref()).await?;
     Ok(Done::OK)
 }
 
@@ -187,11 +188,11 @@ pub(super) async fn ban(
 ))]
 pub(super) async fn unban(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     Body(UnbanRequest { user }): Body<UnbanRequest>,
 ) -> Answer {
-    sanctions::unban(&state, key.actor(), SanctionScope::Room(&room), &required(user)?).await?;
+    sanctions::unban(&state, caller.actor(), SanctionScope::Room(&room), &required(user)?).await?;
     Ok(Done::OK)
 }
 
@@ -204,7 +205,7 @@ pub(super) async fn unban(
 ))]
 pub(super) async fn disconnect(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     UserPath(user): UserPath,
     OptionalBody(request): OptionalBody<DisconnectRequest>,
 ) -> Answer {
@@ -218,8 +219,8 @@ pub(super) async fn disconnect(
         (_, time) => time,
     };
     match time {
-        Some(time) => sanctions::ban(&state, key.actor(), scope, &user, time, reason).await?,
-        None => sanctions::kick(&state, key.actor(), scope, &user, reason).await?,
+        Some(time) => sanctions::ban(&state, caller.actor(), scope, &user, time, reason).await?,
+        None => sanctions::kick(&state, caller.actor(), scope, &user, reason).await?,
     }
     Ok(Done::OK)
 }
@@ -234,10 +235,10 @@ pub(super) async fn disconnect(
 ))]
 pub(super) async fn unban_user(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     UserPath(user): UserPath,
 ) -> Answer {
-    sanctions::unban(&state, key.actor(), SanctionScope::Server, &user).await?;
+    sanctions::unban(&state, caller.actor(), SanctionScope::Server, &user).await?;
     Ok(Done::OK)
 }
 

@@ -10,6 +10,8 @@ use chat_core::wire::{self, PageFrame};
 use chat_core::{Epoch, ErrorCode, HistoryRange, Position, Topic};
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
+use super::audit::Subject;
 use super::body::{Body, bad_field, missing};
 use super::connections::{BUSIEST, MAX_BUSIEST};
 use super::keys::{ActiveKey, ApiScope};
@@ -321,12 +323,13 @@ pub(super) struct UserRequest {
 ))]
 pub(super) async fn join(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
-    key.check_user(&user)?;
+    caller.key.check_user(&user)?;
+    caller.audit.note(Subject { user: Some(user.clone()), ..Subject::default() });
     let max = state.limits.config().name_bytes;
     check_name(ErrorCode::RoomNameInvalid, room.as_str(), max).map_err(Error::from)?;
     state.request_room(user, room, true).await.map_err(Error::from)?;
@@ -344,12 +347,13 @@ pub(super) async fn join(
 ))]
 pub(super) async fn leave(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     RoomPath(room): RoomPath,
     Body(UserRequest { user }): Body<UserRequest>,
 ) -> Result<Json<Done>, Refusal> {
     let user = user_id(&user.ok_or_else(|| missing("user"))?)?;
-    key.check_user(&user)?;
+    caller.key.check_user(&user)?;
+    caller.audit.note(Subject { user: Some(user.clone()), ..Subject::default() });
     state.request_room(user, room, false).await.map_err(Error::from)?;
     Ok(Done::OK)
 }

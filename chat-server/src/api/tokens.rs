@@ -11,11 +11,11 @@ use chat_core::{Capability, UserName};
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
+use super::audit::Subject;
 use super::body::{Body, bad_field, integer, missing};
 use super::keys::{ActiveKey, ApiScope};
 use super::names::user_id;
 use crate::auth::{MAX_RULES, MAX_TOKEN_BYTES, TokenClaims};
-use crate::client_lines::{ApiCall, ApiLine};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -86,8 +86,8 @@ pub(super) async fn issue(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(bad_field(format!("The token would be longer than {MAX_TOKEN_BYTES} bytes.")));
     }
-    let call = ApiCall { user: Some(&user), seconds: Some(seconds), ..caller.call("issue_token") };
-    state.client_lines.api_call(ApiLine::IssuedToken, &call);
+    let (user, seconds) = (Some(user), Some(seconds));
+    caller.audit.note(Subject { user, seconds, ..Subject::default() });
     Ok(Json(TokenAnswer { token, expires_in_ms: lifetime.as_millis() as u64 }))
 }
 

@@ -8,6 +8,8 @@ use axum::{Extension, Json};
 use chat_core::{ConnectionId, MAX_NAME_BYTES, User, UserId, UserName};
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
+use super::audit::Subject;
 use super::body::{Body, bad_field, missing};
 use super::connections::known_user;
 use super::keys::ActiveKey;
@@ -48,7 +50,7 @@ pub(super) struct StatusAnswer {
 ))]
 pub(super) async fn status(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     Body(request): Body<StatusRequest>,
 ) -> Result<Json<StatusAnswer>, Refusal> {
     let mut users = request.users.ok_or_else(|| missing("users"))?;
@@ -57,10 +59,11 @@ pub(super) async fn status(
     }
     let id = |name: &String| {
         let user = user_id(name)?;
-        key.check_user(&user)?;
+        caller.key.check_user(&user)?;
         Ok(user)
     };
     let ids = users.iter().map(id).collect::<Result<Vec<_>, Refusal>>()?;
+    caller.audit.note(Subject { users: Some(ids.len()), ..Subject::default() });
     let mut online = members::online(&state, &ids).await.map_err(Error::from)?.into_iter();
     users.retain(|_| online.next().unwrap_or_default());
     Ok(Json(StatusAnswer { online: users }))

@@ -1,14 +1,19 @@
 //! What operators learn of a connection: what it sends, when it opened, and why it ended.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use chat_core::{Sample, UserId, printable};
+use chat_core::{Rejection, RoomId, Sample, UserId, printable};
 use chat_transport::{End, Session};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::Connection;
+use super::sanctions::EvictionReason;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
+use crate::client_lines::RefusedJoin;
 use crate::sessions::Client;
 
 /// What a frame weighs beside its bytes, in bytes.
@@ -78,6 +83,59 @@ impl Connection {
         lines.credentials_rejected(error, user, self.address(), Some(&self.name()));
     }
 
+    /// `room` is what the client wants to join. `by_backend`: what a backend wants it to.
+    pub(super) fn log_refused_join(
+        &self,
+        room: Option<&str>,
+        rejection: &Rejection,
+        by_backend: bool,
+    ) {
+        self.state.client_lines.join_refused(&RefusedJoin {
+            rejection,
+            user: self.known_user(),
+            room,
+            connection: &self.name(),
+            address: self.address(),
+            by_backend,
+        });
+    }
+
+    /// Logs a frame that was refused before it was a command, if the client wants to join by it.
+    pub(super) fn log_if_join(&self, text: &str, rejection: &Rejection) {
+        if let Some(WantedRoom { room, .. }) = WantedRoom::read(text) {
+            let name = room.and_then(|room| serde_json::from_str::<String>(room.get()).ok());
+            self.log_refused_join(name.as_deref(), rejection, false);
+        }
+    }
+
+    pub(super) fn log_refused_frame(&self, rejection: &Rejection) {
+        let (code, detail) = (rejection.code.as_str(), &*rejection.message);
+        tracing::debug!(connection = self.name(), code, detail, "frame refused");
+    }
+
+    /// Logs that the server has removed the client from a room.
+    pub(super) fn log_removed(&self, room: &RoomId, reason: &EvictionReason) {
+        let (user, address) = (&self.member.user.id, self.address());
+        let is_permitted = self.state.client_lines.removals.take(user);
+        let (room, user) = (room.as_str(), user.as_str());
+        let (cause, sanction) = (reason.wire_name(), reason.sanction());
+        let (connection, address) = (self.name(), address.map(tracing::field::display));
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    connection,
+                    user,
+                    address,
+                    cause,
+                    sanction,
+                    room,
+                    "client removed from a room"
+                )
+            };
+        }
+        if is_permitted { log!(info) } else { log!(debug) }
+    }
+
     /// Counts and logs the end of the connection.
     pub(super) fn on_end<S>(&self, session: &Session<S>, end: &End, has_panicked: bool) {
         let cause = match Cause::of(end, session.violation(), self.access.is_pending()) {
@@ -90,6 +148,12 @@ impl Connection {
         let (code, address) = (close_code(end), self.address().map(tracing::field::display));
         let milliseconds = self.state.sessions.milliseconds() - self.opened;
         let detail = detail(session, end);
+        // Of a kick from the room of a client that is in one, the line of the removal has it.
+        let sanction = match cause {
+            Cause::Disconnected | Cause::Banned => self.server_sanction(),
+            _ => None,
+        };
+        let sanction = sanction.as_ref().map(|notice| &*notice.id);
         // A macro, since the level of a line is a constant.
         macro_rules! log {
             ($level:ident) => {
@@ -97,8 +161,9 @@ impl Connection {
                     connection = self.name(),
                     user = user.map(UserId::as_str),
                     address,
-                    %cause,
+                    cause = cause.as_str(),
                     code,
+                    sanction,
                     detail,
                     milliseconds,
                     frames_in = self.received_frames,
@@ -111,6 +176,22 @@ impl Connection {
         }
         let may_log = self.state.client_lines.may_log_end(cause, user, self.address());
         if may_log { log!(info) } else { log!(debug) }
+    }
+}
+
+/// What a frame wants to join, in any dialect, although it may be no valid command.
+#[derive(Deserialize)]
+struct WantedRoom<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, borrow)]
+    room: Option<&'a RawValue>,
+}
+
+impl<'a> WantedRoom<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let wanted: Self = serde_json::from_str(text).ok()?;
+        matches!(&*wanted.kind, "join" | "join_room" | "SUBSCRIBE").then_some(wanted)
     }
 }
 

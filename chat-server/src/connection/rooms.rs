@@ -116,7 +116,8 @@ impl Connection {
             // and each holds this future.
             Box::pin(self.leave_current(&join)).await;
         }
-        self.join_room(id, &join, JoinKind::Requested).await?;
+        let joined = self.join_room(id, &join, JoinKind::Requested).await;
+        joined.inspect_err(|why| self.log_refused_join(Some(join.room.as_str()), why, false))?;
         if join.exclusive
             && let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == join.room)
         {
@@ -151,13 +152,16 @@ impl Connection {
             let done = match request {
                 RoomRequest::Join(room) if self.joined_room(&room).is_some() => continue,
                 RoomRequest::Join(room) => {
-                    self.join_room(None, &Join::new(room), JoinKind::ByBackend).await
+                    let join = Join::new(room);
+                    let joined = self.join_room(None, &join, JoinKind::ByBackend).await;
+                    joined.inspect_err(|why| {
+                        self.log_refused_join(Some(join.room.as_str()), why, true);
+                    })
                 }
                 RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
             };
             if let Err(rejection) = done {
-                let (connection, message) = (self.name(), &*rejection.message);
-                tracing::debug!(connection, message, "request of a backend not carried out");
+                self.log_refused_frame(&rejection);
             }
         }
     }
@@ -181,7 +185,11 @@ impl Connection {
                 (join.history, join.exclusive) = (Some(history), true);
                 session.drive(self.join(None, join)).await
             }
-            Some(refused) => Err(self.rate_limited(refused)),
+            Some(refused) => {
+                let rejection = self.rate_limited(refused);
+                self.log_refused_join(Some(room.as_str()), &rejection, false);
+                Err(rejection)
+            }
         };
         if let Err(rejection) = joined {
             self.reject(&rejection);

@@ -22,7 +22,8 @@ impl Connection {
         sanction: &Sanction<'_>,
     ) -> Result<(), Rejection> {
         let Sanction { room, user, reason, .. } = sanction;
-        let (by, scope) = (self.as_moderator(), SanctionScope::Room(room));
+        let (connection, scope) = (self.name(), SanctionScope::Room(room));
+        let by = self.as_moderator(&connection);
         let done = sanctions::kick(&self.state, by, scope, user, reason.as_deref()).await;
         self.acknowledge(id, done)
     }
@@ -34,7 +35,8 @@ impl Connection {
         seconds: Option<u64>,
     ) -> Result<(), Rejection> {
         let Sanction { room, user, reason, .. } = sanction;
-        let (by, scope) = (self.as_moderator(), SanctionScope::Room(room));
+        let (connection, scope) = (self.name(), SanctionScope::Room(room));
+        let by = self.as_moderator(&connection);
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
         let done = sanctions::ban(&self.state, by, scope, user, time, reason.as_deref()).await;
         self.acknowledge(id, done)
@@ -46,13 +48,14 @@ impl Connection {
         room: &RoomId,
         user: &UserId,
     ) -> Result<(), Rejection> {
-        let scope = SanctionScope::Room(room);
-        let done = sanctions::unban(&self.state, self.as_moderator(), scope, user).await;
+        let (connection, scope) = (self.name(), SanctionScope::Room(room));
+        let by = self.as_moderator(&connection);
+        let done = sanctions::unban(&self.state, by, scope, user).await;
         self.acknowledge(id, done)
     }
 
-    fn as_moderator(&self) -> Actor<'_> {
-        Actor::Moderator(&self.member.user.id)
+    fn as_moderator<'a>(&'a self, connection: &'a str) -> Actor<'a> {
+        Actor::Moderator { user: &self.member.user.id, connection, address: self.address() }
     }
 
     fn acknowledge(&self, id: Option<&RawValue>, done: Result<(), Error>) -> Result<(), Rejection> {
@@ -111,7 +114,9 @@ impl Connection {
     /// Removes the client from a room. In dialects without a frame for it the connection is closed.
     pub(super) fn evict_from(&mut self, room: &RoomId, reason: &EvictionReason) {
         // Fails if the client has left the room in between.
-        let _ = self.take_room(room);
+        if self.take_room(room).is_ok() {
+            self.log_removed(room, reason);
+        }
         if self.member.is_native() {
             let mut left = Left::new(room);
             left.reason = Some(reason.wire_name().into());
@@ -135,10 +140,18 @@ pub(super) enum EvictionReason {
 }
 
 impl EvictionReason {
-    fn wire_name(&self) -> &'static str {
+    pub(super) fn wire_name(&self) -> &'static str {
         match self {
             Self::Sanctioned(notice) => notice.kind.wire_name(),
             Self::Forbidden => "forbidden",
+        }
+    }
+
+    /// The id of the sanction, for the log.
+    pub(super) fn sanction(&self) -> Option<&str> {
+        match self {
+            Self::Sanctioned(notice) => Some(&notice.id),
+            Self::Forbidden => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! A kick or a ban: what it is, who imposes it, and how it is stored.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use chat_broker::{Broker, BrokerError, Record, SetOptions, SharedTable};
 use chat_core::{RoomId, UserId, printable};
 use serde::{Deserialize, Serialize};
+use tracing::field::display;
 
 use crate::identity::random_id;
 use crate::log_budget::LogBudget;
@@ -34,8 +36,15 @@ pub(crate) enum Actor<'a> {
     /// The application.
     Backend,
     /// A backend, by the name of its key.
-    Key(&'a str),
-    Moderator(&'a UserId),
+    Key {
+        name: &'a str,
+        address: Option<IpAddr>,
+    },
+    Moderator {
+        user: &'a UserId,
+        connection: &'a str,
+        address: Option<IpAddr>,
+    },
 }
 
 /// The kind of a sanction.
@@ -50,6 +59,8 @@ pub(crate) enum SanctionKind {
 /// What the sanctioned user receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SanctionNotice {
+    /// The id, for the log.
+    pub(crate) id: Arc<str>,
     pub(crate) kind: SanctionKind,
     pub(crate) reason: Option<Arc<str>>,
     /// When the ban ends, in milliseconds since 1970; `None`: by an unban.
@@ -125,8 +136,9 @@ pub(crate) async fn impose(
     let seconds = (kind == SanctionKind::Ban).then(|| time.min(LONGEST_BAN).as_secs_f64());
     let reason = stored.reason.as_deref().map(printable);
     let reason = reason.as_deref();
-    let (kind, ok) = (kind.in_log(scope), done.is_ok());
+    let (sanction, kind, ok) = (&*stored.id, kind.in_log(scope), done.is_ok());
     let (key, moderator, room, user) = (by.key(), by.moderator(), scope.room(), user.as_str());
+    let (by_connection, by_address) = (by.connection(), by.address().map(display));
     let (by, scope) = (by.name(), scope.name());
     // A macro, since the level of a line is a constant.
     macro_rules! log {
@@ -142,6 +154,9 @@ pub(crate) async fn impose(
                 seconds,
                 reason,
                 ok,
+                sanction,
+                by_connection,
+                by_address,
                 "user sanctioned"
             )
         };
@@ -165,11 +180,28 @@ pub(crate) async fn unban(
     let done = table_of(broker)?.remove(&key(SanctionKind::Ban, scope, user)).await;
     let ok = done.is_ok();
     let (key, moderator, room, user) = (by.key(), by.moderator(), scope.room(), user.as_str());
+    let (by_connection, by_address) = (by.connection(), by.address().map(display));
     let (by, scope) = (by.name(), scope.name());
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                by,
+                key,
+                moderator,
+                scope,
+                room,
+                user,
+                ok,
+                by_connection,
+                by_address,
+                "ban lifted"
+            )
+        };
+    }
     if lines.take(&key.or(moderator)) {
-        tracing::info!(by, key, moderator, scope, room, user, ok, "ban lifted");
+        log!(info)
     } else {
-        tracing::debug!(by, key, moderator, scope, room, user, ok, "ban lifted");
+        log!(debug)
     }
     done
 }
@@ -224,22 +256,36 @@ impl<'a> Actor<'a> {
     fn name(self) -> &'static str {
         match self {
             Self::Backend => "application",
-            Self::Key(_) => "key",
-            Self::Moderator(_) => "moderator",
+            Self::Key { .. } => "key",
+            Self::Moderator { .. } => "moderator",
         }
     }
 
     fn key(self) -> Option<&'a str> {
         match self {
-            Self::Key(name) => Some(name),
+            Self::Key { name, .. } => Some(name),
             _ => None,
         }
     }
 
     fn moderator(self) -> Option<&'a str> {
         match self {
-            Self::Moderator(user) => Some(user.as_str()),
+            Self::Moderator { user, .. } => Some(user.as_str()),
             _ => None,
+        }
+    }
+
+    fn connection(self) -> Option<&'a str> {
+        match self {
+            Self::Moderator { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Key { address, .. } | Self::Moderator { address, .. } => address,
+            Self::Backend => None,
         }
     }
 }

@@ -62,7 +62,7 @@ async fn impose(
     check_room_for_more(state, by)?;
     let (broker, lines) = (&**state.hub.broker(), &state.client_lines.sanctions);
     let id = moderation::impose(broker, lines, by, kind, scope, user, time, reason).await?;
-    if matches!(by, Actor::Moderator(moderator) if moderator == user) {
+    if matches!(by, Actor::Moderator { user: moderator, .. } if moderator == user) {
         // The connection of the moderator is in the room until it has returned from this call.
         return Ok(());
     }
@@ -101,7 +101,7 @@ fn check_reason(reason: Option<&str>) -> Result<(), Rejection> {
 
 /// Moderators leave a part of the table to backends.
 fn check_room_for_more(state: &State, by: Actor<'_>) -> Result<(), Rejection> {
-    if !matches!(by, Actor::Moderator(_)) || !state.moderation.is_nearly_full() {
+    if !matches!(by, Actor::Moderator { .. }) || !state.moderation.is_nearly_full() {
         return Ok(());
     }
     state.metrics.limited("sanctions");

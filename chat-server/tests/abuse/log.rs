@@ -124,7 +124,7 @@ async fn client_that_reconnects_in_a_loop_writes_few_lines() {
     assert!((10..=20).contains(&lines), "{lines} lines");
     server.signal("TERM");
     server.exit();
-    let suppressed = "suppressed log lines of ended connections cause=client_closed lines=";
+    let suppressed = "suppressed log lines of ended connections cause=\"client_closed\" lines=";
     let number = server.until_logged(suppressed).rsplit('=').next().unwrap().parse::<usize>();
     assert!(lines + number.unwrap() <= 200);
 }

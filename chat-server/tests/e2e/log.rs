@@ -75,7 +75,8 @@ async fn post(server: &Chat, path: &str, body: &Value) {
 
 /// The line of the end of a user's connection.
 fn ended(server: &Chat, user: &str) -> Value {
-    let of_user = format!(r#""user":"{user}","address""#);
+    // Its user is named after its cause.
+    let of_user = format!(r#""user":"{user}","address":"127.0.0.1","cause":"{user}","code""#);
     serde_json::from_str(&server.until_logged(&of_user)).unwrap()
 }
 

@@ -56,10 +56,16 @@ async fn refused_handshakes_are_logged_with_their_causes() {
         assert_eq!(server.raw(&request).await.0, status, "{cause}");
         let line = line(&server, &format!(r#""cause":"{cause}""#));
         assert_eq!(line["message"], "handshake refused", "{line}");
-        assert_eq!((&line["level"], &line["status"]), (&json!("INFO"), &json!(status)), "{line}");
+        let level = if cause.starts_with("foreign") { "WARN" } else { "INFO" };
+        assert_eq!((&line["level"], &line["status"]), (&json!(level), &json!(status)), "{line}");
         assert_eq!(line["address"], "127.0.0.1", "{line}");
         assert!(line["code"].is_string() && line["detail"].is_string(), "{line}");
     }
+    let of_page = line(&server, r#""cause":"foreign_origin""#);
+    assert_eq!(
+        (&of_page["origin"], &of_page["host"]),
+        (&json!("https://page.example"), &json!("localhost"))
+    );
     let of_bob = line(&server, r#""cause":"banned""#);
     assert_eq!((&of_bob["user"], &of_bob["code"]), (&json!("bob"), &json!("banned")), "{of_bob}");
     let of_eve = line(&server, r#""cause":"forbidden""#);
@@ -135,6 +141,196 @@ async fn rejected_key_is_logged_with_the_name_in_it() {
         server.until_logged(fields);
     }
     assert_eq!(server.logged("0123456789"), 0);
+}
+
+/// As [`line`], of a refused join.
+fn refused_join(server: &Chat, code: &str) -> Value {
+    let line = line(server, &format!(r#""code":"{code}","user""#));
+    assert_eq!(line["message"], "join refused", "{line}");
+    assert_eq!((&line["level"], &line["address"]), (&json!("INFO"), &json!("127.0.0.1")), "{line}");
+    assert!(line["connection"].is_string() && line["detail"].is_string(), "{line}");
+    line
+}
+
+#[tokio::test]
+async fn refused_joins_are_logged_with_their_codes() {
+    let server = server("json", &["--max-rooms=1", "--join-rate=1/8", "--max-wait=1ms"]);
+    let join = |room: &str| json!({"type": "join", "room": room});
+    let mut ann = native(&server, &granting("ann", &[("a*", &["join"])])).await;
+    ask(&mut ann, "joined", join("a")).await;
+    let invalid = format!("\u{1b}[31m\"x\" user=\"ceo\"\n{}", "x".repeat(10_000));
+    assert_eq!(
+        post(&server, "/rooms/a-closed/ban", &json!({"user": "ann", "reason": "spam"})).await,
+        200
+    );
+    for (room, code) in [
+        ("staff", "forbidden"),
+        ("a-closed", "banned"),
+        ("a2", "too_many_rooms"),
+        (&invalid, "room_name_invalid"),
+    ] {
+        assert_eq!(ask(&mut ann, "error", join(room)).await["code"], code);
+        let line = refused_join(&server, code);
+        assert_eq!(line["user"], "ann", "{line}");
+        let shown = line["room"].as_str().unwrap();
+        assert!(shown == room || room == invalid && shown.len() < 400, "{line}");
+        assert!(!shown.contains(['\n', '\u{1b}']), "{line}");
+    }
+    assert_eq!(refused_join(&server, "banned")["detail"], "You are banned from this room: spam");
+    // In the name of a backend, which needs no permission, and is no way around a ban.
+    assert_eq!(post(&server, "/rooms/a-closed/join", &json!({"user": "ann"})).await, 200);
+    let by_backend = line(&server, r#""by":"backend""#);
+    assert_eq!((&by_backend["code"], &by_backend["user"]), (&json!("banned"), &json!("ann")));
+    for _ in 0..50 {
+        ask(&mut ann, "error", join("a3")).await;
+    }
+    assert_eq!(refused_join(&server, "rate_limited")["room"], "a3");
+    let at_info = server.logged("join refused");
+    assert!(at_info <= 60, "{at_info} lines of 55 refusals, and a minute may end in between");
+    assert_eq!(server.logged("frame refused"), 0);
+}
+
+#[tokio::test]
+async fn other_refused_frames_are_logged_at_debug() {
+    let server = server("json", &["--log=info,chat_server::connection::report=debug"]);
+    let mut ann = native(&server, &granting("ann", &[("a", &["join"])])).await;
+    let send = json!({"type": "send", "room": "a", "message": "a secret text"});
+    assert_eq!(ask(&mut ann, "error", send).await["code"], "forbidden");
+    let line = line(&server, "frame refused");
+    assert_eq!((&line["level"], &line["code"]), (&json!("DEBUG"), &json!("forbidden")), "{line}");
+    assert!(line["connection"].is_string(), "{line}");
+    assert_eq!(server.logged("a secret text"), 0);
+}
+
+/// A user whose client tries again in a loop does not hide the others at the same address.
+#[tokio::test]
+async fn rejected_tokens_of_one_user_do_not_hide_those_of_others() {
+    let server = server("human", &[]);
+    let expired = |user: &str| signed(&json!({"sub": user, "exp": 1_000_000_000}));
+    let attempt =
+        async |token: &str| server.raw(&handshake(&format!("/ws?token={token}"), "")).await.0;
+    for _ in 0..30 {
+        assert_eq!(attempt(&expired("loops")).await, 401);
+        assert_eq!(attempt("guess").await, 401);
+    }
+    assert_eq!(attempt(&expired("ann")).await, 401);
+    server.until_logged("user=\"ann\"");
+    // A minute may end in between.
+    for hidden in ["user=\"loops\"", "reason=\"the token is not valid: it is not a JWT"] {
+        assert!((10..=20).contains(&server.logged(hidden)), "{hidden}");
+    }
+}
+
+/// The kick, its moderator, and what became of the user's connection are found by one id.
+#[tokio::test]
+async fn sanction_and_what_it_ended_have_the_same_id() {
+    let server = server("json", &[]);
+    let moderator = granting("mod", &[("*", &["join", "moderate"])]);
+    let mut moderator = native(&server, &moderator).await;
+    let mut bob = native(&server, &granting("bob", &[("*", &["join"])])).await;
+    ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    ask(&mut moderator, "ok", json!({"type": "kick", "room": "r", "user": "bob"})).await;
+    let kick = line(&server, r#""kind":"kick""#);
+    assert_eq!((&kick["moderator"], &kick["by_address"]), (&json!("mod"), &json!("127.0.0.1")));
+    assert!(kick["by_connection"].is_string(), "{kick}");
+    let removed = line(&server, "client removed from a room");
+    for (field, value) in [
+        ("sanction", kick["sanction"].clone()),
+        ("cause", json!("kicked")),
+        ("user", json!("bob")),
+        ("room", json!("r")),
+        ("address", json!("127.0.0.1")),
+    ] {
+        assert!(value.is_string() && removed[field] == value, "{field}: {removed} {kick}");
+    }
+    assert_ne!(removed["connection"], kick["by_connection"]);
+
+    assert_eq!(post(&server, "/users/bob/disconnect", &json!({"seconds": 60})).await, 200);
+    bob.recv_until_close().await;
+    let ban = line(&server, r#""kind":"ban""#);
+    assert_eq!((&ban["key"], &ban["by_address"]), (&json!("api"), &json!("127.0.0.1")), "{ban}");
+    let ended = line(&server, "connection ended");
+    assert_eq!((&ended["cause"], &ended["sanction"]), (&json!("banned"), &ban["sanction"]));
+    assert_eq!(ended["connection"], removed["connection"], "{ended}");
+}
+
+/// The bodies of calls that need one.
+fn body_of(call: &str) -> Value {
+    match call {
+        "send" | "direct" => json!({"message": "a secret text", "user": {"id": "u"}}),
+        "broadcast" => json!({"message": "a secret text", "user": {"id": "u"}, "rooms": ["r"]}),
+        "status" => json!({"users": ["u"]}),
+        "issue_token" => json!({"user": "u", "seconds": 60}),
+        "batch" => json!({"calls": []}),
+        _ => json!({"user": "u"}),
+    }
+}
+
+/// Of all calls in the document: a new one has a line, or is known to need none.
+#[tokio::test]
+async fn calls_that_change_or_read_what_is_personal_are_logged() {
+    const NEUTRAL: [&str; 7] = ["batch", "key", "nodes", "openapi", "room", "rooms", "samples"];
+    const SANCTIONS: [&str; 5] = ["ban", "disconnect", "kick", "unban", "unban_user"];
+    let server = server("json", &[]);
+    let (_, _, document) = request(server.port(), KEY, "", "GET /api/openapi.json", "").await;
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let mut calls = 0;
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().unwrap() {
+            let call = operation["operationId"].as_str().unwrap();
+            let url = path.replace("{room}", "r").replace("{user}", "u");
+            let body = match &operation["requestBody"] {
+                Value::Null => String::new(),
+                _ if call == "disconnect" => "{}".to_owned(),
+                _ => body_of(call).to_string(),
+            };
+            let first_line = format!("{} {url}", method.to_uppercase());
+            let (status, _, answer) = request(server.port(), KEY, "", &first_line, &body).await;
+            assert_eq!(status, 200, "{call}: {answer}");
+            calls += 1;
+            if NEUTRAL.contains(&call) {
+                continue;
+            }
+            if SANCTIONS.contains(&call) {
+                server.until_logged(r#""by_address":"127.0.0.1""#);
+                continue;
+            }
+            let line = line(&server, &format!(r#""call":"{call}""#));
+            assert_eq!((&line["key"], &line["address"]), (&json!("api"), &json!("127.0.0.1")));
+            assert_eq!((&line["status"], &line["level"]), (&json!(200), &json!("INFO")), "{line}");
+            for (parameter, field) in [("{room}", "room"), ("{user}", "user")] {
+                let expected = path.contains(parameter).then_some(&field[..1]);
+                assert!(expected.is_none() || line[field] == *expected.unwrap(), "{line}");
+            }
+        }
+    }
+    assert!(calls > 20, "{calls}");
+    for (call, field, value) in [("join", "user", json!("u")), ("status", "users", json!(1))] {
+        assert_eq!(line(&server, &format!(r#""call":"{call}""#))[field], value, "{call}");
+    }
+    assert_eq!(server.logged("sanctioned") + server.logged("ban lifted"), SANCTIONS.len());
+    for call in NEUTRAL {
+        assert_eq!(server.logged(&format!(r#""call":"{call}""#)), 0, "{call}");
+    }
+    assert_eq!(server.logged("a secret text"), 0);
+}
+
+/// A page that shows figures polls them: each read has a line, and once a minute.
+#[tokio::test]
+async fn repeated_reads_of_the_api_are_logged_once() {
+    let server = server("json", &[]);
+    for _ in 0..100 {
+        for user in ["ann", "bob"] {
+            let call = format!("GET /api/users/{user}/connections");
+            assert_eq!(request(server.port(), KEY, "", &call, "").await.0, 200);
+        }
+    }
+    for user in ["ann", "bob"] {
+        let lines = server.logged(&format!(r#""call":"user_connections","user":"{user}""#));
+        // A minute may end in between.
+        assert!((1..=2).contains(&lines), "{user}: {lines}");
+    }
 }
 
 #[tokio::test]
@@ -293,23 +489,22 @@ async fn errors_of_redis_are_quoted() {
     assert!(line.contains(cause), "{line}");
 }
 
-/// The advice is a setting as the file of settings has it, and as the runbook quotes it.
+/// One line has the advice, which names the setting as the file of settings has it.
 #[tokio::test]
-async fn refused_origin_is_logged_with_the_client_and_the_setting() {
+async fn refused_page_is_logged_once_with_the_client_and_the_setting() {
     let server = server("human", &[]);
     let answer = server.raw(&handshake("/ws", "Origin: https://app.example\r\n")).await;
     assert!(answer.2.contains("the setting allow-origin."), "{}", answer.2);
-    let line = server.until_logged("request of an unknown origin rejected");
-    let expected = "request of an unknown origin rejected: if its pages may use this server, add it to \
-                    --allow-origin (CHAT_ALLOW_ORIGIN) origin=\"https://app.example\" host=\"localhost\" \
-                    address=127.0.0.1";
-    assert!(line.ends_with(expected), "{line}");
+    let line = server.until_logged("app.example");
+    let expected = "handshake refused cause=\"foreign_origin\" status=403 code=\"origin_not_allowed\" \
+                    origin=\"https://app.example\" host=\"localhost\" address=127.0.0.1 detail=";
+    assert!(line.contains("WARN") && line.contains(expected), "{line}");
+    assert!(line.ends_with("the setting allow-origin.\""), "{line}");
     let answer = server.raw(&handshake("/ws", "").replace("localhost", "a.example")).await;
     assert!(answer.2.contains("the setting allow-host."), "{}", answer.2);
-    let line = server.until_logged("request for an unknown host rejected");
-    let advice = "add it to --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)";
-    assert!(
-        line.contains(advice) && line.ends_with("host=\"a.example\" address=127.0.0.1"),
-        "{line}"
-    );
+    let line = server.until_logged("a.example");
+    let expected = "handshake refused cause=\"foreign_host\" status=403 code=\"host_not_allowed\" \
+                    host=\"a.example\" address=127.0.0.1 detail=";
+    assert!(line.contains("WARN") && line.contains(expected), "{line}");
+    assert_eq!((server.logged("app.example"), server.logged("a.example")), (1, 1));
 }

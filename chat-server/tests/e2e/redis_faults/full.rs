@@ -36,6 +36,10 @@ async fn full_redis_refuses_messages_of_rooms_with_history_alone() {
         assert_eq!(status, 200, "no other server has more room");
         assert!(body.starts_with("ready, but the broker is full"), "{body}");
     }
+    for server in [&first, &second] {
+        let line = server.until_logged(FULL);
+        assert!(line.contains("cause=\"OOM command not allowed"), "{line}");
+    }
     let refused = send(&mut ann, "error", "kept", "refused").await;
     assert_eq!(refused["code"], "broker_unavailable");
     send(&mut ann, "ok", "game-1", "passed on").await;

@@ -1,0 +1,51 @@
+//! The line of the log that a call has: which key called for what, and about whom.
+//!
+//! Every call that changes something, and every call that reads what is personal, has one: a call is
+//! logged unless its line in [`calls`](super::calls) says that it is neither.
+
+use std::sync::Arc;
+
+use chat_core::UserId;
+use parking_lot::Mutex;
+
+/// What a call does, as far as the log is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Changes,
+    /// Reads what users have written, where they are or who they are.
+    ReadsPersonal,
+    /// Changes what has a line of its own, with more in it.
+    Sanctions,
+    /// Neither changes anything nor reads what is personal, or is only the sum of other calls.
+    Neutral,
+}
+
+/// What a call is about, as far as its path does not say it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Subject {
+    /// The user whom the call is about.
+    pub(super) user: Option<UserId>,
+    /// The sender that the key has named.
+    pub(super) as_user: Option<UserId>,
+    /// How many users, or rooms, the call is about.
+    pub(super) users: Option<usize>,
+    pub(super) rooms: Option<usize>,
+    /// The lifetime of the token that was issued.
+    pub(super) seconds: Option<u64>,
+    /// Whether it is a message in the name of the key, which says itself who sent it.
+    pub(super) is_own_message: bool,
+}
+
+/// Where the handler of a call notes its subject.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Audit(Arc<Mutex<Subject>>);
+
+impl Audit {
+    pub(super) fn note(&self, subject: Subject) {
+        *self.0.lock() = subject;
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        self.0.lock().clone()
+    }
+}
