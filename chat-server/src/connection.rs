@@ -189,6 +189,7 @@ impl Connection {
             in_flight: VecDeque::new(),
             held,
         };
+        connection.state.metrics.opened();
         connection.log_open();
         if let Some(notice) = connection.server_ban() {
             connection.enforce(&notice);

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     received_frames: Counter,
     received_bytes: Counter,
     published: Counter,
+    opened: Counter,
     rejected: Family<CodeLabel, Counter>,
     closed: Family<CloseLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
@@ -202,6 +203,11 @@ impl Metrics {
         self.published.inc();
     }
 
+    /// Counts a connection of a client.
+    pub(crate) fn opened(&self) {
+        self.opened.inc();
+    }
+
     /// The messages passed to the broker.
     pub(crate) fn messages(&self) -> u64 {
         self.published.get()
@@ -268,6 +274,7 @@ impl Metrics {
         registry.register("received_frames", "Text frames from clients", frames);
         registry.register("received_bytes", "Bytes of text from clients", bytes);
         registry.register("published", "Messages handed to the broker", self.published.clone());
+        registry.register("opened", "Connections opened", self.opened.clone());
         registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
         let (limited, refused) = (self.limited.clone(), self.refused.clone());
         registry.register("limited", "Times that a limit applied to a client, by limit", limited);
