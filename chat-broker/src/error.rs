@@ -80,14 +80,16 @@ impl BrokerError {
         if let Self::Damaged { topic, .. } = self { Some(topic) } else { None }
     }
 
+    /// As [`refused`](Self::refused), for lack of memory.
+    #[cfg(feature = "redis")]
+    pub(crate) fn full(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused(Cause { is_full: true, ..Cause::new(cause) })
+    }
+
     /// Whether the backend [refused](Self::Refused) for lack of memory.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        match self {
-            #[cfg(feature = "redis")]
-            Self::Refused(cause) => crate::redis::is_full(&**cause),
-            _ => false,
-        }
+        matches!(self, Self::Refused(Cause { is_full: true, .. }))
     }
 
     /// [`BrokerError::Config`] because of `cause`.
@@ -99,11 +101,15 @@ impl BrokerError {
 /// The error of a backend. It dereferences to that error and does not implement [`Error`] itself,
 /// so the [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
 #[derive(Debug, Clone)]
-pub struct Cause(Arc<dyn Error + Send + Sync>);
+pub struct Cause {
+    error: Arc<dyn Error + Send + Sync>,
+    /// Whether it is a lack of memory.
+    is_full: bool,
+}
 
 impl Cause {
     fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Arc::from(cause.into()))
+        Self { error: Arc::from(cause.into()), is_full: false }
     }
 }
 
@@ -111,13 +117,13 @@ impl Deref for Cause {
     type Target = dyn Error + Send + Sync;
 
     fn deref(&self) -> &Self::Target {
-        &*self.0
+        &*self.error
     }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 

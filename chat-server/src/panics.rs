@@ -66,7 +66,42 @@ fn message(payload: &dyn Any) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+
+    use parking_lot::Mutex;
+
     use super::*;
+
+    static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+    struct ToLines;
+
+    impl Write for ToLines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LINES.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn panic_is_one_line_with_its_server() {
+        name("n5p2", Some("chat-1".to_owned()));
+        log_to(&Arc::default());
+        let lines = tracing_subscriber::fmt().with_writer(|| ToLines).with_ansi(false).finish();
+        tracing::subscriber::with_default(lines, || {
+            let _ = panic::catch_unwind(|| panic!("a bug\nwith {}", 7));
+        });
+        drop(panic::take_hook());
+        let text = String::from_utf8(LINES.lock().clone()).unwrap();
+        let expected = r#"panicked node="n5p2" host="chat-1" at="chat-server/src/panics.rs:"#;
+        assert!(text.contains("ERROR") && text.contains(expected), "{text}");
+        assert!(text.ends_with("detail=\"a bug\\\\nwith 7\"\n"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
 
     #[test]
     fn message_is_one_line_of_a_bounded_length() {

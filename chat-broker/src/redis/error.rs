@@ -28,6 +28,7 @@ pub(super) fn timed_out() -> RedisError {
 /// The error of a failed command for the caller of the broker.
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     let refused = match code(&error).as_deref() {
+        Some("OOM") => return BrokerError::full(error),
         Some(code) => !is_passing(code),
         None => matches!(
             error.kind(),

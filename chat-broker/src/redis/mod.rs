@@ -53,7 +53,6 @@ mod table;
 mod tail;
 mod wire;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -379,10 +378,4 @@ impl Drop for RedisBroker {
         // The task that reads the socket may outlive the broker by a moment.
         self.subscriber.close();
     }
-}
-
-/// Whether the cause of an error is a Redis without memory.
-pub(crate) fn is_full(cause: &(dyn Error + Send + Sync + 'static)) -> bool {
-    let error = cause.downcast_ref::<redis::RedisError>();
-    error.and_then(error::code).as_deref() == Some("OOM")
 }
