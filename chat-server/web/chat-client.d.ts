@@ -56,7 +56,8 @@ export interface Message<Data = unknown> {
   room: string;
   /** Rises by one; absent in a room without history. */
   offset?: number;
-  /** In the first message of a sequence. */
+  /** Of each `message` event, unless the room has no history: `{ epoch, offset }` is a position for
+   *  `since`. In the lists of an answer the first message of a sequence has it, and others may. */
   epoch?: string;
   user: User;
   message: string;

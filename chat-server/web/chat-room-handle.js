@@ -129,7 +129,7 @@ export class SharedRoom {
       this.#onJoined(joined);
     },
     message: (message) => {
-      this.#epoch = message.epoch ?? this.#epoch;
+      this.#epoch = message.epoch;
       const entry = this.#entry(message);
       if (this.#isGap) entry.isAfterGap = true;
       this.#isGap = false;

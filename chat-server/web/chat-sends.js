@@ -58,9 +58,9 @@ export class Sends {
 
   /** The client received a message of its own: if it is one of these, it was taken, even if the
    *  answer was lost. */
-  seen({ key, offset }, epoch) {
-    const send = this.#queue.find(({ frame }) => frame.key === key);
-    if (send) this.#taken(send, { offset, epoch });
+  seen(message) {
+    const send = this.#queue.find(({ frame }) => frame.key === message.key);
+    if (send) this.#taken(send, message);
   }
 
   /** Sends the first message if it may be sent, else watches its deadline. */

@@ -50,9 +50,9 @@ fn bot_of_the_documentation_answers_across_restarts() {
     let mut server = Server::start();
     server.kill();
     let url = socket(&server);
-    let positions = std::env::temp_dir().join(format!("bot-positions-{}", std::process::id()));
-    let _ = std::fs::remove_file(&positions);
-    let variables = [("CHAT_URL", url.as_str()), ("POSITIONS", positions.to_str().unwrap())];
+    let state = std::env::temp_dir().join(format!("bot-state-{}", std::process::id()));
+    let _ = std::fs::remove_file(&state);
+    let variables = [("CHAT_URL", url.as_str()), ("STATE", state.to_str().unwrap())];
     let start_bot = || Node::start_with(&["examples/bot.js"], &variables);
     let mut bot = start_bot();
     bot.until("waiting");
@@ -89,7 +89,7 @@ fn bot_of_the_documentation_answers_across_restarts() {
     let said = std::iter::repeat_with(|| asker.line()).find(|line| !line.ends_with("Bot"));
     assert_eq!(said.as_deref(), Some("missed"));
     assert_eq!(bot.end(), Some(0));
-    let _ = std::fs::remove_file(&positions);
+    let _ = std::fs::remove_file(&state);
 }
 
 /// Nothing is lost, doubled or reordered while connections end, and servers are killed and started.

@@ -34,6 +34,25 @@ async function member(options) {
 const codeOf = (promise) => promise.then(() => "none", ({ code }) => code);
 
 suite("events", () => {
+  test("each message has a position from which another client continues", async () => {
+    const chat = await member();
+    const positions = [];
+    chat.on("message", ({ epoch, offset }) => positions.push({ epoch, offset }));
+    await chat.send("r", "one");
+    server.say("r", "Bob", "two");
+    await settled();
+    server.forget("r");
+    for (const text of ["three", "four"]) server.say("r", "Bob", text);
+    await settled();
+    deepStrictEqual(positions.map(({ offset }) => offset), [1, 2, 1, 2]);
+    deepStrictEqual(positions[3], server.position("r"));
+    ok(positions[0].epoch === positions[1].epoch && positions[1].epoch !== positions[2].epoch);
+    const next = newClient();
+    next.connect();
+    const { recovered, messages } = await next.join("r", { since: positions[2] });
+    deepStrictEqual([recovered, messages.map(({ message }) => message)], [true, ["four"]]);
+  });
+
   test("off, once and a signal remove handlers", async () => {
     const chat = newClient();
     const received = [];

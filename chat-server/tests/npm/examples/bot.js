@@ -3,16 +3,22 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { ChatClient } from "roomcast";
 import { WebSocket } from "ws";
 
-const { CHAT_URL, CHAT_TOKEN, ROOMS = "general", MODERATORS = "", POSITIONS = "positions.json" } = process.env;
+const { CHAT_URL, CHAT_TOKEN, ROOMS = "general", MODERATORS = "", STATE = "bot.json" } = process.env;
 const moderators = MODERATORS.split(",");
 
-/** By room: up to where its messages are handled. */
-const positions = existsSync(POSITIONS) ? JSON.parse(readFileSync(POSITIONS, "utf8")) : {};
+/** `positions`: by room, up to where its messages are handled. `resume`: without a token, the user of this bot. */
+const { positions, resume } = existsSync(STATE) ? JSON.parse(readFileSync(STATE, "utf8")) : { positions: {} };
 
-const chat = new ChatClient(CHAT_URL, { name: "Bot", token: CHAT_TOKEN, WebSocket });
+const chat = new ChatClient(CHAT_URL, {
+  name: "Bot",
+  token: CHAT_TOKEN,
+  resume,
+  sendTimeoutMs: 240_000, // less than the five minutes for which servers know a key
+  WebSocket,
+});
 
 const commands = {
-  echo: (room, words) => words.join(" "),
+  echo: async (room, words) => words.join(" "),
   async who(room) {
     const { members, count } = await chat.members(room);
     return `${count}: ${members.map(({ id, name }) => `${name} (${id})`).join(", ")}`;
@@ -40,43 +46,67 @@ async function isMember(room, user) {
 
 const forModerators = new Set(["kick", "ban"]);
 
-async function handle({ room, user, message, offset }, epoch) {
+/** Errors that the same answer would have again. */
+const FINAL = new Set(["bad_field", "forbidden", "message_too_long", "rejected", "too_large"]);
+
+/** Keys of answers that were received, and whose turn to be handled has not come. */
+const answered = new Set();
+
+const isOwn = ({ user }) => user.id === chat.user.id;
+
+async function handle(message) {
+  const { room, key, epoch, offset } = message;
+  if (isOwn(message)) answered.delete(key);
+  else if (!(await answer(message))) return;
+  if (offset !== undefined) store(room, { epoch, offset });
+}
+
+/** Answers a message that is a command. Returns whether it is done with. */
+async function answer({ room, user, message, epoch, offset }) {
   const [name, ...words] = message.slice(1).split(" ");
-  if (user.id !== chat.user?.id && message.startsWith("!") && Object.hasOwn(commands, name)) {
-    const isAllowed = moderators.includes(user.id) || !forModerators.has(name);
-    const answering = isAllowed ? commands[name](room, words) : "That is for moderators.";
-    const answer = await Promise.resolve(answering).catch(({ code }) => `That failed: ${code}.`);
-    // The key is the same if the bot starts again before it has stored that it has answered.
-    const key = `answer-${epoch}-${offset}`;
-    await chat.send(room, answer, { key }).catch(({ code }) => console.error("not answered:", room, code));
+  // The same if the bot starts again before it has stored that it has answered. A room without history repeats nothing.
+  const key = offset === undefined ? undefined : `answer-${epoch}-${offset}`;
+  if (!message.startsWith("!") || !Object.hasOwn(commands, name) || answered.has(key)) return true;
+  const isAllowed = moderators.includes(user.id) || !forModerators.has(name);
+  const answering = isAllowed ? commands[name](room, words) : Promise.resolve("That is for moderators.");
+  const text = await answering.catch(({ code }) => `That failed: ${code}.`);
+  try {
+    await chat.send(room, text, { key });
+    return true;
+  } catch (error) {
+    console.error("not answered:", room, error.code);
+    if (FINAL.has(error.code)) return true;
+    // What follows the stored position is received again after the next join, or by the next start.
+    if (chat.rooms.includes(room)) {
+      chat.leave(room);
+      onLeft(room, error);
+    }
+    return false;
   }
-  // What a closed client could not answer is handled by the next start.
-  if (chat.state !== "closed" && offset !== undefined) store(room, { epoch, offset });
 }
 
 function store(room, position) {
   positions[room] = position;
-  writeFileSync(`${POSITIONS}.new`, JSON.stringify(positions));
-  renameSync(`${POSITIONS}.new`, POSITIONS);
+  // `resume` is a secret.
+  writeFileSync(`${STATE}.new`, JSON.stringify({ positions, resume: chat.resume }), { mode: 0o600 });
+  renameSync(`${STATE}.new`, STATE);
 }
 
-/** By room: the sequence of its messages. */
-const epochs = {};
 /** One message after the other. */
 let handling = Promise.resolve();
+/** By room: how often the bot was put out of it. What it had received there before is not handled. */
+const exits = {};
 let isStopping = false;
 
 chat.on("joined", ({ room, epoch, offset }) => {
-  epochs[room] = epoch;
   if (!positions[room] && offset !== undefined) store(room, { epoch, offset });
 });
-chat.on("gap", ({ room, epoch }) => {
-  epochs[room] = epoch;
-  console.error("messages are lost:", room);
-});
+chat.on("gap", ({ room }) => console.error("messages are lost:", room));
 chat.on("message", (message) => {
-  const epoch = (epochs[message.room] = message.epoch ?? epochs[message.room]);
-  handling = handling.then(() => isStopping || handle(message, epoch));
+  const { room, key } = message;
+  const before = exits[room];
+  if (isOwn(message)) answered.add(key);
+  handling = handling.then(() => isStopping || exits[room] !== before || handle(message));
 });
 
 // The client does not join these rooms again by itself.
@@ -89,6 +119,7 @@ function enter(room) {
 
 function onLeft(room, { code = "removed", until = Date.now() + 60_000 }) {
   console.error("left:", room, code);
+  exits[room] = (exits[room] ?? 0) + 1;
   if (chat.state !== "closed") setTimeout(enter, Math.min(until - Date.now(), 86_400_000), room);
 }
 

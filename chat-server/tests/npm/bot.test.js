@@ -1,0 +1,122 @@
+// The bot of docs/recipes.md, as a process of its own, with a `TestServer` behind a port.
+
+import { deepStrictEqual, ok, strictEqual } from "node:assert";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
+import { afterEach, beforeEach, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { TestServer } from "roomcast/testing";
+import { WebSocketServer } from "ws";
+
+let server;
+let port;
+let folder;
+const bots = [];
+
+beforeEach(async () => {
+  server = new TestServer();
+  port = await portOf(server);
+  folder = mkdtempSync(join(tmpdir(), "roomcast-bot-"));
+});
+afterEach(async () => {
+  for (const bot of bots.splice(0)) await kill(bot);
+  port.close();
+  rmSync(folder, { recursive: true });
+});
+
+/** Has a `TestServer` listen: each connection is one of its own. */
+async function portOf({ WebSocket }) {
+  const listener = new WebSocketServer({ port: 0, handleProtocols: () => "chat.v1" });
+  listener.on("connection", (socket) => {
+    const inner = new WebSocket("ws://chat.example/ws", ["chat.v1"]);
+    const early = [];
+    inner.onopen = () => early.splice(0).forEach((text) => inner.send(text));
+    inner.onmessage = ({ data }) => socket.send(data);
+    inner.onclose = ({ code, reason }) => (code === 1006 ? socket.terminate() : socket.close(code, reason));
+    socket.on("message", (text) => (inner.readyState === 1 ? inner.send(`${text}`) : early.push(`${text}`)));
+    socket.on("close", (code) => inner.close(code === 1000 ? code : undefined));
+  });
+  await once(listener, "listening");
+  return listener;
+}
+
+const state = () => join(folder, "bot.json");
+const stored = () => (existsSync(state()) ? JSON.parse(readFileSync(state(), "utf8")) : { positions: {} });
+
+/** Starts the bot, which is in its room then. */
+async function start(variables) {
+  const env = { ...process.env, CHAT_URL: `ws://localhost:${port.address().port}/ws`, STATE: state(), ...variables };
+  const cwd = fileURLToPath(new URL(".", import.meta.url));
+  const joins = framesOf("join").length;
+  const bot = spawn(process.execPath, ["examples/bot.js"], { cwd, env, stdio: ["ignore", "ignore", "inherit"] });
+  bots.push(bot);
+  await until(() => framesOf("join").length > joins);
+  return bot;
+}
+
+async function kill(bot) {
+  if (bot.exitCode !== null || bot.signalCode !== null) return;
+  bot.kill("SIGKILL");
+  await once(bot, "exit");
+}
+
+async function until(isDue) {
+  for (const deadline = Date.now() + 10_000; !isDue(); await pause(10)) ok(Date.now() < deadline, `${isDue}`);
+}
+
+/** A `TestServer` has the id in the secret. */
+const botId = () => stored().resume.split(" ").at(-1);
+const framesOf = (wanted) => server.received.filter(({ type }) => type === wanted);
+const answers = () => framesOf("send").map(({ message }) => message);
+const say = (text) => server.say("general", "Ann", text);
+const handled = ({ offset }) => until(() => stored().positions.general?.offset >= offset);
+
+test("a command whose answer failed with the room comes again, before those behind it", async () => {
+  say("Hello");
+  await start();
+  await handled({ offset: 1 });
+  // The answer waits when the bot is banned for a moment.
+  server.refuse("send", "rate_limited", { retryAfterMs: 60_000 });
+  say("!echo one");
+  await until(() => answers().length === 1);
+  say("Later");
+  server.ban("general", botId(), { seconds: 1 });
+  await until(() => framesOf("join").length === 2);
+  const { since } = framesOf("join")[1];
+  deepStrictEqual(since, { epoch: server.position("general").epoch, offset: 1 });
+  await handled({ offset: 4 });
+  deepStrictEqual(answers(), ["one", "one"]);
+});
+
+test("an answer that the room has is not sent again, however late the next start", async () => {
+  say("Hello");
+  let bot = await start();
+  await handled({ offset: 1 });
+  copyFileSync(state(), `${state()}.before`);
+  say("!echo !who");
+  await handled({ offset: 3 });
+  await kill(bot);
+  // It ended between its answer and the time at which it stores that.
+  copyFileSync(`${state()}.before`, state());
+  bot = await start();
+  await handled({ offset: 3 });
+  // Nor has it taken its own words for a command.
+  deepStrictEqual(answers(), ["!who"]);
+  deepStrictEqual(framesOf("hello").map(({ resume }) => resume), [undefined, stored().resume]);
+  strictEqual(statSync(state()).mode & 0o777, 0o600);
+});
+
+test("an answer that is refused for good is not tried again", async () => {
+  say("Hello");
+  await start();
+  await handled({ offset: 1 });
+  server.refuse("send", "rejected");
+  say("!echo one");
+  await handled({ offset: 2 });
+  deepStrictEqual(answers(), ["one"]);
+});
