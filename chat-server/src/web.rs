@@ -100,6 +100,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-sends.js",
         "chat-signs.js",
         "chat-testing-rules.js",
+        "chat-testing-socket.js",
         "chat-testing.d.ts",
         "chat-testing.js",
         "chat-time.js",

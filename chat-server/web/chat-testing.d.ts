@@ -5,6 +5,20 @@ import type { Capability, ErrorCode, Limits, Position, User } from "./chat-clien
 /** A user by name, which is the id, too; or in full. */
 export type Person = string | { id: string; name?: string | undefined; color?: string | undefined };
 
+/** Which requests a fault is meant for: by default those of all users, in all rooms. The user of a first `hello` is
+ *  not known yet. */
+export interface Whose {
+  /** The id of a user. */
+  user?: string | undefined;
+  room?: string | undefined;
+}
+
+/** How long a ban lasts, by default until it is lifted, and the moderator's words. */
+export interface BanOptions {
+  seconds?: number | undefined;
+  message?: string | undefined;
+}
+
 /** What a client asks for. */
 export type RequestType =
   | "hello"
@@ -24,14 +38,17 @@ export type RequestType =
  *  have settled, under fake timers as well. */
 export class TestServer {
   /** `limits`: members of `limits` in `welcome`. `expiresInMs`: the lifetime of tokens; by default
-   *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; by default
-   *  the token is the id and the name. `can`: the capabilities of a user in a room; by default all.
-   *  It is asked at each request; what a client receives by itself follows its latest join or token. */
+   *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; with it a client
+   *  without a token is refused. By default none needs one, and a token is the id and the name, but for
+   *  what follows a `#`: `ann#2` is another token of `ann`. `can`: the capabilities of a user in a room;
+   *  by default all. It is asked at each request; what a client receives by itself follows its latest join
+   *  or token. `history`: whether rooms keep messages, and so have positions; by default they do. */
   constructor(options?: {
     limits?: Partial<Limits> | undefined;
     expiresInMs?: number | undefined;
-    userOf?: ((token: string) => User | null | undefined) | undefined;
+    userOf?: ((token: string) => Person | null | undefined) | undefined;
     can?: ((user: User, room: string) => readonly Capability[]) | undefined;
+    history?: boolean | undefined;
   });
 
   /** The class that a client takes as the option `WebSocket`; or stub the global one with it. */
@@ -40,22 +57,30 @@ export class TestServer {
   isReachable: boolean;
   /** Whether all that either side sends is lost, as on a line that has died. Default `false`. */
   isSilent: boolean;
+  /** The ids of users on whose lines all is lost, beside `isSilent`. */
+  readonly silentUsers: Set<string>;
   /** The frames of all clients, in order. */
   readonly received: Record<string, unknown>[];
   /** How many clients are connected. */
   readonly connections: number;
 
-  /** The position after the latest message of a room. */
+  /** What `loseAnswer` and `refuse` have asked for, and no request has met yet: a test ends without any. */
+  readonly faults: readonly (Whose & { type: RequestType; code?: ErrorCode | undefined })[];
+
+  /** The position after the latest message of a room; empty in a room without history. */
   position(room: string): Position;
-  /** A user sends a message to a room. */
+  /** A user sends a message to a room, at a time in milliseconds since 1970, by default now. Throws a
+   *  `TypeError` for what a real server refuses. */
   say(
     room: string,
     user: Person,
     message: string,
-    options?: { data?: unknown; key?: string | undefined },
-  ): { epoch: string; offset: number };
-  /** A user joins a room; one who is there under another name is renamed. */
+    options?: { data?: unknown; key?: string | undefined; at?: number | undefined },
+  ): Position;
+  /** A user joins a room; one who is there under another name is renamed. Throws a `TypeError` for one who is
+   *  banned there. */
   join(room: string, user: Person): void;
+  /** Makes a user leave a room: the user's client receives `left` without a reason. */
   leave(room: string, user: Person): void;
   /** The grace period is over: users whose connections were lost, or this one, leave the rooms in
    *  which they still are. Until then a lost user stays, and nothing is sent when it returns. */
@@ -64,18 +89,24 @@ export class TestServer {
   typing(room: string, user: Person, typing?: boolean): void;
   /** Sends a direct message to a client's user, by id. Returns how many clients get it. */
   direct(to: string, user: Person, message: string, options?: { data?: unknown }): number;
-  /** Removes a client's user, by id, from a room. */
+  /** Removes a user, by id, from a room. Throws a `TypeError` for one who is not there. */
   kick(room: string, user: string, message?: string, reason?: "kicked" | "banned" | "forbidden"): void;
   /** Removes a client's user, by id, who cannot join for some seconds, or until `unban`. */
-  ban(room: string, user: string, options?: { seconds?: number | undefined; message?: string | undefined }): void;
+  ban(room: string, user: string, options?: BanOptions): void;
   unban(room: string, user: string): void;
+  /** Ends the connections of a user, by id, who cannot connect for some seconds, or until `unbanUser`. */
+  banUser(user: string, options?: BanOptions): void;
+  unbanUser(user: string): void;
   /** Ends all connections, or those of one user, with a close code; 1006 by default: lost. */
   drop(code?: number, options?: { user?: string | undefined; reason?: string | undefined }): void;
   /** Ends all connections, and each later one, for good: the clients are `closed`. */
   close(): void;
   /** Resolves when all that is on its way has arrived, and what follows from it without a timer. */
   settled(): Promise<void>;
-  /** Sends a `goodbye` first. */
+  /** Sends a frame as it is: to the clients in its `room`, or if it has none to all; with `user`, to this user's
+   *  alone. */
+  push(frame: { type: string; room?: string; [member: string]: unknown }, options?: { user?: string | undefined }): void;
+  /** Sends a `goodbye` first. `reconnect` is by default as the code says. */
   goodbye(
     code: number,
     goodbye: {
@@ -89,20 +120,20 @@ export class TestServer {
   ): void;
   /** Carries out the next request of a type (`send` by default), and does not answer it. Throws a
    *  `TypeError` if there is no such type. */
-  loseAnswer(type?: RequestType): void;
+  loseAnswer(type?: RequestType, options?: Whose): void;
   /** Refuses the next request of a type. Throws a `TypeError` if there is no such type. */
   refuse(
     type: RequestType,
     code: ErrorCode,
-    options?: {
+    options?: Whose & {
       retryAfterMs?: number | undefined;
       message?: string | undefined;
       until?: number | undefined;
       reason?: string | undefined;
     },
   ): void;
-  /** The tokens of all clients, or that of one user, have expired: a client with a token function
-   *  asks it for another one, and any other is `closed`. A client renews a token that expires in
+  /** The tokens of all clients, or that of one user, have expired, and are refused from then on: a client
+   *  with a token function asks it for another one, and any other is `closed`. A client renews a token that expires in
    *  `expiresInMs` before that, but not within the first second. */
   expireToken(user?: string): void;
   /** Refuses the next token. */

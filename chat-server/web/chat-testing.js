@@ -2,14 +2,14 @@
 // sends arrives when the promises of a test have settled, so that fake timers do not stop it.
 
 import { TYPES, readRequest, repairedName } from "./chat-testing-rules.js";
-
-const [CONNECTING, OPEN, CLOSED] = [0, 1, 3];
-
-/** A normal end, one without a code, and what a client sees of a connection that was lost. */
-const [NORMAL, NO_CODE, LOST] = [1000, 1005, 1006];
+import { LOST, NORMAL, webSocketOf } from "./chat-testing-socket.js";
 
 /** Close codes of a server that has removed the user, who is then in no room any more. */
-const REMOVED = new Set([4002, 4003]);
+const [KICKED, BANNED, TOKEN_EXPIRED] = [4002, 4003, 4004];
+const REMOVED = new Set([KICKED, BANNED]);
+
+/** Close codes after which a client is not to connect again. */
+const FINAL = new Set([NORMAL, 1002, 1003, 1007, KICKED, BANNED, TOKEN_EXPIRED]);
 
 /** For how many turns of the promises nothing may happen until all has settled: functions of the
  *  application take some between a frame that arrives and the one that they send. */
@@ -17,6 +17,9 @@ const QUIET_TURNS = 100;
 
 /** Messages that a room keeps, and those of a page. */
 const KEPT = 256;
+
+/** For how long the key of a message is known. */
+const KEY_MS = 5 * 60_000;
 
 /** What users may do, unless a test says otherwise. */
 const EVERYTHING = ["join", "send", "history", "presence", "moderate"];
@@ -40,6 +43,8 @@ export class TestServer {
   isReachable = true;
   /** Whether what either side sends is lost, as on a line that has died unnoticed. */
   isSilent = false;
+  /** The ids of users on whose lines all is lost. */
+  silentUsers = new Set();
   /** All frames of all clients, in order. */
   received = [];
   /** The class that a client takes as the option `WebSocket`. */
@@ -48,10 +53,14 @@ export class TestServer {
   #expiresInMs;
   #userOf;
   #can;
+  #keepsHistory;
   #connections = new Set();
   #rooms = new Map();
-  /** By room and user: when the ban ends, `until`, undefined for one without an end; and its `reason`. */
+  /** By room, or none for all rooms, and user: when the ban ends, `until`, undefined for one without an end; and
+   *  its `reason`. */
   #bans = new Map();
+  /** Tokens that have expired. */
+  #expired = new Set();
   #faults = [];
   #lastId = 0;
   /** Frames and events that are on their way, and how many have arrived. */
@@ -61,17 +70,20 @@ export class TestServer {
 
   /**
    * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
-   * lifetime of tokens. `userOf(token)`: the user of a token, or nothing if it is not valid; by
-   * default the token is the id and the name. `can(user, room)`: the capabilities of a user.
+   * lifetime of tokens. `userOf(token)`: the user of a token, or nothing if it is not valid; with it
+   * each client needs a token. By default none does, and a token is the id and the name, but for what
+   * follows a `#`: `ann#2` is another token of `ann`. `can(user, room)`: the capabilities of a user.
+   * `history`: whether rooms keep messages.
    */
-  constructor({ limits, expiresInMs, userOf = (token) => person(token), can = () => EVERYTHING } = {}) {
+  constructor({ limits, expiresInMs, userOf, can = () => EVERYTHING, history = true } = {}) {
     this.#limits = { ...LIMITS, ...limits };
     this.#expiresInMs = expiresInMs;
     this.#userOf = userOf;
     this.#can = can;
+    this.#keepsHistory = history;
     this.WebSocket = webSocketOf({
       accepts: () => this.isReachable || this.#isClosed,
-      passes: () => !this.isSilent || this.#isClosed,
+      passes: (socket) => this.#isClosed || !(this.isSilent || this.silentUsers.has(this.#of(socket)?.user?.id)),
       opened: (socket) => this.#onOpen(socket),
       receive: (socket, text) => this.#receive(socket, text),
       closed: (socket, isDeparture) => this.#disconnect(this.#of(socket), isDeparture),
@@ -84,19 +96,33 @@ export class TestServer {
     return this.#connections.size;
   }
 
-  /** The position after the latest message of a room. */
+  /** The faults of `loseAnswer` and `refuse` for which no request has come. */
+  get faults() {
+    return this.#faults.map(({ type, user, room, error }) => ({ type, user, room, code: error?.code }));
+  }
+
+  /** The position after the latest message of a room; empty in a room without history. */
   position(room) {
     const { epoch, offset } = this.#room(room);
-    return { epoch, offset };
+    return this.#keepsHistory ? { epoch, offset } : {};
   }
 
-  /** A user, by name or as `{id, name, color}`, sends a message to a room. */
-  say(room, user, message, { data, key } = {}) {
-    return this.#publish(room, { user: person(user), message, data, key });
+  /** A user, by name or as `{id, name, color}`, sends a message to a room. Throws a `TypeError` for one that a
+   *  real server refuses. */
+  say(room, user, message, { data, key, at } = {}) {
+    const { error } = readRequest(JSON.stringify({ type: "send", room, message, data, key }), this.#limits);
+    if (error) throw new TypeError(error.join(": "));
+    return this.#publish(room, { user: person(user), message, data, key, at });
   }
 
-  /** A user joins a room, or is renamed there. */
+  /** A user joins a room, or is renamed there. Throws a `TypeError` for one who is banned there. */
   join(room, user) {
+    const { id } = person(user);
+    if (this.#banOf(room, id)) throw new TypeError(`${id} is banned from the room ${room}.`);
+    this.#enter(room, user);
+  }
+
+  #enter(room, user) {
     const { members, lost } = this.#room(room);
     const member = person(user);
     const event = this.#change(room, member);
@@ -112,9 +138,14 @@ export class TestServer {
     return before ? "renamed" : "joined";
   }
 
+  /** Makes a user leave a room, as an application does by the API: its client is out of it. */
   leave(room, user) {
+    this.#evict(room, person(user).id, {});
+  }
+
+  /** A user is no member any more. */
+  #removeMember(room, id) {
     const { members, lost } = this.#room(room);
-    const { id } = person(user);
     const member = members.get(id);
     lost.delete(id);
     if (members.delete(id)) this.#broadcast(room, presence(room, "left", member));
@@ -125,7 +156,7 @@ export class TestServer {
   expireGrace(user) {
     for (const [room, { lost }] of this.#rooms) {
       for (const id of [...lost]) {
-        if (user === undefined || id === user) this.leave(room, { id });
+        if (user === undefined || id === user) this.#removeMember(room, id);
       }
     }
   }
@@ -136,42 +167,71 @@ export class TestServer {
 
   /** A user sends a direct message to a connected user. */
   direct(to, user, message, { data } = {}) {
-    const connections = [...this.#connections].filter((connection) => connection.user?.id === to);
+    const connections = this.#connectionsOf(to);
     for (const { socket } of connections) {
       socket.receive({ type: "direct", user: person(user), message, data, at: Date.now() });
     }
     return connections.length;
   }
 
-  /** Removes a user from a room. */
+  /** Removes a user from a room. Throws a `TypeError` for one who is not there. */
   kick(room, id, message, reason = "kicked") {
+    if (!this.#room(room).members.has(id)) throw new TypeError(`There is no user ${id} in the room ${room}.`);
     this.#evict(room, id, { reason, message });
   }
 
   #evict(room, id, why) {
-    for (const connection of this.#connections) {
-      if (connection.user?.id !== id || !connection.rooms.delete(room)) continue;
-      connection.socket.receive({ type: "left", room, ...why });
+    for (const { socket, rooms } of this.#connectionsOf(id)) {
+      if (rooms.delete(room)) socket.receive({ type: "left", room, ...why });
     }
-    this.leave(room, { id });
+    this.#removeMember(room, id);
   }
 
   /** Removes a user from a room, who cannot join it for some seconds, or until `unban`. */
-  ban(room, id, { seconds, message } = {}) {
-    const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
-    this.#bans.set(banOf(room, id), { until, reason: message });
+  ban(room, id, options) {
+    const { until, reason: message } = this.#addBan(room, id, options);
     this.#evict(room, id, { reason: "banned", message, until });
   }
 
   unban(room, id) {
-    this.#bans.delete(banOf(room, id));
+    this.#bans.delete(banKey(room, id));
+  }
+
+  /** Ends the connections of a user, who cannot connect for some seconds, or until `unbanUser`. */
+  banUser(id, options) {
+    this.#addBan(undefined, id, options);
+    for (const { socket } of this.#connectionsOf(id)) this.#refuseBanned(socket, id);
+    this.expireGrace(id);
+  }
+
+  unbanUser(id) {
+    this.unban(undefined, id);
+  }
+
+  #addBan(room, id, { seconds, message } = {}) {
+    const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
+    const ban = { until, reason: message };
+    this.#bans.set(banKey(room, id), ban);
+    return ban;
+  }
+
+  /** The ban of a user that holds now. */
+  #banOf(room, id) {
+    const ban = this.#bans.get(banKey(room, id));
+    return ban?.until <= Date.now() ? undefined : ban;
+  }
+
+  /** Ends a connection of a user who is banned from the server. */
+  #refuseBanned(socket, id) {
+    const { until, reason: message } = this.#banOf(undefined, id);
+    sayGoodbye(socket, BANNED, { reason: "banned", message, until });
+    socket.end(BANNED, { reason: "banned", isDeparture: true });
   }
 
   /** Ends the connections of all clients, or those of one user, with a close code. */
   drop(code = LOST, { user, reason = "" } = {}) {
-    for (const connection of [...this.#connections]) {
-      if (user !== undefined && connection.user?.id !== user) continue;
-      connection.socket.end(code, { reason, isDeparture: REMOVED.has(code) });
+    for (const { socket } of this.#connectionsOf(user)) {
+      socket.end(code, { reason, isDeparture: REMOVED.has(code) });
     }
   }
 
@@ -192,26 +252,37 @@ export class TestServer {
 
   /** Sends `goodbye` to all clients, or to one user, and ends their connections. */
   goodbye(code, goodbye, user) {
-    for (const connection of this.#connections) {
-      if (user !== undefined && connection.user?.id !== user) continue;
-      connection.socket.receive({ type: "goodbye", reconnect: false, after_ms: 0, ...goodbye });
-    }
+    for (const { socket } of this.#connectionsOf(user)) sayGoodbye(socket, code, goodbye);
     this.drop(code, { user });
   }
 
-  /** Carries out the next request of this type, and does not answer it. */
-  loseAnswer(type = "send") {
-    this.#faults.push({ type: requestType(type) });
+  /** Sends a frame as it is: to the members of its `room`, if it has one, and to all connections of `user`, if
+   *  given. */
+  push(frame, { user } = {}) {
+    for (const { socket, rooms } of this.#connectionsOf(user)) {
+      if (frame.room === undefined || rooms.has(frame.room)) socket.receive(frame);
+    }
   }
 
-  /** Refuses the next request of this type. */
-  refuse(type, code, { retryAfterMs, message = "The test refuses it.", ...more } = {}) {
-    this.#faults.push({ type: requestType(type), error: { code, message, retry_after_ms: retryAfterMs, ...more } });
+  /** Carries out the next request of this type, of this user and in this room if given, and does not answer it. */
+  loseAnswer(type = "send", { user, room } = {}) {
+    this.#faults.push({ type: requestType(type), user, room });
   }
 
-  /** The tokens of all clients, or that of one user, have expired. */
+  /** Refuses the next request of this type, of this user and in this room if given. */
+  refuse(type, code, { user, room, retryAfterMs, message = "The test refuses it.", ...more } = {}) {
+    const error = { code, message, retry_after_ms: retryAfterMs, ...more };
+    this.#faults.push({ type: requestType(type), user, room, error });
+  }
+
+  /** The tokens of all clients, or that of one user, have expired, and are refused from now on. */
   expireToken(user) {
-    this.goodbye(4004, { reason: "token_expired" }, user);
+    const connections = this.#connectionsOf(user).filter(({ token }) => token !== undefined);
+    for (const { socket, token } of connections) {
+      this.#expired.add(token);
+      sayGoodbye(socket, TOKEN_EXPIRED, { reason: "token_expired" });
+      socket.end(TOKEN_EXPIRED);
+    }
   }
 
   /** Refuses the next token. */
@@ -223,7 +294,12 @@ export class TestServer {
   forget(room) {
     const lost = this.#room(room);
     Object.assign(lost, { epoch: this.#newId("epoch"), log: [], offset: 0 });
-    this.#broadcast(room, { type: "gap", room, epoch: lost.epoch, offset: 0 });
+    this.#broadcast(room, { type: "gap", room, ...this.position(room) });
+  }
+
+  /** The connections of a user, or all. */
+  #connectionsOf(user) {
+    return [...this.#connections].filter((connection) => user === undefined || connection.user?.id === user);
   }
 
   #of(socket) {
@@ -252,7 +328,7 @@ export class TestServer {
 
   #onOpen(socket) {
     // `rooms`: whether the client receives the members and presence events, by room.
-    this.#connections.add({ socket, user: null, rooms: new Map() });
+    this.#connections.add({ socket, user: null, token: undefined, rooms: new Map() });
     if (this.#isClosed) socket.end(NORMAL);
   }
 
@@ -266,7 +342,7 @@ export class TestServer {
   #depart(room, user, isDeparture = true) {
     const isThere = ({ user: other, rooms }) => other?.id === user.id && rooms.has(room);
     if ([...this.#connections].some(isThere)) return;
-    if (isDeparture) this.leave(room, user);
+    if (isDeparture) this.#removeMember(room, user.id);
     else this.#room(room).lost.add(user.id);
   }
 
@@ -287,11 +363,20 @@ export class TestServer {
     if (!connection) return;
     const { frame, error } = readRequest(text, this.#limits);
     this.received.push(frame);
-    const index = this.#faults.findIndex(({ type }) => type === frame.type);
-    const [fault] = index < 0 ? [] : this.#faults.splice(index, 1);
+    const fault = this.#takeFault(connection, frame);
     const refused = fault?.error ? { type: "error", ...fault.error } : error && refusal(...error);
     const answer = refused ?? this.#carryOut(connection, frame);
     if (answer && (!fault || fault.error)) socket.receive({ ...answer, id: frame.id });
+  }
+
+  /** The first fault that is meant for a request. */
+  #takeFault({ user }, frame) {
+    const isMeant = (fault) =>
+      fault.type === frame.type &&
+      (fault.user === undefined || fault.user === user?.id) &&
+      (fault.room === undefined || fault.room === frame.room);
+    const index = this.#faults.findIndex(isMeant);
+    return index < 0 ? undefined : this.#faults.splice(index, 1)[0];
   }
 
   /** Carries out a frame. Returns its answer. */
@@ -305,8 +390,8 @@ export class TestServer {
     if (needed && !this.#granted(user, room).includes(needed)) {
       return refusal("forbidden", "You have no permission for this.");
     }
-    const ban = (needed === "join" || needed === "send") && this.#bans.get(banOf(room, user.id));
-    if (ban && !(ban.until <= Date.now())) {
+    const ban = (needed === "join" || needed === "send") && this.#banOf(room, user.id);
+    if (ban) {
       return { ...refusal("banned", `You are banned from this room: ${ban.reason ?? "no reason was given"}`), ...ban };
     }
     const needsRoom = ["send", "members", "history", "typing", "leave"].includes(type);
@@ -323,8 +408,7 @@ export class TestServer {
       return { type: "left", room };
     },
     send: ({ user }, { room, message, data, key }) => {
-      const { epoch, offset } = this.#publish(room, { user, message, data, key });
-      return { type: "ok", epoch, offset };
+      return { type: "ok", ...this.#publish(room, { user, message, data, key }) };
     },
     direct: ({ user }, { to, message, data }) => {
       return { type: "ok", delivered: Math.min(1, this.direct(to, user, message, { data })) };
@@ -333,8 +417,8 @@ export class TestServer {
     members: ({ user }, { room }) => ({ type: "members", room, ...this.#members(room, user) }),
     history: (_, frame) => this.#history(frame),
     ping: () => ({ type: "pong" }),
-    kick: (_, { room, user, reason }) => {
-      this.kick(room, user, reason);
+    kick: (_, { room, user, reason: message }) => {
+      this.#evict(room, user, { reason: "kicked", message });
       return { type: "ok" };
     },
     ban: (_, { room, user, seconds, reason }) => {
@@ -348,22 +432,21 @@ export class TestServer {
     },
   };
 
-  #hello(connection, { name, resume, token }) {
-    const { user: known, rooms } = connection;
-    const id = /^resume of (.*)$/.exec(resume)?.[1] ?? known?.id ?? this.#newId("user");
-    const named = { id, name: name === undefined ? (known?.name ?? id) : repairedName(name) };
-    const user = token === undefined ? person(named) : this.#userOf(token);
-    if (!user) return refusal("unauthorized", "The token is not valid.");
+  #hello(connection, { name, resume, token = connection.token }) {
+    const { user: known, rooms, socket } = connection;
+    const user = token === undefined ? this.#anonymous(known, name, resume) : this.#named(token);
+    if (!user) return refusal("unauthorized", token === undefined ? "Credentials are needed." : "The token is not valid.");
+    if (this.#banOf(undefined, user.id)) return this.#refuseBanned(socket, user.id);
     const isSame = known?.id === user.id && (token !== undefined || known.name === user.name);
     if (rooms.size > 0 && !isSame) {
       return refusal("forbidden", "The user cannot change while the client is in a room.");
     }
-    Object.assign(connection, { user, session: connection.session ?? this.#newId("session") });
+    Object.assign(connection, { user, token, session: connection.session ?? this.#newId("session") });
     this.#recheck(connection);
     return {
       type: "welcome",
       session: connection.session,
-      resume: token === undefined ? `resume of ${id}` : undefined,
+      resume: token === undefined ? `resume of ${user.id}` : undefined,
       user,
       node: "test",
       protocol: 1,
@@ -373,13 +456,26 @@ export class TestServer {
     };
   }
 
+  /** The user of a client without a token; none on a server that wants one. */
+  #anonymous(known, name, resume) {
+    if (this.#userOf) return undefined;
+    const id = /^resume of (.*)$/.exec(resume)?.[1] ?? known?.id ?? this.#newId("user");
+    return person({ id, name: name === undefined ? (known?.name ?? id) : repairedName(name) });
+  }
+
+  /** The user whom a token names; none if it is not valid. */
+  #named(token) {
+    const user = this.#userOf ? this.#userOf(token) : token.split("#")[0];
+    return user && !this.#expired.has(token) ? person(user) : undefined;
+  }
+
   /** The rooms follow the name and the capabilities of the latest token. */
   #recheck({ user, rooms, socket }) {
     for (const room of [...rooms.keys()]) {
       const can = this.#granted(user, room);
       rooms.set(room, can.includes("presence"));
       if (can.includes("join")) {
-        this.join(room, user);
+        this.#enter(room, user);
         continue;
       }
       rooms.delete(room);
@@ -397,9 +493,10 @@ export class TestServer {
     // The client itself receives it after the answer.
     const event = this.#change(room, user);
     if (event && seesPresence && !rooms.has(room)) this.#later(() => socket.receive(presence(room, event, user)));
-    this.join(room, user);
+    this.#enter(room, user);
     rooms.set(room, seesPresence);
     const answer = { type: "joined", room, ...this.position(room), ...this.#members(room, user, seesPresence), can };
+    if (!this.#keepsHistory) return { ...answer, recovered: false, messages: [] };
     if (!can.includes("history")) return { ...answer, recovered: false, messages: [], more: false };
     const { epoch, offset, log } = this.#room(room);
     const first = offset - log.length;
@@ -420,6 +517,7 @@ export class TestServer {
   }
 
   #history({ room, before = Infinity, after, limit = KEPT }) {
+    if (!this.#keepsHistory) return refusal("history_disabled", "This room keeps no history.");
     const { epoch, offset, log } = this.#room(room);
     const all = log.filter((message) => message.offset < before && message.offset > (after ?? 0));
     const most = Math.max(1, limit);
@@ -428,19 +526,23 @@ export class TestServer {
   }
 
   /** Sends a message to the members of a room, unless its key is known. */
-  #publish(name, { user, message, data, key }) {
+  #publish(name, { user, message, data, key, at = Date.now() }) {
+    const frame = { type: "message", room: name, user, message, data, at, key };
+    if (!this.#keepsHistory) {
+      this.#broadcast(name, frame);
+      return {};
+    }
     const room = this.#room(name);
-    const isKnown = key !== undefined && room.keys.get(`${user.id} ${key}`);
-    if (isKnown) return isKnown;
+    const known = key === undefined ? undefined : room.keys.get(keyOf(user, key));
+    if (Date.now() - known?.since < KEY_MS) return known.position;
     if (room.epoch === "") room.epoch = this.#newId("epoch");
     room.offset += 1;
-    const { offset } = room;
-    const epoch = offset === 1 ? room.epoch : undefined;
-    const frame = { type: "message", room: name, offset, epoch, user, message, data, at: Date.now(), key };
-    room.log = [...room.log, frame].slice(-KEPT);
-    const position = { epoch: room.epoch, offset };
-    if (key !== undefined) room.keys.set(`${user.id} ${key}`, position);
-    this.#broadcast(name, frame);
+    const { epoch, offset } = room;
+    const placed = { ...frame, offset, epoch: offset === 1 ? epoch : undefined };
+    room.log = [...room.log, placed].slice(-KEPT);
+    const position = { epoch, offset };
+    if (key !== undefined) room.keys.set(keyOf(user, key), { position, since: Date.now() });
+    this.#broadcast(name, placed);
     return position;
   }
 }
@@ -457,9 +559,18 @@ function requestType(type) {
   throw new TypeError(`There is no request of the type ${type}: the types are ${TYPES.join(", ")}.`);
 }
 
-/** The key of a ban. */
-function banOf(room, id) {
+/** What names a ban; without a room one from the server. */
+function banKey(room, id) {
   return JSON.stringify([room, id]);
+}
+
+function keyOf({ id }, key) {
+  return JSON.stringify([id, key]);
+}
+
+/** Says why a connection ends, and whether the client is to connect again. */
+function sayGoodbye(socket, code, goodbye) {
+  socket.receive({ type: "goodbye", reconnect: !FINAL.has(code), after_ms: 0, ...goodbye });
 }
 
 function presence(room, event, user) {
@@ -468,65 +579,4 @@ function presence(room, event, user) {
 
 function refusal(code, message) {
   return { type: "error", code, message };
-}
-
-/** A class of WebSockets whose other end is `server`: `accepts()`, `passes()`, `opened(socket)`,
- *  `receive(socket, text)`, `closed(socket, isDeparture)` and `later(run)`. */
-function webSocketOf(server) {
-  return class TestWebSocket {
-    onopen = null;
-    onmessage = null;
-    onerror = null;
-    onclose = null;
-    readyState = CONNECTING;
-
-    constructor(url, protocols) {
-      this.url = new URL(url).href;
-      this.protocol = [protocols].flat()[0] ?? "";
-      server.later(() => {
-        if (this.readyState === CONNECTING) this.#open();
-      });
-    }
-
-    send(text) {
-      if (this.readyState === OPEN && server.passes()) server.later(() => server.receive(this, text));
-    }
-
-    /** The client closes; like a browser, it learns of the end later. The code 1000 says that the
-     *  user leaves, if it arrives. */
-    close(code = NO_CODE, reason = "") {
-      this.end(code, { reason, isDeparture: code === NORMAL && server.passes() });
-    }
-
-    /** The server sends a frame. */
-    receive(frame) {
-      if (!server.passes()) return;
-      const data = JSON.stringify(frame);
-      server.later(() => this.readyState === OPEN && this.onmessage?.({ data }));
-    }
-
-    /** The connection ends. */
-    end(code, { reason = "", isDeparture = false } = {}) {
-      if (this.readyState === CLOSED) return;
-      // What was sent before arrives before.
-      server.later(() => {
-        if (this.readyState === CLOSED) return;
-        this.readyState = CLOSED;
-        server.closed(this, isDeparture);
-        this.onclose?.({ code, reason });
-      });
-    }
-
-    #open() {
-      if (!server.passes()) return;
-      if (!server.accepts()) {
-        this.onerror?.({ message: "The connection was refused." });
-        this.end(LOST);
-        return;
-      }
-      this.readyState = OPEN;
-      server.opened(this);
-      this.onopen?.({});
-    }
-  };
 }

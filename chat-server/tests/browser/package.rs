@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::AWAY;
 use crate::runtimes::PACKAGES;
 use crate::server::Server;
+use crate::tokens::{KEY, SECRET};
 use crate::webdriver::Browser;
 
 /// Installs the package, once.
@@ -156,9 +157,10 @@ fn swallowed_send_leads_out_of_online_in_time() {
 #[test]
 fn server_for_tests_answers_as_this_one() {
     let open = Server::start();
-    // The secret is that of `drift.js`.
-    let with_tokens = Server::start_with(&["--jwt-secret", "a secret of thirty-two bytes or more"]);
-    let urls = format!("{},{}", socket(&open), socket(&with_tokens));
+    // The secret and the key are those of `drift.js`.
+    let with_tokens = Server::start_with(&["--jwt-secret", SECRET, "--api-key", KEY]);
+    let without_history = Server::start_with(&["--history", "0"]);
+    let urls = [&open, &with_tokens, &without_history].map(socket).join(",");
     let mut node = Node::start_with(&["drift.js"], &[("CHAT_URLS", &urls)]);
     let differences: Value = serde_json::from_str(&node.line()).unwrap();
     assert_eq!(differences, json!({"others": [], "ours": []}));

@@ -1,6 +1,6 @@
 // Does the same to real servers and to the `TestServer`, and prints the frames that one of them sends
-// and the other one does not. `package.rs` runs it with two servers: one that gives everyone
-// access, and one with tokens.
+// and the other one does not. `package.rs` runs it with three servers: one that gives everyone
+// access, one with tokens, and one without history.
 
 import { createHmac } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
@@ -10,6 +10,9 @@ import { WebSocket } from "ws";
 
 /** The secret of the server with tokens. */
 const SECRET = "a secret of thirty-two bytes or more";
+
+/** The key of the API of the server with tokens. */
+const API_KEY = "a key for backends";
 
 /** What any two servers choose for themselves. */
 const OWN = new Set(["session", "resume", "node", "color", "at", "until", "limits", "epoch", "heartbeat_ms", "expires_in_ms"]);
@@ -34,7 +37,7 @@ const each = (who, request, field, values) => values.map((value) => [who, { ...r
 
 /** Who does what, one after the other: sends a request, ends the connection with `close` (a code, or
  *  `null` for one that is lost), connects again with `open`, or waits with `wait` until lost users have
- *  left. `$ann` is Ann's id, `$epoch` the epoch of the room. */
+ *  left. `act`: what the application does to the user by the API. `$ann` is Ann's id, `$epoch` the epoch of the room. */
 const OPEN_TO_ALL = [
   ["ann", { type: "hello", name: "Ann" }],
   ["ann", { type: "ping" }],
@@ -110,8 +113,32 @@ const OPEN_TO_ALL = [
   ["ann", { type: "members", room: "r" }],
 ];
 
+/** What the application does by the API, and with a `TestServer`. */
+const ACTS = {
+  leave: { path: "/rooms/r/leave", of: (user) => ({ user }), test: (server, user) => server.leave("r", user) },
+  banUser: {
+    path: "/users/$user/disconnect",
+    of: () => ({ seconds: 60, reason: "Spam." }),
+    test: (server, user) => server.banUser(user, { seconds: 60, message: "Spam." }),
+  },
+  unbanUser: { path: "/users/$user/unban", of: () => ({}), test: (server, user) => server.unbanUser(user) },
+};
+
+const WITHOUT_HISTORY = [
+  ["ann", { type: "hello", name: "Ann" }],
+  ["bob", { type: "hello", name: "Bob" }],
+  ["ann", { type: "join", room: "r", history: 5 }],
+  ["bob", { type: "join", room: "r" }],
+  ["ann", { type: "send", room: "r", message: "one", key: "k" }],
+  ["ann", { type: "send", room: "r", message: "one", key: "k" }],
+  ["ann", { type: "history", room: "r" }],
+  ["bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }],
+];
+
 const WITH_TOKENS = [
   ["ann", { type: "join", room: "r" }],
+  ["ann", { type: "hello", name: "Ann" }],
+  ["ann", { type: "hello", token: "" }],
   ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "" }]),
   ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "Other" }]),
   ["ann", { type: "join", room: "r" }],
@@ -152,6 +179,21 @@ const WITH_TOKENS = [
   ["bob", { close: null }],
   ["ann", { type: "kick", room: "r", user: "bob" }],
   ["ann", { type: "members", room: "r" }],
+  // By the application.
+  ["bob", { open: true }],
+  ["bob", { type: "hello", token: "$token of bob" }],
+  ["bob", { type: "hello" }],
+  ["bob", { type: "join", room: "r" }],
+  ["bob", { act: "leave" }],
+  ["bob", { type: "send", room: "r", message: "hi" }],
+  ["bob", { type: "join", room: "r" }],
+  ["bob", { act: "banUser" }],
+  ["ann", { type: "members", room: "r" }],
+  ["bob", { open: true }],
+  ["bob", { type: "hello", token: "$token of bob" }],
+  ["bob", { act: "unbanUser" }],
+  ["bob", { open: true }],
+  ["bob", { type: "hello", token: "$token of bob" }],
 ];
 
 const BY_NAME = ["ann", "bob", "cid", "dan", "eve"];
@@ -169,9 +211,9 @@ function tokenOf(name) {
 }
 
 /** Carries out all steps. `lose(socket, id)` ends a connection without a word, `passGrace()` waits until
- *  lost users have left, and `settled(index, count)` until what a step causes has arrived, where `count()`
+ *  lost users have left, `act(name, id)` does something by the API, and `settled(index, count)` until what a step causes has arrived, where `count()`
  *  frames have by now. Returns the frames that each user receives. */
-async function framesOf(steps, { url, WebSocket, lose, passGrace, settled }) {
+async function framesOf(steps, { url, WebSocket, lose, passGrace, act, settled }) {
   const names = new Map(BY_NAME.map((name) => [`$token of ${name}`, tokenOf(name)]));
   const users = {};
   const open = async (name) => {
@@ -181,11 +223,12 @@ async function framesOf(steps, { url, WebSocket, lose, passGrace, settled }) {
     await new Promise((resolve) => (socket.onopen = resolve));
   };
   for (const name of new Set(steps.map(([name]) => name))) await open(name);
-  for (const [index, [name, { open: opens, close, wait, ...request }]] of steps.entries()) {
+  for (const [index, [name, { open: opens, close, wait, act: acts, ...request }]] of steps.entries()) {
     const { socket, frames } = users[name];
     const id = index + 1;
     if (opens) await open(name);
     else if (wait) await passGrace();
+    else if (acts) await act(acts, names.get(`$${name}`));
     else if (close !== undefined) {
       const closed = new Promise((resolve) => (socket.onclose = resolve));
       if (close === null) lose(socket, names.get(`$${name}`));
@@ -198,7 +241,7 @@ async function framesOf(steps, { url, WebSocket, lose, passGrace, settled }) {
       const isAnswered = () => frames.some((frame) => frame.id === id);
       // Typing has no answer, unless it is refused.
       const most = request.type === "typing" ? 100 : 5_000;
-      for (let waited = 0; !isAnswered() && waited < most; waited += 5) await pause(5);
+      for (let waited = 0; !isAnswered() && socket.readyState === 1 && waited < most; waited += 5) await pause(5);
       const answer = frames.find((frame) => frame.id === id) ?? {};
       if (answer.type === "welcome") {
         names.set(`$${name}`, answer.user.id);
@@ -242,6 +285,7 @@ async function differences(steps, url, options) {
     WebSocket: server.WebSocket,
     lose: (_, user) => server.drop(1006, { user }),
     passGrace: async () => server.expireGrace(),
+    act: async (name, user) => ACTS[name].test(server, user),
     settled: async (index, count) => {
       await server.settled();
       counts[index] = count();
@@ -255,6 +299,7 @@ async function differences(steps, url, options) {
     lose: (socket) => socket.terminate(),
     // The default of the server is 5 s.
     passGrace: () => pause(6_000),
+    act: (name, user) => post(url, ACTS[name], user),
     settled: async (index, count) => {
       const lack = () => counts[index] - count();
       for (let waited = 0; lack() > missing && waited < 2_000; waited += 5) await pause(5);
@@ -269,13 +314,22 @@ async function differences(steps, url, options) {
   return { others, ours };
 }
 
+/** Calls the API of a server. */
+async function post(socketUrl, { path, of }, user) {
+  const url = new URL(`/api${path.replace("$user", user)}`, socketUrl.replace("ws:", "http:"));
+  const headers = { authorization: `Bearer ${API_KEY}`, "content-type": "application/json" };
+  const answer = await fetch(url, { method: "POST", headers, body: JSON.stringify(of(user)) });
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+}
+
 const nameOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).name;
-const [open, withTokens] = process.env.CHAT_URLS.split(",");
+const [open, withTokens, withoutHistory] = process.env.CHAT_URLS.split(",");
 const found = await Promise.all([
   differences(OPEN_TO_ALL, open, { can: () => ["join", "send", "history", "presence"] }),
+  differences(WITHOUT_HISTORY, withoutHistory, { can: () => ["join", "send", "history", "presence"], history: false }),
   differences(WITH_TOKENS, withTokens, {
     can: ({ id }) => GRANTS[id],
-    userOf: (token) => ({ id: nameOf(token), name: nameOf(token), color: "" }),
+    userOf: (token) => token && { id: nameOf(token), name: nameOf(token), color: "" },
   }),
 ]);
 console.log(JSON.stringify({ others: found.flatMap(({ others }) => others), ours: found.flatMap(({ ours }) => ours) }));

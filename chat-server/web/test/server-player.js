@@ -40,7 +40,8 @@ export class ServerPlayer {
   constructor(steps) {
     const welcome = steps.find(({ receive }) => receive?.type === "welcome")?.receive ?? {};
     const { limits, expires_in_ms: expiresInMs } = welcome;
-    this.#server = new TestServer({ limits, expiresInMs, userOf: () => this.#user });
+    const hasTokens = steps.some(({ start }) => start?.token !== undefined);
+    this.#server = new TestServer({ limits, expiresInMs, userOf: hasTokens ? () => this.#user : undefined });
   }
 
   /** The client acts. `answer`: what the vector answers to its request. */

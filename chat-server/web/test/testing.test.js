@@ -1,7 +1,7 @@
 // The server for tests: it plays the server's side of the vectors, and its frames have the form of
 // those of a real server.
 
-import { deepStrictEqual, ok, rejects, strictEqual, throws } from "node:assert";
+import { deepStrictEqual, match, ok, rejects, strictEqual, throws } from "node:assert";
 import { readFileSync } from "node:fs";
 import { afterEach, mock, suite, test } from "node:test";
 
@@ -261,13 +261,16 @@ test("a message without a visible character is refused, unless it has data", asy
 test("a token that has expired is renewed, or ends the client", async () => {
   const server = new TestServer();
   const fixed = newClient(server, { token: "ann" });
-  const renewed = newClient(server, { token: () => "bob", backoffBaseMs: 0 });
+  let number = 0;
+  const renewed = newClient(server, { token: () => `bob#${(number += 1)}`, backoffBaseMs: 0 });
   await Promise.all([fixed.connect(), renewed.connect()]);
   server.expireToken();
   await settled();
   strictEqual(fixed.status.by, "token_expired");
+  await rejects(fixed.connect(), { code: "unauthorized" });
+  strictEqual(fixed.status.by, "token_refused");
   await renewed.connect();
-  strictEqual(renewed.state, "online");
+  deepStrictEqual([renewed.state, renewed.user.id], ["online", "bob"]);
   server.expireToken("bob");
   await settled();
   ok(renewed.state !== "closed");
@@ -535,4 +538,180 @@ test("a server that is closed closes its clients, and those that connect later",
     [...clients, late].map(({ state, status }) => [state, status.by]),
     Array(4).fill(["closed", "server"]),
   );
+});
+
+test("a server with users of its own needs a token of each client", async () => {
+  const server = newServer({ userOf: (token) => (token === "secret" ? { id: "ann", name: "Ann" } : null) });
+  const without = newClient(server);
+  await rejects(without.connect(), { code: "unauthorized" });
+  strictEqual(without.status.by, "no_token");
+  const wrong = newClient(server, { token: "other" });
+  await rejects(wrong.connect(), { code: "unauthorized" });
+  strictEqual(wrong.status.by, "token_refused");
+  const chat = newClient(server, { token: "secret" });
+  await chat.connect();
+  match(chat.user.color, /^#/);
+  strictEqual(chat.resume, undefined);
+});
+
+test("a ban from the server lasts by the clock, or until it is lifted", async () => {
+  mock.timers.enable({ apis: ["Date"], now: 1_800_000_000_000 });
+  try {
+    const server = newServer();
+    const [ann, bob] = ["ann", "bob"].map((token) => newClient(server, { token }));
+    await ann.join("r");
+    await bob.join("r");
+    const seen = presenceOf(bob);
+    server.banUser("ann", { seconds: 60, message: "Spam." });
+    await server.settled();
+    const banned = { by: "ban", code: 4003, reason: "banned", message: "Spam.", until: 1_800_000_060_000 };
+    const { state, error, ...status } = ann.status;
+    deepStrictEqual(status, banned);
+    await rejects(ann.connect(), { code: "banned", reason: "Spam.", until: banned.until });
+    deepStrictEqual(seen, ["left ann"]);
+    mock.timers.setTime(banned.until);
+    await ann.connect();
+    server.banUser("ann");
+    await server.settled();
+    await rejects(ann.connect(), ({ code, until }) => code === "banned" && until === undefined);
+    server.unbanUser("ann");
+    await ann.connect();
+    strictEqual(bob.state, "online");
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test("a user who is made to leave is out of the room", async () => {
+  const server = newServer();
+  const chat = newClient(server, { token: "ann" });
+  const room = chat.room("r");
+  await server.settled();
+  const left = [];
+  chat.on("left", (detail) => left.push(detail));
+  server.leave("r", "ann");
+  await server.settled();
+  deepStrictEqual(left, [{ type: "left", room: "r" }]);
+  deepStrictEqual([room.snapshot.state, room.snapshot.error.code], ["left", "not_in_room"]);
+  await rejects(room.send("hi"), { code: "not_in_room" });
+});
+
+test("rooms without history have no positions", async () => {
+  const server = newServer({ history: false });
+  const chat = newClient(server);
+  const room = chat.room("r");
+  const gaps = [];
+  chat.on("gap", (gap) => gaps.push(gap));
+  await server.settled();
+  const { key, ...sent } = await room.send("one");
+  deepStrictEqual(sent, { offset: undefined, epoch: undefined });
+  await server.settled();
+  const [{ epoch, offset }] = room.snapshot.messages;
+  deepStrictEqual([epoch, offset], [undefined, undefined]);
+  await rejects(chat.history("r"), { code: "history_disabled" });
+  await room.history();
+  strictEqual(room.snapshot.hasMore, false);
+  server.forget("r");
+  await server.settled();
+  deepStrictEqual(gaps, [{ type: "gap", room: "r" }]);
+});
+
+test("any frame can be sent to a room, or to a user", async () => {
+  const server = newServer();
+  const [ann, bob] = ["ann", "bob"].map((token) => newClient(server, { token }));
+  const [inRoom] = [ann.room("r"), bob.room("s")];
+  await server.settled();
+  const received = [];
+  for (const chat of [ann, bob]) {
+    chat.on("presence", ({ room, count }) => received.push([chat.user.id, room, count]));
+    chat.on("undelivered", ({ to }) => received.push([chat.user.id, to]));
+  }
+  server.push({ type: "presence", room: "r", event: "count", count: 500 });
+  const [{ session }] = await Promise.all([ann, bob].map((chat) => chat.connect()));
+  server.push({ type: "undelivered", to: "cid", session }, { user: "ann" });
+  await server.settled();
+  deepStrictEqual(received, [["ann", "r", 500], ["ann", "cid"]]);
+  strictEqual(inRoom.snapshot.count, 500);
+});
+
+test("faults are meant for a user or a room, and those that were not met are seen", async () => {
+  const server = newServer();
+  const [ann, bob] = ["ann", "bob"].map((token) => newClient(server, { token }));
+  for (const chat of [ann, bob]) for (const room of ["r", "s"]) await chat.join(room);
+  server.refuse("send", "rejected", { user: "bob", room: "s" });
+  server.loseAnswer("join", { room: "t" });
+  await ann.send("s", "one");
+  await bob.send("r", "two");
+  await rejects(bob.send("s", "three"), { code: "rejected" });
+  deepStrictEqual(server.faults, [{ type: "join", user: undefined, room: "t", code: undefined }]);
+});
+
+test("the lines of some users may be silent", async () => {
+  const server = newServer();
+  const [ann, bob] = ["ann", "bob"].map((token) => newClient(server, { token }));
+  const [first, second] = [ann.room("r"), bob.room("r")];
+  await server.settled();
+  server.silentUsers.add("bob");
+  await first.send("one");
+  second.send("two");
+  await server.settled();
+  deepStrictEqual(second.snapshot.messages.map(({ state }) => state), ["sending"]);
+  server.silentUsers.clear();
+  server.drop();
+  await server.settled();
+  await bob.connect();
+  await server.settled();
+  deepStrictEqual(second.snapshot.messages.map(({ message }) => message), ["one", "two"]);
+});
+
+test("what a test cannot mean is an error of the test", () => {
+  const server = newServer();
+  for (const [room, text] of [["", "hi"], ["r", ""], ["r", "x".repeat(40_000)]]) {
+    throws(() => server.say(room, "Bob", text), TypeError);
+  }
+  throws(() => server.kick("r", "Bob"), /no user Bob/);
+  server.ban("r", "Bob");
+  throws(() => server.join("r", "Bob"), /Bob is banned/);
+  server.unban("r", "Bob");
+  server.join("r", "Bob");
+  server.kick("r", "Bob");
+});
+
+test("a key is known for five minutes", () => {
+  mock.timers.enable({ apis: ["Date"], now: 0 });
+  try {
+    const server = newServer();
+    const say = () => server.say("r", "Bob", "hi", { key: "k" }).offset;
+    deepStrictEqual([say(), say()], [1, 1]);
+    mock.timers.setTime(5 * 60_000);
+    strictEqual(say(), 2);
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test("an address without a chat server, or another protocol, does not connect", async () => {
+  const server = newServer();
+  const endOf = (url, protocols) =>
+    new Promise((resolve) => {
+      const socket = new server.WebSocket(url, protocols);
+      socket.onopen = () => resolve(socket.protocol || "none");
+      socket.onclose = ({ code }) => resolve(code);
+    });
+  strictEqual(await endOf("ws://chat.example/wss", ["chat.v1"]), 1006);
+  strictEqual(await endOf("ws://chat.example/ws", ["chat.v9"]), 1006);
+  strictEqual(await endOf("ws://chat.example/chat/ws", ["chat.v9", "chat.v1"]), "chat.v1");
+  strictEqual(await endOf("ws://chat.example/ws"), "none");
+});
+
+test("after a goodbye a client connects again as the code says", async () => {
+  for (const [code, state] of [[1001, "waiting"], [1013, "waiting"], [4002, "closed"]]) {
+    const server = newServer();
+    const chat = newClient(server);
+    await chat.connect();
+    server.goodbye(code, { reason: "any" });
+    await server.settled();
+    strictEqual(chat.state, state);
+    chat.close();
+  }
 });

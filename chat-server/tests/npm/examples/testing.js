@@ -13,13 +13,17 @@ test("a message that was lost with the connection is sent again, once", async (t
   await server.settled();
 
   server.say("general", "Bob", "Hello");
-  server.loseAnswer("send");
+  await server.settled();
+  // The line dies, and the message on it.
+  server.isSilent = true;
   const sent = room.send("Hello Bob");
   await server.settled();
-  server.drop(1006);
+  strictEqual(room.snapshot.messages.at(-1).state, "sending");
+
+  server.isSilent = false;
+  server.drop();
   await sent;
   await server.settled();
-
   const texts = room.snapshot.messages.map(({ message }) => message);
   strictEqual(texts.join(), "Hello,Hello Bob");
 });

@@ -4,8 +4,17 @@ import { ChatClient, ChatError } from "roomcast";
 import { TestServer } from "roomcast/testing";
 
 const { NAME: name, TOKEN: token } = process.env;
-const server = new TestServer({ expiresInMs: undefined, can: undefined });
-server.refuse("send", "rate_limited", { retryAfterMs: undefined });
+const server = new TestServer({
+  expiresInMs: undefined,
+  can: undefined,
+  userOf: (token) => (token === "none" ? null : { id: token }),
+  history: undefined,
+});
+server.refuse("send", "rate_limited", { retryAfterMs: undefined, user: name, room: "general" });
+server.banUser("bob", { seconds: undefined });
+server.unbanUser("bob");
+server.push({ type: "presence", room: "general", event: "count", count: 500 }, { user: undefined });
+console.log(server.faults.length, server.silentUsers.size);
 // @ts-expect-error there is no such type of a request.
 server.refuse("joinn", "forbidden");
 server.expireGrace();
@@ -13,6 +22,9 @@ await server.settled();
 const chat = new ChatClient("ws://chat.example/ws", { name, token, WebSocket: server.WebSocket, debug: undefined });
 
 chat.on("left", ({ reason, until }) => console.log(reason?.toUpperCase(), until));
+chat.on("message", ({ epoch, offset }) => {
+  if (epoch !== undefined && offset !== undefined) chat.join("other", { since: { epoch, offset } });
+});
 chat.addEventListener("message", ({ detail }) => console.log(detail.message), { once: true });
 chat.addEventListener("invented", () => {});
 
