@@ -140,7 +140,8 @@ export type StateChange =
   | { state: "waiting"; retryInMs: number; code: number; reason: string }
   /** Over, until `connect()` is called again. `message`: the moderator's words. `until`: when the
    *  ban ends, in milliseconds since 1970, if the server says so. `error` has the code `kicked` or
-   *  `banned`, with the same as `reason` and `until`; another one, or `closed`. */
+   *  `banned`, with the same as `reason` and `until`; `unauthorized`, if no token is valid; another one of
+   *  the server, or `closed`. */
   | {
       state: "closed";
       by: EndedBy;

@@ -304,8 +304,7 @@ export class ChatClient extends Emitter {
   #deliver(entry, message, epoch) {
     // With its position an application continues later. A room without history has none.
     if (epoch) message.epoch = epoch;
-    const isOwn = message.user.id === this.user.id;
-    if (isOwn && message.key !== undefined) entry.sends.seen(message);
+    if (message.user.id === this.user.id) entry.sends.seen(message);
     this.#emit("message", message);
   }
 

@@ -28,7 +28,7 @@ const FINAL_CODES = [1000, 1002, 1003, 1007, 4002, 4003, 4004];
 
 /** What ended the client, by close code, and the code of its error if that is not `closed`; any
  *  other close code is the server's. */
-const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired"], [TOO_BIG]: ["server", "too_large"] };
+const ENDED_BY = { 4002: ["kick", "kicked"], 4003: ["ban", "banned"], [TOKEN_EXPIRED]: ["token_expired", "unauthorized"], [TOO_BIG]: ["server", "too_large"] };
 
 const DEFAULTS = {
   requestTimeoutMs: 15_000,

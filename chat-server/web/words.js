@@ -45,6 +45,7 @@ export function evictionInWords({ code, message, reason }, hasToken) {
 /** Why a message failed. */
 export function failureInWords(error) {
   if (error.code === "outcome_unknown") return "No answer came: the message may have been sent.";
+  if (error.code === "unauthorized") return "Not sent: your access has run out.";
   return `Not sent: ${errorInWords(error)}`;
 }
 

@@ -10,6 +10,7 @@ import { ChatClient } from "roomcast";
 import { TestServer } from "roomcast/testing";
 import { get } from "svelte/store";
 
+import { end } from "./examples/end.js";
 import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
@@ -99,6 +100,15 @@ test("a room", async () => {
   end();
   await settled();
   deepStrictEqual(client.rooms, []);
+});
+
+test("a client is closed once its messages are sent", async () => {
+  await client.join("r");
+  server.refuse("send", "rate_limited", { retryAfterMs: 100 });
+  const sent = client.send("r", "Hello");
+  await end(client);
+  strictEqual((await sent).offset, 1);
+  strictEqual(client.state, "closed");
 });
 
 test("a room that was left is joined again", async () => {

@@ -266,7 +266,7 @@ test("a token that has expired is renewed, or ends the client", async () => {
   await Promise.all([fixed.connect(), renewed.connect()]);
   server.expireToken();
   await settled();
-  strictEqual(fixed.status.by, "token_expired");
+  deepStrictEqual([fixed.status.by, fixed.status.error.code], ["token_expired", "unauthorized"]);
   await rejects(fixed.connect(), { code: "unauthorized" });
   strictEqual(fixed.status.by, "token_refused");
   await renewed.connect();
