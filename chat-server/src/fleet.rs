@@ -50,6 +50,9 @@ pub(crate) struct NodeInfo {
     uptime_ms: u64,
     /// A digest of the settings in effect that should be equal on all servers, without secrets.
     config: String,
+    /// A digest of the keys of tokens in effect; `null` if clients need no token.
+    #[serde(default)]
+    token_keys: Option<String>,
 }
 
 /// What is published to the topic: JSON, as which no message of a client begins. A server of another
@@ -117,6 +120,7 @@ impl State {
             rooms: self.hub.rooms(),
             uptime_ms: uptime.as_millis() as u64,
             config: self.settings_digest.read().clone(),
+            token_keys: self.authenticator.as_ref().and_then(|auth| Some(auth.key_set()?.digest)),
         };
         match (serde_json::to_vec(&info), UserId::new(&self.node)) {
             (Ok(info), Ok(node)) => presence.enter(&topic(), Occupant::new(node, info.into())),

@@ -61,6 +61,7 @@ pub use {chat_broker, chat_core, chat_transport};
 pub use api::keys::{ApiKey, ApiScope, InvalidApiKey};
 pub use auth::{
     Action, AuthError, Authenticator, Authorizer, Credentials, Identity, KeyEnds, KeyFetches,
+    KeySet,
 };
 #[cfg(feature = "jwks")]
 pub use auth::{FetchError, RemoteKeys, RemoteKeysConfig};

@@ -104,6 +104,7 @@ impl Collector for Live {
             page.histogram("hook_seconds", help, &deciding)?;
         }
         key_fetches(&mut page, state)?;
+        keys(&mut page, state)?;
         key_ends(&mut page, state)?;
         hub(&mut page, &state.hub)?;
         let broker = state.hub.broker();
@@ -156,6 +157,17 @@ fn key_fetches(page: &mut Page<'_>, state: &State) -> fmt::Result {
     // Without a value until the first fetch, no alarm would see a server that never had keys.
     let age = fetches.age.unwrap_or_else(|| state.started.elapsed().unwrap_or_default());
     page.seconds("key_age_seconds", help, age)
+}
+
+fn keys(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let authenticator = state.authenticator.as_ref();
+    if let Some(keys) = authenticator.and_then(|authenticator| authenticator.key_set()) {
+        page.gauge("token_keys", "Keys of tokens in effect", keys.count)?;
+    }
+    let now = SystemTime::now();
+    let api_keys = state.api_keys.all();
+    let in_effect = api_keys.iter().filter(|key| key.ends_at().is_none_or(|end| now < end));
+    page.gauge("api_keys", "Keys of backends in effect", in_effect.count())
 }
 
 fn key_ends(page: &mut Page<'_>, state: &State) -> fmt::Result {

@@ -13,7 +13,7 @@ use super::key::{InvalidKey, KeyKind};
 use super::key_set::JwtKeys;
 use super::payload::{Payload, Rules};
 use super::token_header::Header;
-use super::{AuthError, Authenticator, Credentials, Identity, KeyEnds, crypto};
+use super::{AuthError, Authenticator, Credentials, Identity, KeyEnds, KeySet, crypto};
 #[cfg(feature = "jwks")]
 use super::{KeyFetches, remote_keys::RemoteKeys};
 
@@ -275,6 +275,10 @@ impl Authenticator for JwtAuthenticator {
 
     fn key_ends(&self) -> KeyEnds {
         self.verifier().keys.ends(SystemTime::now())
+    }
+
+    fn key_set(&self) -> Option<KeySet> {
+        Some(self.verifier().keys.in_effect(SystemTime::now()))
     }
 }
 

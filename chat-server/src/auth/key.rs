@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use pem::Pem;
+use ring::digest::{SHA256, digest};
+use ring::hmac;
 use simple_asn1::{ASN1Block, from_der};
 
 /// The shortest secret, in bytes: the length of the hash of HS256 (RFC 7518, section 3.2).
@@ -30,6 +33,8 @@ impl InvalidKey {
 pub(super) struct VerificationKey {
     pub(super) kind: KeyKind,
     pub(super) key: DecodingKey,
+    /// What tells keys apart: see [`of_secret`] and [`of_public_key`].
+    pub(super) fingerprint: [u8; 32],
 }
 
 /// A key, with the id that tokens name it by.
@@ -86,7 +91,8 @@ impl VerificationKey {
     pub(super) fn secret(secret: &[u8]) -> Result<Self, InvalidKey> {
         check_secret(secret)?;
         let kind = KeyKind::Secret { bytes: secret.len() };
-        Ok(Self { kind, key: DecodingKey::from_secret(secret) })
+        let fingerprint = of_secret(secret);
+        Ok(Self { kind, key: DecodingKey::from_secret(secret), fingerprint })
     }
 
     /// The public key in a file.
@@ -110,7 +116,7 @@ impl VerificationKey {
         if !RSA_BITS.contains(&bits) {
             return Err(other(&format!("an RSA key of {bits} bits (2048 to 8192 are supported)")));
         }
-        Ok(Self { kind: KeyKind::Rsa, key: DecodingKey::from_rsa_der(der) })
+        Ok(Self::of_public_bytes(KeyKind::Rsa, DecodingKey::from_rsa_der(der), der))
     }
 
     /// A point on the curve of `kind` (SEC 1, section 2.3.3).
@@ -118,7 +124,7 @@ impl VerificationKey {
         let coordinate = if kind == KeyKind::P384 { 48 } else { 32 };
         match point.first() {
             Some(4) if point.len() == 1 + 2 * coordinate => {
-                Ok(Self { kind, key: DecodingKey::from_ec_der(point) })
+                Ok(Self::of_public_bytes(kind, DecodingKey::from_ec_der(point), point))
             }
             Some(2 | 3) => {
                 Err(other("an EC key in compressed form (openssl ec -conv_form uncompressed)"))
@@ -130,12 +136,44 @@ impl VerificationKey {
     /// The 32 bytes of a public key of Ed25519 (RFC 8032, section 5.1.5).
     pub(super) fn ed25519(key: &[u8]) -> Result<Self, InvalidKey> {
         let is_whole = key.len() == 32;
-        let read = || Self { kind: KeyKind::Ed25519, key: DecodingKey::from_ed_der(key) };
+        let read = || Self::of_public_bytes(KeyKind::Ed25519, DecodingKey::from_ed_der(key), key);
         is_whole.then(read).ok_or_else(damaged)
+    }
+
+    fn of_public_bytes(kind: KeyKind, key: DecodingKey, bytes: &[u8]) -> Self {
+        let fingerprint = of_public_key(bytes);
+        Self { kind, key, fingerprint }
     }
 }
 
+/// The fingerprint of a public key, which everybody may know: its hash.
+fn of_public_key(bytes: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    fingerprint
+}
+
+/// The fingerprint of a secret: what HS256 would sign a known text with. Guesses at a weak secret can be
+/// tested with it, and as well with any token that was signed by the secret, which each client has.
+fn of_secret(secret: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    let signed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"roomcast token key");
+    fingerprint.copy_from_slice(signed.as_ref());
+    fingerprint
+}
+
 impl NamedKey {
+    pub(super) fn is_valid(&self, now: SystemTime) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// What is equal for two keys that verify the same tokens.
+    pub(super) fn identity(&self) -> String {
+        let Self { id, key, only, until } = self;
+        let until = until.and_then(|until| until.duration_since(SystemTime::UNIX_EPOCH).ok());
+        format!("{} {id:?} {only:?} {until:?}", HEXLOWER.encode(&key.fingerprint))
+    }
+
     /// The algorithm of this name, if the key is for it.
     pub(super) fn algorithm(&self, name: &str) -> Option<Algorithm> {
         self.algorithms().find(|(allowed, _)| *allowed == name).map(|(_, algorithm)| *algorithm)

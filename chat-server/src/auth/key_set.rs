@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use data_encoding::HEXLOWER;
 use jsonwebtoken::Algorithm;
+use ring::digest::{SHA256, digest};
 
 use super::jwk;
 use super::key::{InvalidKey, KeyKind, NamedKey, VerificationKey};
 #[cfg(feature = "jwks")]
 use super::remote_keys::RemoteKeys;
 use super::token_header::{Header, shown};
-use super::{AuthError, KeyEnds};
+use super::{AuthError, KeyEnds, KeySet};
 
 /// Keys with which a token that names none of them is tried, at most. A signature by RSA takes some
 /// 30 µs to verify, and clients can send tokens at any rate.
@@ -137,6 +139,20 @@ impl JwtKeys {
         }
     }
 
+    /// The keys that tokens are verified with at `now`.
+    pub(super) fn in_effect(&self, now: SystemTime) -> KeySet {
+        /// Of the 32 bytes of SHA-256, as in the digest of the settings.
+        const BYTES: usize = 8;
+        let remote = self.fetched();
+        let keys = self.fixed.iter().chain(&*remote).filter(|key| key.is_valid(now));
+        let mut keys: Vec<_> = keys.map(NamedKey::identity).collect();
+        // In which order they stand, and how often, changes nothing.
+        keys.sort_unstable();
+        keys.dedup();
+        let digest = digest(&SHA256, keys.join("\n").as_bytes());
+        KeySet { count: keys.len(), digest: HEXLOWER.encode(&digest.as_ref()[..BYTES]) }
+    }
+
     fn with(mut self, key: VerificationKey) -> Self {
         self.fixed.push(NamedKey { id: None, key, only: None, until: None });
         self
@@ -179,8 +195,8 @@ impl JwtKeys {
     ) -> Result<(KeyKind, Algorithm), AuthError> {
         let remote = self.fetched();
         let now = SystemTime::now();
-        let is_valid = |key: &&NamedKey| key.until.is_none_or(|until| now < until);
-        let known: Vec<&NamedKey> = self.fixed.iter().chain(&*remote).filter(is_valid).collect();
+        let known = self.fixed.iter().chain(&*remote).filter(|key| key.is_valid(now));
+        let known: Vec<&NamedKey> = known.collect();
         let keys = candidates(&known, header)?;
         let fitting = keys.iter().filter_map(|key| Some((key, key.algorithm(&header.alg)?)));
         let mut is_tried = false;

@@ -54,6 +54,36 @@ fn refusal(keys: &JwtKeys, token: &str) -> Option<String> {
 }
 
 #[test]
+fn digest_of_the_keys_tells_sets_apart() {
+    let [a, b, _] = SECRETS;
+    let now = SystemTime::now();
+    let in_effect = |keys: &JwtKeys| keys.in_effect(now);
+    let both = in_effect(&secrets(&[a, b]));
+    assert_eq!((both.count, both.digest.len()), (2, 16));
+    assert_eq!(in_effect(&secrets(&[b, a, b])), both, "order and repetition mean nothing");
+    let (_, public) = generated("k");
+    let (_, other) = generated("k");
+    let set_of = |jwk: &Value| in_effect(&JwtKeys::new().jwks(&set(&[jwk])).unwrap());
+    let mut renamed = public.clone();
+    renamed["kid"] = "l".into();
+    let sets = [
+        both.clone(),
+        in_effect(&secrets(&[a])),
+        in_effect(&secrets(&[b])),
+        in_effect(&secrets(&[a]).until(now + Duration::from_secs(1))),
+        set_of(&public),
+        set_of(&other),
+        set_of(&renamed),
+    ];
+    let mut digests: Vec<_> = sets.iter().map(|set| &set.digest).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), sets.len());
+    let ended = secrets(&[a]).until(now).secret(b).unwrap();
+    assert_eq!(in_effect(&ended), in_effect(&secrets(&[b])), "a key that has ended is none");
+}
+
+#[test]
 fn secrets_overlap() {
     let [old, new, other] = SECRETS;
     let keys = secrets(&[old, new]);

@@ -123,6 +123,29 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     fn key_ends(&self) -> KeyEnds {
         KeyEnds::default()
     }
+
+    /// The keys of tokens in effect, for `/metrics` and `GET /api/nodes`. Default: `None`, and both have
+    /// none.
+    fn key_set(&self) -> Option<KeySet> {
+        None
+    }
+}
+
+/// The keys that an [`Authenticator`] verifies tokens with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KeySet {
+    /// How many keys there are.
+    pub count: usize,
+    /// A text that is equal on two servers if they have the same keys.
+    pub digest: String,
+}
+
+setters! {
+    KeySet {
+        count: usize,
+        digest: String,
+    }
 }
 
 /// When the keys of an [`Authenticator`] end.

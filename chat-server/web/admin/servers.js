@@ -14,16 +14,16 @@ export function listOfServers({ nodes, here }) {
   const usual = mostFrequent(nodes.map(settingsOf));
   const rows = nodes.map((node) => {
     const differs = settingsOf(node) !== usual;
-    const title = "Its version or its settings differ from those of most servers.";
+    const title = "Its version, its settings or its keys of tokens differ from those of most servers.";
     const config = differs ? make("strong", { class: "bad", title }, `${node.config} (differs)`) : node.config;
     const marks = [
       node.node === here && make("strong", { class: "here" }, "this server"),
       differs && make("strong", { class: "bad" }, "differs"),
     ];
-    return [named(node.host ?? node.node, node.node, ...marks), number(node.connections), number(node.rooms), duration(node.uptime_ms), config, node.version];
+    return [named(node.host ?? node.node, node.node, ...marks), number(node.connections), number(node.rooms), duration(node.uptime_ms), config, node.token_keys ?? "none", node.version];
   });
   const total = nodes.reduce((sum, node) => sum + node.connections, 0);
-  const columns = ["@Host", "#Connections", "#Rooms", "Running for", "Settings", "Version"];
+  const columns = ["@Host", "#Connections", "#Rooms", "Running for", "Settings", "Token keys", "Version"];
   const list = table("servers", columns, rows, "No server has announced itself yet.");
   return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
 }
@@ -56,8 +56,8 @@ function localPort(index) {
   return port <= 65_535 ? port : 9101 + index;
 }
 
-function settingsOf({ version, config }) {
-  return `${version} ${config}`;
+function settingsOf({ version, config, token_keys }) {
+  return `${version} ${config} ${token_keys}`;
 }
 
 function mostFrequent(values) {

@@ -4,7 +4,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use super::{KEY, get, member, pair, post, refused, server, user};
+use super::{KEY, get, member, pair, post, refused, server, server_with_key, user};
 use crate::e2e::auth::{SECRET, granting, native};
 use crate::support::{Chat, ask, command, eventually, next_of};
 
@@ -182,4 +182,28 @@ async fn user_is_located_on_other_servers() {
         others(&first).await.is_empty()
     })
     .await;
+}
+
+/// By it an operator sees that all servers have the next key, before tokens are signed with it.
+#[tokio::test]
+async fn keys_of_tokens_are_compared_between_servers() {
+    const NEXT: &str = "fedcba9876543210fedcba9876543210";
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let start = |secrets: &[&str]| {
+        let table = |secret: &&str| format!("[[jwt_keys]]\nsecret = {secret:?}\n");
+        let tables: String = secrets.iter().map(table).collect();
+        server_with_key(&format!("scopes = [\"admin\"]\n{tables}"), &["--redis-url", &url])
+    };
+    let servers = [start(&[SECRET]), start(&[SECRET, NEXT]), start(&[NEXT, SECRET])];
+    let nodes =
+        async || get(&servers[0].server, "/nodes").await["nodes"].as_array().unwrap().clone();
+    eventually("all are listed", async || nodes().await.len() == 3).await;
+    let nodes = nodes().await;
+    let mut digests: Vec<_> =
+        nodes.iter().map(|node| node["token_keys"].as_str().unwrap()).collect();
+    assert!(nodes.iter().all(|node| node["config"] == nodes[0]["config"]), "{nodes:?}");
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), 2, "{nodes:?}");
 }
