@@ -1,25 +1,19 @@
 //! The listeners of the program.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tracing::info;
 
 use crate::settings::{Exit, Invalid, Listen};
 
-/// Browsers try both for `localhost`.
-const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-
 /// Listens on all addresses of the host that the settings name; by default on both loopback
 /// addresses.
 pub(crate) async fn for_clients(settings: &Listen) -> Result<Vec<TcpListener>, Exit> {
     let port = settings.port;
-    let addresses = match settings.host() {
-        // Browsers ignore /etc/hosts for this name.
-        Some(host) if !host.eq_ignore_ascii_case("localhost") => look_up(host, port).await?,
-        _ => LOOPBACK.map(|address| SocketAddr::new(address, port)).to_vec(),
-    };
+    let addresses = addresses_for_clients(settings).await?;
+    settings.check_apart(&addresses)?;
     listen_on(&addresses, bind).map_err(|(address, error)| {
         let why = format!("cannot listen on {address}: {error}");
         let invalid = match settings.host() {
@@ -38,6 +32,13 @@ pub(crate) fn for_operators(settings: &Listen) -> Result<Option<TcpListener>, Ex
         exit(Invalid::new("metrics-addr", address, why), &error)
     })?;
     Ok(Some(listener))
+}
+
+async fn addresses_for_clients(settings: &Listen) -> Result<Vec<SocketAddr>, Exit> {
+    match (settings.known_addresses(), settings.host()) {
+        (None, Some(host)) => look_up(host, settings.port).await,
+        (known, _) => Ok(known.unwrap_or_default()),
+    }
 }
 
 async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Exit> {
@@ -115,7 +116,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
     use super::*;
+
+    const LOOPBACK: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
     const FREE: [SocketAddr; 2] =
         [SocketAddr::new(LOOPBACK[0], 0), SocketAddr::new(LOOPBACK[1], 0)];

@@ -50,7 +50,7 @@ fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
     panics::log_to(&log);
-    log_warnings(sources, &settings.warnings(&server)?);
+    log_warnings(sources, &settings, &server)?;
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
     let outcome =
@@ -60,11 +60,19 @@ fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
 }
 
 /// Logs what the operator should know of the settings, beside errors.
-pub(crate) fn log_warnings(sources: &Sources, of_settings: &[&str]) {
-    for warning in sources.warnings().iter().map(String::as_str).chain(of_settings.iter().copied())
-    {
+pub(crate) fn log_warnings(
+    sources: &Sources,
+    settings: &Settings,
+    server: &ServerConfig,
+) -> Result<(), Exit> {
+    for warning in sources.warnings().iter().chain(&settings.warnings(server)?) {
         warn!("{warning}");
     }
+    // A filter whose only module does not exist hides its own warning.
+    if !tracing::enabled!(tracing::Level::WARN) {
+        settings.log.unknown_modules().iter().for_each(|warning| settings::say(warning));
+    }
+    Ok(())
 }
 
 /// One thread needs nothing that several need to share work.
@@ -100,8 +108,14 @@ async fn run(
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
     }
-    let reload =
-        Reload { server: server.clone(), engine, tokens, set_log_filter, started: settings };
+    let reload = Reload {
+        server: server.clone(),
+        engine,
+        tokens,
+        set_log_filter,
+        started: settings,
+        latest: None,
+    };
     reload
         .start(hangup)
         .map_err(|error| Exit::System(format!("cannot start the thread of reloads: {error}")))?;

@@ -53,6 +53,8 @@ pub(crate) struct Reload {
     pub(crate) set_log_filter: SetFilter,
     /// The settings of the start, which count wherever a restart is needed.
     pub(crate) started: Settings,
+    /// Those of the latest reload.
+    pub(crate) latest: Option<Settings>,
 }
 
 impl Reload {
@@ -80,9 +82,9 @@ impl Reload {
             let outcome = self.reload(&mut sources).await;
             slow.abort();
             match outcome {
-                Ok(()) => {
+                Ok(changed) => {
                     let digest = self.server.settings_digest();
-                    info!(settings = digest, "SIGHUP: settings reloaded");
+                    info!(changed, settings = digest, "SIGHUP: settings reloaded");
                     notify::reloaded(None);
                 }
                 Err(exit) => {
@@ -95,13 +97,14 @@ impl Reload {
         }
     }
 
-    async fn reload(&mut self, sources: &mut Sources) -> Result<(), Exit> {
+    /// The names of the settings that have changed, in themselves or in their files.
+    async fn reload(&mut self, sources: &mut Sources) -> Result<String, Exit> {
         let settings = Settings::load(sources)?;
         let mut config = settings.server()?;
         config.shared_settings = settings.shared_settings(&self.started.redis)?;
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
-        log_warnings(sources, &settings.warnings(&config)?);
+        log_warnings(sources, &settings, &config)?;
         let changed = self.started.changed(&settings);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
@@ -109,7 +112,10 @@ impl Reload {
         if !lasting.is_empty() {
             warn!("SIGHUP: changed settings that need a restart: {}", lasting.join(", "));
         }
-        Ok(())
+        let before = self.latest.as_ref().unwrap_or(&self.started);
+        let changed = before.changed(&settings).collect::<Vec<_>>().join(", ");
+        self.latest = Some(settings);
+        Ok(if changed.is_empty() { "none".to_owned() } else { changed })
     }
 
     /// Everything that can fail is read and checked first, and replaced then.

@@ -15,12 +15,14 @@ mod api;
 mod changes;
 mod config_file;
 mod connections;
+mod contradictions;
 mod exit;
 mod file;
 mod files;
 mod key_command;
 mod limits;
 mod listen;
+mod log_filter;
 mod operator_command;
 #[cfg(test)]
 mod page;
@@ -95,7 +97,7 @@ pub(crate) struct Settings {
 #[command(next_help_heading = "Log")]
 pub(crate) struct LogSettings {
     /// What to log: off, error, warn, info, debug, trace, or by module: info,chat_broker=debug
-    #[arg(long = "log", id = "log", value_name = "LEVEL", default_value = "info", value_parser = value::log_filter)]
+    #[arg(long = "log", id = "log", value_name = "LEVEL", default_value = "info", value_parser = log_filter::log_filter)]
     filter: String,
 
     /// How to log
@@ -267,6 +269,7 @@ impl Settings {
     /// Settings that contradict one another, and texts that are not valid.
     pub(crate) fn server(&self) -> Result<ServerConfig, Invalid> {
         let mut server = ServerConfig::default();
+        self.listen.check_apart(&self.listen.known_addresses().unwrap_or_default())?;
         self.listen.add_to(&mut server);
         server.limits = self.limits.config(!server.trusted_proxies.is_empty());
         self.connections.add_to(&mut server, self.limits.enabled)?;
@@ -291,5 +294,10 @@ impl LogSettings {
     /// What `EnvFilter` takes.
     pub(crate) fn filter(&self) -> &str {
         if self.filter.is_empty() { "info" } else { &self.filter }
+    }
+
+    /// A line for each module that does not exist.
+    pub(crate) fn unknown_modules(&self) -> Vec<String> {
+        log_filter::unknown_modules(self.filter())
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn run(
     for file in settings.tokens.secret_files() {
         check_file(&mut report, file, true);
     }
-    check_host(&mut report, settings).await;
+    check_host(&mut report, settings, sources).await;
     check_tokens(&mut report, settings, sources).await;
     check_files(&mut report, &server, settings);
     check_redis(&mut report, &server, settings, sources).await;
@@ -162,10 +162,12 @@ fn check_file(report: &mut Report, file: &Path, has_secrets: bool) {
     }
 }
 
-async fn check_host(report: &mut Report, settings: &Settings) {
+async fn check_host(report: &mut Report, settings: &Settings, sources: &Sources) {
     let Some(host) = settings.listen.host() else { return };
-    match lookup_host((host.trim_matches(['[', ']']), 0)).await {
-        Ok(_) => report.ok("host", format!("{host} is an address, or has one")),
+    let found = lookup_host((host.trim_matches(['[', ']']), settings.listen.port)).await;
+    match found.map(|found| settings.listen.check_apart(&found.collect::<Vec<_>>())) {
+        Ok(Ok(())) => report.ok("host", format!("{host} is an address, or has one")),
+        Ok(Err(overlap)) => report.fail("host", Exit::from(overlap).message(sources)),
         Err(error) => report.fail("host", format!("{host} has no address: {error}")),
     }
 }

@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::Cli;
 use super::key_command::NewKey;
 use super::source::Sources;
-use super::value::{Invalid, refusal};
+use super::value::{Invalid, refusal, shortened};
 use super::variables::did_you_mean;
 
 /// Why the program does not start.
@@ -89,7 +89,10 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     {
         return format!("invalid value for {variable}: it is not UTF-8");
     }
-    let text = error.to_string();
+    let mut text = error.to_string();
+    if let Some(value) = context(error, ContextKind::InvalidValue) {
+        text = text.replace(value, &shortened(value));
+    }
     let part = text.lines().take_while(|line| !line.trim().is_empty());
     let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
     let line = line.trim_start_matches("error: ");

@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, Parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use toml::de::{DeTable, DeValue};
 
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::tokens::JwtKeyTable;
-use super::value::{none_of, refusal};
+use super::value::{none_of, refusal, trim};
 use super::variables::did_you_mean;
 
 /// A file, as text: clap reads the values.
@@ -99,10 +99,18 @@ impl File {
             if entry.is_empty() || is_given(given, id.as_str()) {
                 continue;
             }
+            let takes_list = matches!(setting.get_action(), ArgAction::Append);
+            if entry.is_list && !takes_list {
+                return Err(self.wrong(entry, "expected one value, and no list in brackets"));
+            }
+            let is_secret = setting.is_hide_env_values_set();
             if entry.is_list {
                 command = command.mut_arg(&id, |arg: Arg| arg.value_delimiter(None));
             }
-            insert(arguments, entry.arguments().map(OsString::from));
+            // A warning says that a secret is changed.
+            let value = |value| if is_secret { value } else { trim(value) };
+            let flags = entry.values.iter().map(|text| format!("--{}={}", entry.key, value(text)));
+            insert(arguments, flags.map(OsString::from));
         }
         Ok(command)
     }
@@ -206,9 +214,13 @@ impl Entry {
         Some(Self { key: key.to_owned(), line, values, is_list })
     }
 
-    /// Whether it is the text that stands for no value.
+    /// Whether it is the text, or the list, that stands for no value.
     fn is_empty(&self) -> bool {
-        matches!(&*self.values, [text] if text.is_empty())
+        match &*self.values {
+            [] => true,
+            [text] => text.is_empty(),
+            _ => false,
+        }
     }
 
     fn arguments(&self) -> impl Iterator<Item = String> {

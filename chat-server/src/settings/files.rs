@@ -28,6 +28,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?).map_err(not_utf8)
 }
 
+/// What is in a regular file: a pipe can be read only once.
+pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
+    let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file.then(|| read_to_end(path).ok()).flatten()
+}
+
 fn read_to_end(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;

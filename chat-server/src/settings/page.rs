@@ -22,12 +22,27 @@ Every setting is a flag, an environment variable, and a key of the TOML file tha
 the key is the flag without `--`. A flag wins over the variable, the variable over the file, and the \
 file over the default. `chat-server --help` prints the same list.
 
-* Times have a unit: `500ms`, `10s`, `5m`, `24h`. In the file they are in quotes.
-* Rates are `A SECOND/AT ONCE`, such as `50/300`; for bytes `K` and `M` stand for 1024 and 1024². \
-`off` switches one off.
-* Lists are separated by commas, or arrays in the file.
-* An empty variable, and an empty text in the file, are no setting, whatever its kind.
-* White space around values of variables, and around secrets, is removed.
+## How values are written
+
+| value | in a flag or a variable | in the file |
+|---|---|---|
+| number, such as `--port` and what is counted in bytes | decimal digits, without sign, unit and separator: \
+`1048576` | the number: `port = 8080`, or the same in quotes |
+| time | a number and a unit: `500ms`, `10s`, `1.5h`; several are added: `1h 30m`. Units are `ms`, `s`, `m` or \
+`min`, `h`, `d`, `w`, `y` and their words, such as `days`. Only 0 needs no unit | in quotes |
+| rate | `A SECOND/AT ONCE`, such as `50/300`; `50` alone is `50/50`. A number may end in `K` (1024) or `M` \
+(1024²), and is 1 at least. `off` is no rate | in quotes; `50` also without them |
+| list | separated by commas, with or without spaces; what is empty between two commas counts for nothing, \
+and is an error among files. A secret is one value, whatever commas it has | an array, `[\"a\", \"b\"]`, whose texts may have commas; or as in a \
+variable |
+| choice, such as `on` or `off` | one of the words of the list below, in lower case | in quotes |
+| text, such as an address, a URL, a name or a file | as it is | in quotes |
+| filter of the log | levels, and modules with a level each: `info,chat_broker=debug`. A level is a word in any \
+case, or a number from 0 (`off`) to 5 (`trace`) | in quotes |
+
+An empty variable, and an empty text in the file, are no setting, whatever its kind. `[]` is none either. White \
+space around the values of variables and of the file, and around those of a list, is removed; so is a byte order mark. A setting is given once: a flag that is \
+there twice, a key that is there twice, and an array where one value is expected, are errors.
 ";
 
 const ALIASES: &str = "also count without `CHAT_`, if the variable with it is not set. Before \

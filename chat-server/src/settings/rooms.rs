@@ -68,6 +68,11 @@ impl RoomClass {
 }
 
 impl Rooms {
+    /// The payload of a room's history; `None` if none is kept.
+    pub(super) fn kept_bytes(&self) -> Option<usize> {
+        (self.history > 0).then_some(self.history_bytes)
+    }
+
     pub(super) fn hub(&self) -> HubConfig {
         let all = Retention::default()
             .messages(self.history)

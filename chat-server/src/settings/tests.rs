@@ -153,12 +153,34 @@ fn errors_of_the_file_name_the_line_and_the_key() {
         ("limits = true", "line 1, limits: expected \"on\" or \"off\", in quotes"),
         ("api-key = 1.234567890", "line 1, api-key: expected a text in quotes"),
         ("port = 1\nport = 2", "line 2: duplicate key"),
+        ("port = [\"1\"]", "line 1, port: expected one value, and no list in brackets"),
+        ("\nhost = [\"a\", \"b\"]", "line 2, host: expected one value"),
     ] {
         assert!(file_error(text).contains(error), "{}", file_error(text));
     }
     assert!(!file_error("api-key = 1.234567890").contains("234567890"));
     for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
         assert!(matches!(Settings::of_file(wrong, &[]), Err(Exit::Usage(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn white_space_in_the_file_is_not_part_of_a_value() {
+    let file = "limits = \" off\\r\"\nlog-format = \"json \"\nlog = []\nport = []";
+    let settings = Settings::of_file(file, &[]).unwrap();
+    assert!(!settings.limits.enabled && matches!(settings.log.format, LogFormat::Json));
+    assert_eq!((settings.log.filter(), settings.listen.port), ("info", 8080));
+}
+
+#[test]
+fn long_value_is_shown_in_part() {
+    let long = "x".repeat(100_000);
+    for setting in ["log", "rate", "limits", "ping-interval", "port", "trusted-proxies"] {
+        let Err(exit) = Settings::of_file(&format!("{setting} = \"{long}\""), &[]) else {
+            panic!("{setting}");
+        };
+        let message = exit.message(&Sources::default());
+        assert!(message.contains(setting) && message.len() < 1000, "{message}");
     }
 }
 

@@ -1,14 +1,16 @@
 //! Settings of the tokens that clients need.
 
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use chat_server::{Secret, ServerConfig};
 use clap::{Args, Parser};
 
+use super::files;
 #[cfg(feature = "jwks")]
 use super::value::url_without_secrets;
-use super::value::{Invalid, MILLISECOND, YEAR, date, filled, secret, text, time};
+use super::value::{Invalid, MILLISECOND, YEAR, date, file, filled, secret, text, time};
 
 /// A server would accept tokens for so long after their end.
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
@@ -23,18 +25,18 @@ pub(crate) struct Tokens {
     jwt_secret: Vec<Secret>,
 
     /// Files with such a secret each, separated by commas [default: none]
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', value_parser = file)]
     jwt_secret_file: Vec<PathBuf>,
 
     /// Files with a public key of tokens each, in PEM, separated by commas: RSA (RS256 to RS512,
     /// PS256 to PS512), EC on P-256 (ES256) or P-384 (ES384), or Ed25519 (EdDSA, Ed25519)
     /// [default: none]
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', value_parser = file)]
     jwt_public_key: Vec<PathBuf>,
 
     /// Files with keys of tokens as a JWKS each, separated by commas: public keys of these kinds, or
     /// secrets [default: none]
-    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    #[arg(long, value_name = "FILE", value_delimiter = ',', value_parser = file)]
     jwt_jwks_file: Vec<PathBuf>,
 
     /// URL of a JWKS with public keys of tokens, such as
@@ -193,6 +195,14 @@ pub(crate) fn invalid_jwks_url(url: &str, why: String) -> Invalid {
 }
 
 impl JwtKeyTable {
+    /// What it says, and what its file has.
+    pub(super) fn value(&self) -> impl Hash {
+        let secret = self.secret.as_ref().map(Secret::reveal);
+        let files = [&self.secret_file, &self.public_key, &self.jwks_file];
+        let contents = files.map(|file| file.as_ref().map(|file| (file, files::contents(file))));
+        (secret, contents, self.until)
+    }
+
     fn has_ended(&self) -> bool {
         self.until.is_some_and(|until| until <= SystemTime::now())
     }

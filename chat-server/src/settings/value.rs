@@ -1,11 +1,13 @@
 //! How the values of settings are written, and which of them are refused.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,6 @@ use axum::http::Uri;
 use chat_core::RoomId;
 use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use tracing_subscriber::filter::LevelFilter;
 
 /// The most of anything that is counted in bytes: more is a mistake.
 pub(super) const MAX_BYTES: usize = 1 << 30;
@@ -59,7 +60,9 @@ impl Invalid {
     pub(super) fn message(&self, name_of: impl FnOnce(&str) -> String) -> String {
         let (name, why) = (name_of(&self.setting), &self.why);
         match &self.value {
-            Some(value) => format!("invalid value '{}' for {name}: {why}", value.escape_debug()),
+            Some(value) => {
+                format!("invalid value '{}' for {name}: {why}", shortened(value).escape_debug())
+            }
             None => format!("invalid value for {name}: {why}"),
         }
     }
@@ -87,6 +90,9 @@ where
     T: FromStr<Err = ParseIntError> + PartialOrd + Display + Clone,
 {
     move |text| match trim(text).parse() {
+        _ if trim(text).starts_with('+') => {
+            Err("expected a whole number without a unit".to_owned())
+        }
         Ok(number) if number < *range.start() => Err(format!("at least {}", range.start())),
         Ok(number) if number <= *range.end() => Ok(number),
         Err(error) if *error.kind() != IntErrorKind::PosOverflow => {
@@ -96,13 +102,17 @@ where
     }
 }
 
-/// Reads times in `range`, such as `500ms`, `10s`, `5m` or `24h`.
+/// Reads times in `range`, such as `500ms`, `10s`, `5m` or `24h`. `M` is refused: humantime has it for
+/// months, and rates for 1024².
 pub(super) fn time(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| {
-        let time = humantime::parse_duration(trim(text))
-            .map_err(|_| "expected a time such as 500ms, 10s, 5m or 24h")?;
+        let expected = "expected a time such as 500ms, 10s, 5m or 24h";
+        let time = humantime::parse_duration(trim(text)).map_err(|_| expected)?;
+        if text.contains('M') {
+            return Err(expected.to_owned());
+        }
         if range.contains(&time) {
             return Ok(time);
         }
@@ -125,6 +135,14 @@ pub(super) fn zero_or<T: Default>(
 #[allow(clippy::unnecessary_wraps, reason = "clap takes parsers that may fail")]
 pub(super) fn text(text: &str) -> Result<String, Infallible> {
     Ok(trim(text).to_owned())
+}
+
+/// Reads the name of a file in a list, where spaces stand behind commas.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    match trim(text) {
+        "" => Err("expected the name of a file".to_owned()),
+        name => Ok(name.into()),
+    }
 }
 
 /// Reads a secret. A blank one stays: as the key of tokens it is too short, and without one
@@ -183,22 +201,9 @@ pub(super) fn network(text: &str) -> Result<Option<IpNet>, String> {
         return Ok(None);
     }
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let expected = format!("'{text}' is neither an address nor a network such as 10.0.0.0/8");
+    let shown = shortened(text);
+    let expected = format!("'{shown}' is neither an address nor a network such as 10.0.0.0/8");
     network.map(Some).map_err(|_| expected)
-}
-
-/// Reads a filter of the log. A level that does not exist is an error: the filter would take it
-/// for the name of a module.
-pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    let filter = trim(text);
-    let levels = filter.split(',').map(str::trim);
-    for level in levels.filter(|level| !level.is_empty() && !level.contains(['=', '['])) {
-        if level.parse::<LevelFilter>().is_err() {
-            return Err(format!("{level} is not off, error, warn, info, debug or trace"));
-        }
-    }
-    tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    Ok(filter.to_owned())
 }
 
 /// Why a parser refuses a value, if that is the error.
@@ -215,6 +220,15 @@ pub(super) fn none_of(error: &clap::Error) -> Option<String> {
         _ => String::new(),
     };
     Some(format!("expected {}{meant}", known.join(", ")))
+}
+
+/// What an error shows of a value: a file in the place of its name may have megabytes.
+pub(super) fn shortened(value: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 200;
+    match value.char_indices().nth(LONGEST) {
+        None => value.into(),
+        Some((end, _)) => format!("{}…", &value[..end]).into(),
+    }
 }
 
 /// A value without what surrounds it by mistake: white space, and the mark with which some editors
@@ -254,7 +268,19 @@ mod tests {
         for (text, seconds) in [("1000ms", 1), ("10s", 10), ("5m", 300), (" 1h\r\n", 3600)] {
             assert_eq!(read(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for wrong in ["", "10", "s", "-1s", "99999999999999999999s", "0s", "999ms", "61m"] {
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "99999999999999999999s",
+            "0s",
+            "999ms",
+            "61m",
+            "5M",
+            "1,5m",
+            "5 minuten",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(read("2h"), Err("1s to 1h".to_owned()));
@@ -297,6 +323,7 @@ mod tests {
             ("99999999999999999999", "at most 300"),
             ("-3", "expected a whole number without a unit"),
             ("3K", "expected a whole number without a unit"),
+            ("+3", "expected a whole number without a unit"),
             ("", "expected a whole number without a unit"),
         ] {
             assert_eq!(read(wrong), Err(why.to_owned()), "{wrong}");

@@ -1,4 +1,4 @@
-//! Settings that a server in production should not have.
+//! Settings that a server in production should not have, and those that do not do what they say.
 
 use chat_server::{IpNet, ServerConfig};
 
@@ -9,9 +9,16 @@ use super::value::Invalid;
 const UNGUESSABLE: usize = 22;
 
 impl Settings {
-    /// A line for each setting that fits a trial and not production. `server` is the configuration by
-    /// these settings.
-    pub(crate) fn warnings(&self, server: &ServerConfig) -> Result<Vec<&'static str>, Invalid> {
+    /// A line for each setting that fits a trial and not production, and for each that has no effect.
+    /// `server` is the configuration by these settings.
+    pub(crate) fn warnings(&self, server: &ServerConfig) -> Result<Vec<String>, Invalid> {
+        let mut warnings = self.of_a_trial(server)?;
+        warnings.extend(self.contradictions(server));
+        warnings.extend(self.log.unknown_modules());
+        Ok(warnings)
+    }
+
+    fn of_a_trial(&self, server: &ServerConfig) -> Result<Vec<String>, Invalid> {
         let names_no_clients = !self.tokens.are_needed()?;
         let short_key = server.api_key.as_ref().is_some_and(|key| {
             // Others come from `chat-server key`.
@@ -56,7 +63,8 @@ impl Settings {
                 "api-key has less than 22 characters and might be guessed: chat-server key makes one",
             ),
         ];
-        Ok(warnings.into_iter().filter(|(is_so, _)| *is_so).map(|(_, warning)| warning).collect())
+        let found = warnings.into_iter().filter(|(is_so, _)| *is_so);
+        Ok(found.map(|(_, warning)| warning.to_owned()).collect())
     }
 }
 
@@ -78,7 +86,9 @@ mod tests {
         let warnings = |file: &str| {
             let settings = Settings::of_file(file, &[]).unwrap();
             let warnings = settings.warnings(&settings.server().unwrap()).unwrap();
-            warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect::<Vec<_>>()
+            let titles =
+                warnings.iter().map(|warning| warning.split(':').next().unwrap().to_owned());
+            titles.collect::<Vec<_>>()
         };
         let open = "no jwt-secret and no other key of tokens";
         assert_eq!(warnings(""), [open]);

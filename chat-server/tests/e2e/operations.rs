@@ -220,12 +220,28 @@ fn wrong_setting_is_exit_code_2_where_the_port_is_taken_as_well() {
         (["--jwt-secret", "short"], "--jwt-secret"),
         (["--jwt-public-key", "/nonexistent"], "--jwt-public-key"),
         (["--redis-url", "http://a.example"], "--redis-url"),
+        (["--log", "chat_server=debgu"], "--log"),
+        (["--metrics-addr", &format!("0.0.0.0:{port}")], "--metrics-addr"),
+        (["--metrics-addr", &format!("[::]:{port}")], "is for clients, by host and port"),
     ] {
         let (code, _, err) =
             run(command().args(["--host", "127.0.0.1", "--port", &port]).args(flags));
         assert_eq!(code, 2, "{err}");
         assert!(err.contains(named), "{named} in {err}");
     }
+}
+
+/// Without this line an operator would look for others in vain: the filter shows none of the server.
+#[test]
+fn module_of_the_log_that_does_not_exist_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let args = ["--host", "127.0.0.1", "--port", &port, "--log", "chat_servr=debug"];
+    let (_, _, err) = run(command().args(args));
+    let line = "log: no line of the log is of the module chat_servr; did you mean chat_server?";
+    assert!(err.contains(line), "{err}");
+    let (_, out, _) = run(command().args(args).arg("check"));
+    assert!(out.contains(line), "{out}");
 }
 
 /// As a file of variables with the line ends of Windows gives them.

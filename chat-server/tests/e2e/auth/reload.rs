@@ -206,6 +206,39 @@ async fn rotation_on_one_server_after_the_other_closes_no_connection() {
     }
 }
 
+/// The file keeps its name, so that no value of a setting says that its key is another.
+#[tokio::test]
+async fn reload_names_what_has_changed_also_in_files() {
+    let keys = Keys::new("names-of-changes");
+    let secret = keys.write("secret", SECRET);
+    let table = |secret: &str| format!("[[jwt_keys]]\nsecret = \"{secret}\"\n");
+    let file = keys.write("chat.toml", table(SECRET));
+    let args = ["--port", "0", "--jwt-secret-file", &secret, "--config", &file];
+    let server = Chat::start(command().args(args));
+    let token_keys = async || {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        value_of(&page, "chat_token_keys")
+    };
+    assert_eq!(token_keys().await, Some(1.0), "one key, in two places");
+
+    let changed = |times: usize| {
+        reload(&server, times);
+        let log = server.log();
+        assert!(!log.iter().any(|line| line.contains(NEXT_SECRET)));
+        let mut lines = log.iter().rev();
+        let line = lines.find(|line| line.contains("SIGHUP: settings reloaded")).unwrap();
+        line.split("changed=").nth(1).unwrap().split(" settings=").next().unwrap().to_owned()
+    };
+    assert_eq!(changed(1), "\"none\"");
+    fs::write(&secret, NEXT_SECRET).unwrap();
+    assert_eq!(changed(2), "\"jwt-secret-file\"");
+    assert_eq!(token_keys().await, Some(2.0));
+    fs::write(&file, format!("log = \"debug\"\n{}", table(NEXT_SECRET))).unwrap();
+    assert_eq!(changed(3), "\"jwt_keys, log\"");
+    assert_eq!(changed(4), "\"none\"", "since the latest, not since the start");
+    assert_eq!(token_keys().await, Some(1.0));
+}
+
 #[tokio::test]
 async fn reload_replaces_limits_of_open_connections_too() {
     let keys = Keys::new("limits-reload");

@@ -261,6 +261,22 @@ async fn replica_and_full_redis_fail() {
 }
 
 #[test]
+fn settings_that_contradict_each_other_are_named() {
+    let (code, _, error) =
+        run(command().args(["--metrics-addr", "0.0.0.0:8080", "--port", "8080", "check"]));
+    assert_eq!(code, 2);
+    assert!(error.contains("--metrics-addr: 127.0.0.1:8080 is for clients"), "{error}");
+    let args = ["--host", "127.1", "--port", "8080", "--metrics-addr", "[::]:8080"];
+    let (code, report) = check(command().args(args));
+    assert_eq!(code, 1, "a name that is looked up");
+    assert_found(&report, "host", "fail", "is for clients, by host and port");
+    let (code, report) = check(command().args(["--drain-spread=20s"]));
+    assert_eq!(code, 0);
+    let lines = report["checks"].to_string();
+    assert!(lines.contains("drain-spread and drain-timeout: the first is more"), "{lines}");
+}
+
+#[test]
 fn tls_without_authorities_is_named() {
     let url = ["--redis-url", "rediss://127.0.0.1:1"];
     let mut program = command();
