@@ -48,6 +48,11 @@ pub struct Config {
     pub ping_after: Duration,
     /// How long the server then has for an answer, which may be any frame. Default 10 s.
     pub pong_timeout: Duration,
+    /// While a request is unanswered, both of these times: so a connection that has swallowed a request is
+    /// abandoned after twice this time, by default 5 s. A healthy server may take as long to read a ping,
+    /// behind what it reads at its own rate. So the next connection may take twice as long to answer, and
+    /// so on up to eight times, until nothing is unanswered.
+    pub check_timeout: Duration,
 }
 
 impl Default for Config {
@@ -64,6 +69,7 @@ impl Default for Config {
             backoff_cap: Duration::from_secs(20),
             ping_after: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
+            check_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -143,6 +149,13 @@ impl Config {
     #[must_use]
     pub fn pong_timeout(mut self, timeout: Duration) -> Self {
         self.pong_timeout = timeout;
+        self
+    }
+
+    /// Sets [`check_timeout`](Self::check_timeout).
+    #[must_use]
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
         self
     }
 }

@@ -249,7 +249,8 @@ impl Lifecycle {
             Renewal::Fetching(due) if due <= now => self.retry_renewal(now),
             Renewal::Never | Renewal::At(_) | Renewal::Fetching(_) => {}
         }
-        match self.link.take_due(is_read, now) {
+        let unanswered_since = self.session.outbox.requests.unanswered_since();
+        match self.link.take_due(is_read, unanswered_since, now) {
             Some(Due::Connect) => self.open(now),
             Some(Due::Ping) => self.push(Action::Ping),
             Some(Due::Lost(why)) => self.lost(Disconnect::new(why), now),

@@ -42,27 +42,38 @@ pub(super) struct Link {
     stage: Stage,
     /// When the server last showed a sign of life, or its connection was started.
     alive_at: Duration,
-    pinged: bool,
+    /// Until when the server has to show a sign of life after a ping.
+    answer_due: Option<Duration>,
+    /// How many times as long it may take: twice as long after each connection that was abandoned for its
+    /// silence, until nothing is unanswered. A server that is silent for another reason would else lose one
+    /// connection after another.
+    patience: u32,
     /// Since when the server has taken nothing of what waits to be sent.
     stalled_since: Option<Duration>,
     connect_timeout: Duration,
     ping_after: Duration,
     pong_timeout: Duration,
+    check_timeout: Duration,
 }
+
+/// The most that [`Link::patience`] is.
+const MOST_PATIENCE: u32 = 8;
 
 impl Link {
     /// No connection; the first is due now.
     pub(super) fn new(config: &Config, now: Duration) -> Self {
-        let Config { connect_timeout, ping_after, pong_timeout, .. } = *config;
+        let Config { connect_timeout, ping_after, pong_timeout, check_timeout, .. } = *config;
         let (stage, alive_at) = (Stage::Waiting(now), now);
         Self {
             stage,
             alive_at,
-            pinged: false,
+            answer_due: None,
+            patience: 1,
             stalled_since: None,
             connect_timeout,
             ping_after,
             pong_timeout,
+            check_timeout,
         }
     }
 
@@ -131,7 +142,14 @@ impl Link {
     /// The deadline of a silent server restarts.
     pub(super) fn restart(&mut self, now: Duration) {
         self.alive_at = now;
-        self.pinged = false;
+        self.answer_due = None;
+    }
+
+    /// Nothing is unanswered.
+    pub(super) fn all_answered(&mut self) {
+        if self.online_since().is_some() {
+            self.patience = 1;
+        }
     }
 
     /// After a time in which the process did not run, the server has the time of a pong to show
@@ -142,24 +160,34 @@ impl Link {
         if self.online_since().is_none() {
             return false;
         }
-        self.pinged = true;
-        self.alive_at = now.saturating_sub(self.ping_after);
+        self.answer_due = Some(now.saturating_add(self.pong_timeout));
         true
     }
 
-    /// When something is due; `is_read`: whether the server can be read.
-    pub(super) fn deadline(&self, is_read: bool) -> Option<Duration> {
-        let read = self.read_deadline().filter(|_| is_read);
+    /// When something is due; `is_read`: whether the server can be read; `unanswered_since`: since when the
+    /// oldest request has been unanswered.
+    pub(super) fn deadline(
+        &self,
+        is_read: bool,
+        unanswered_since: Option<Duration>,
+    ) -> Option<Duration> {
+        let read = is_read.then(|| self.read_deadline(unanswered_since).0);
         read.into_iter().chain(self.write_deadline()).min()
     }
 
     /// What is due.
-    pub(super) fn take_due(&mut self, is_read: bool, now: Duration) -> Option<Due> {
+    pub(super) fn take_due(
+        &mut self,
+        is_read: bool,
+        unanswered_since: Option<Duration>,
+        now: Duration,
+    ) -> Option<Due> {
         let is_due = |deadline: Option<Duration>| deadline.is_some_and(|due| due <= now);
         if is_due(self.write_deadline()) {
             return Some(Due::Lost("the server reads nothing".into()));
         }
-        if !is_read || !is_due(self.read_deadline()) {
+        let (due, answer_time) = self.read_deadline(unanswered_since);
+        if !is_read || !is_due(Some(due)) {
             return None;
         }
         Some(match self.stage {
@@ -170,22 +198,41 @@ impl Link {
             }
             Stage::Opening => Due::Lost("no connection in time".into()),
             Stage::AwaitingWelcome => Due::Lost("no welcome in time".into()),
-            Stage::Online(_) if self.pinged => Due::Lost("no answer to a ping".into()),
+            Stage::Online(_) if self.answer_due.is_some() => {
+                self.patience = MOST_PATIENCE.min(2 * self.patience);
+                Due::Lost("no answer to a ping".into())
+            }
             Stage::Online(_) => {
-                self.pinged = true;
+                self.answer_due = Some(due.saturating_add(answer_time));
                 Due::Ping
             }
         })
     }
 
-    fn read_deadline(&self) -> Option<Duration> {
-        let timeout = match self.stage {
-            Stage::Waiting(until) | Stage::FetchingToken(until) => return Some(until),
-            Stage::Opening | Stage::AwaitingWelcome => self.connect_timeout,
-            Stage::Online(_) if self.pinged => self.silence_timeout(),
-            Stage::Online(_) => self.ping_after,
-        };
-        Some(self.alive_at.saturating_add(timeout))
+    /// When the next is due of what does not concern writing; if it is a ping, how long its answer may take.
+    fn read_deadline(&self, unanswered_since: Option<Duration>) -> (Duration, Duration) {
+        let none = Duration::ZERO;
+        match self.stage {
+            Stage::Waiting(until) | Stage::FetchingToken(until) => (until, none),
+            Stage::Opening | Stage::AwaitingWelcome => {
+                (self.alive_at.saturating_add(self.connect_timeout), none)
+            }
+            Stage::Online(_) => {
+                self.answer_due.map_or_else(|| self.ping(unanswered_since), |due| (due, none))
+            }
+        }
+    }
+
+    /// When the server is pinged, and how long the answer may take.
+    fn ping(&self, unanswered_since: Option<Duration>) -> (Duration, Duration) {
+        let silent = (self.alive_at.saturating_add(self.ping_after), self.pong_timeout);
+        let unanswered = unanswered_since.map(|since| {
+            // A server that takes a part of a large frame is there.
+            let since = self.alive_at.max(since).max(self.stalled_since.unwrap_or_default());
+            (since.saturating_add(self.check_timeout), self.check_timeout)
+        });
+        let (due, answer_time) = unanswered.map_or(silent, |unanswered| unanswered.min(silent));
+        (due, answer_time.saturating_mul(self.patience))
     }
 
     /// A server that takes nothing has as long as one that sends nothing.

@@ -477,6 +477,9 @@ impl Machine {
 
     fn settle(&mut self, now: Duration) {
         self.client.session.flush(now);
+        if self.client.session.outbox.requests.len() == 0 {
+            self.client.link.all_answered();
+        }
     }
 
     fn deadline(&self) -> Option<Duration> {
@@ -496,7 +499,9 @@ impl Machine {
             (Some(due), Some(until)) if due <= self.now => Some(until),
             (due, _) => due,
         });
-        let others = [session.flush_at(self.now), renewal.due(), link.deadline(is_read)];
+        let unanswered_since = session.outbox.requests.unanswered_since();
+        let others =
+            [session.flush_at(self.now), renewal.due(), link.deadline(is_read, unanswered_since)];
         expiries.into_iter().chain(others).flatten().min()
     }
 }

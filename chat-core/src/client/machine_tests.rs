@@ -36,7 +36,11 @@ fn member() -> Machine {
 }
 
 fn member_with(limits: &str) -> Machine {
-    let mut machine = machine(Config::default());
+    member_by(Config::default(), limits)
+}
+
+fn member_by(config: Config, limits: &str) -> Machine {
+    let mut machine = machine(config);
     welcome_with(&mut machine, limits, START);
     machine.join("r", 0, START).unwrap();
     joined(&mut machine, "r", 2, START);
@@ -384,6 +388,84 @@ fn silent_server_is_pinged_and_then_lost() {
     assert!(matches!(machine.state(), State::Waiting { .. }));
 }
 
+/// A member whose sends do not time out.
+fn patient_member() -> Machine {
+    let hour = Duration::from_secs(3600);
+    let config = Config::default().request_timeout(hour).send_timeout(hour);
+    member_by(config, r#"{"message_bytes":100,"frame_bytes":1000}"#)
+}
+
+/// Calls the machine at its next deadline.
+fn at_deadline(machine: &mut Machine, due: Duration) {
+    assert_eq!(machine.poll_timeout(), Some(due));
+    machine.handle_timeout(due);
+}
+
+#[test]
+fn server_that_answers_no_request_is_pinged_soon_and_then_lost() {
+    let second = |n| START + Duration::from_secs(n);
+    let mut machine = patient_member();
+    machine.send("r", "hi", second(20)).unwrap();
+    assert_eq!(sent(&mut machine).len(), 1);
+    assert_eq!(machine.poll_timeout(), Some(second(25)));
+    // Each sign of life counts, as for a silent server.
+    machine.handle_alive(second(22));
+    at_deadline(&mut machine, second(27));
+    assert_eq!(machine.poll_action(), Some(Action::Ping));
+    machine.handle_alive(second(28));
+    at_deadline(&mut machine, second(33));
+    assert_eq!(machine.poll_action(), Some(Action::Ping));
+    at_deadline(&mut machine, second(38));
+    assert!(matches!(machine.state(), State::Waiting { loss, .. } if loss.reason.contains("ping")));
+}
+
+#[test]
+fn next_server_may_take_twice_as_long_until_nothing_is_unanswered() {
+    let mut machine = patient_member();
+    machine.send("r", "hi", START).unwrap();
+    let silence = |machine: &mut Machine, begun: Duration, answer_time: u64| {
+        while machine.poll_action().is_some() {}
+        at_deadline(machine, begun + Duration::from_secs(5));
+        assert_eq!(machine.poll_action(), Some(Action::Ping));
+        let end = begun + Duration::from_secs(5 + answer_time);
+        at_deadline(machine, end);
+        assert!(matches!(machine.state(), State::Waiting { .. }), "{answer_time}");
+        let mut now = end;
+        while !matches!(machine.state(), State::Connecting { .. }) {
+            now = machine.poll_timeout().unwrap();
+            machine.handle_timeout(now);
+        }
+        while machine.poll_action().is_some() {}
+        machine.handle_connected(now);
+        now
+    };
+    let answer = |machine: &mut Machine, kind: &str, rest: &str, now| {
+        let frames: Vec<_> = std::iter::from_fn(|| machine.poll_action()).collect();
+        let id = frames.iter().find_map(|action| {
+            let Action::Send(frame) = action else { return None };
+            let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
+            (frame["type"] == kind).then(|| frame["id"].to_string())
+        });
+        let id = id.unwrap_or_else(|| panic!("no {kind} in {frames:?}"));
+        machine.handle_text(&rest.replace("ID", &id), now).unwrap();
+        while machine.poll_event().is_some() {}
+    };
+    let welcome = r##"{"type":"welcome","id":ID,"session":"s","node":"n",
+        "user":{"id":"ann","name":"Ann","color":"#B56AD9"},
+        "limits":{"message_bytes":100,"frame_bytes":1000}}"##;
+    let joined = r#"{"type":"joined","id":ID,"room":"r","recovered":false,"members":[],"count":1,
+        "messages":[]}"#;
+    let mut now = START;
+    for answer_time in [5, 10, 20, 40, 40] {
+        now = silence(&mut machine, now, answer_time);
+        answer(&mut machine, "hello", welcome, now);
+    }
+    answer(&mut machine, "join", joined, now);
+    answer(&mut machine, "send", r#"{"type":"ok","id":ID}"#, now);
+    machine.send("r", "hi", now).unwrap();
+    silence(&mut machine, now, 5);
+}
+
 #[test]
 fn server_that_takes_nothing_is_lost_however_much_it_sends() {
     let mut machine = member();
@@ -429,7 +511,8 @@ fn caller_that_is_a_second_late_has_run() {
 #[test]
 fn request_fails_when_the_time_of_a_pong_is_over_after_the_process_did_not_run() {
     let Config { request_timeout, pong_timeout, .. } = Config::default();
-    let mut machine = member();
+    let config = Config::default().check_timeout(Duration::MAX);
+    let mut machine = member_by(config, r#"{"message_bytes":100,"frame_bytes":1000}"#);
     machine.members("r", START).unwrap();
     assert_eq!(machine.poll_timeout(), Some(START + request_timeout));
     let now = START + request_timeout + Duration::from_secs(2);

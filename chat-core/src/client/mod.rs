@@ -82,7 +82,8 @@
 //!   confirms it as well.
 //! * To a server that requires tokens it sends one ([`Config::token`]); one that can be
 //!   [fetched](Token::Fetched) it renews before it expires.
-//! * It pings a silent server, and ends a connection on which there is no answer.
+//! * It pings a silent server, sooner while a request is unanswered, and ends a connection on which there is
+//!   no answer.
 //! * It keeps the rate limits for frames, joins and bytes that the server sends in `welcome`, less a
 //!   sixteenth of each burst, so that the server seldom has to slow it down. Requests, joins and
 //!   messages wait for their turns in the order in which they could be sent, and their timeouts

@@ -158,6 +158,11 @@ impl Requests {
         Some((id, pending.request))
     }
 
+    /// Since when the oldest request has been unanswered.
+    pub(super) fn unanswered_since(&self) -> Option<Duration> {
+        self.deadline().map(|deadline| deadline.saturating_sub(self.timeout))
+    }
+
     /// When the next request times out.
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.waiting.first_key_value().map(|(_, pending)| pending.deadline)

@@ -238,4 +238,11 @@ impl ClientConfig {
         self.machine = self.machine.pong_timeout(timeout);
         self
     }
+
+    /// Sets [`check_timeout`](Config::check_timeout).
+    #[must_use]
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.machine = self.machine.check_timeout(timeout);
+        self
+    }
 }

@@ -208,6 +208,21 @@ async fn silent_server_is_pinged_and_then_abandoned() {
     assert_eq!(begun.elapsed().as_secs(), 50 + 35);
 }
 
+/// As that of a frozen process: it was sent a message, and says nothing.
+#[tokio::test(start_paused = true)]
+async fn server_that_answers_no_request_is_abandoned_after_ten_seconds() {
+    let (_mock, mut peer, client, mut events) = joined(0, ClientConfig::default()).await;
+    let begun = Instant::now();
+    let sending = tokio::spawn(async move { client.send("general", "hi").await });
+    peer.recv("send").await;
+    let Some(Ok(Frame::Ping(_))) = peer.recv_raw().await else { panic!("not a ping") };
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("waits on") };
+    assert_eq!(loss.reason, "no answer to a ping");
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert!(!sending.is_finished(), "the message is sent again");
+}
+
 #[tokio::test]
 async fn pings_are_answered_at_once() {
     let (_mock, mut peer, _client, _events) = joined(0, quick()).await;
