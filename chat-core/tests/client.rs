@@ -297,6 +297,7 @@ fn earlier_time_counts_as_the_latest() {
 fn grace_of_a_request_delays_no_pause() {
     let mut config = Config::default();
     config.pong_timeout = Duration::from_secs(60);
+    config.check_timeout = Duration::from_secs(60);
     let mut run = Run::with(config);
     let behind_a_hole = r#"{"type":"reaction","room":"r","offset":5}"#;
     run.machine.handle_text(behind_a_hole, run.now).unwrap();
