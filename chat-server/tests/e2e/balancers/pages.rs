@@ -25,6 +25,7 @@ for_each_balancer! {
     clients_of_a_dead_server_continue_elsewhere
     heartbeat_is_shorter_than_the_timeout
     draining_server_is_passed_over
+    without_servers_clients_learn_when_to_retry
     addresses_of_clients_are_counted
     websockets_alone_are_passed_on
 }
@@ -234,6 +235,24 @@ async fn draining_server_is_passed_over(program: &'static Program) {
         assert!(Instant::now() < deadline, "no POST was sent to the draining server");
     }
     assert_eq!(balancer.errors_answered(), Vec::<String>::new());
+}
+
+/// As a server itself would say it, for clients and backends that read the code.
+async fn without_servers_clients_learn_when_to_retry(program: &'static Program) {
+    let closed =
+        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let balancer = Balancer::start(program, [closed(), closed()]);
+    for line in ["POST /create-room", "GET /ws"] {
+        let (status, head, body) = request(balancer.port(), line, "").await;
+        let head = head.to_ascii_lowercase();
+        assert_eq!(status, 503, "{head}{body}");
+        for line in ["retry-after: 1", "content-type: application/json"] {
+            assert!(head.lines().any(|found| found == line), "{line} in {head}");
+        }
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}"));
+        assert_eq!(body["code"], "no_server");
+        assert!(body["message"].is_string());
+    }
 }
 
 /// The servers trust the balancer, and limit each client by its own address.
