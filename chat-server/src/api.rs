@@ -99,6 +99,7 @@ fn calls() -> Vec<Call> {
         Call::get("nodes", "/nodes", Admin, nodes::nodes).with(Neutral),
         Call::get("samples", "/samples", Admin, nodes::samples).with(Neutral),
         Call::get("connections", "/connections", Admin, connections::connections),
+        Call::post("rebalance", "/connections/rebalance", Admin, connections::rebalance),
         Call::get("user_connections", "/users/{user}/connections", Admin, connections::of_user),
         #[cfg(feature = "jwt")]
         Call::post("issue_token", "/tokens", ApiScope::Tokens, tokens::issue),

@@ -141,7 +141,7 @@ pub(crate) struct ApiCall<'a> {
     /// How many users, or rooms, the call is about.
     pub(crate) users: Option<usize>,
     pub(crate) rooms: Option<usize>,
-    /// The lifetime of the token that was issued.
+    /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(crate) seconds: Option<u64>,
 }
 

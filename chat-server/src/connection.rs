@@ -163,7 +163,7 @@ impl Connection {
         state.sessions.open(id, &member, params.address);
         if state.is_draining() {
             // The drain lists the connections once; this one may have been added after that.
-            drain::send_goodbye(&member, Duration::ZERO);
+            drain::send_goodbye(&member, "shutdown", Duration::ZERO);
         }
         // Read after the insert: an earlier sanction is visible to `server_ban` below, and a later
         // one finds the connection in `sessions` and notifies it.

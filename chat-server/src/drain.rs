@@ -1,14 +1,15 @@
-//! Shutdown: clients are asked to reconnect to other servers, spread over time.
+//! Clients are asked to reconnect to other servers, spread over time: all of them at a shutdown, and a part of
+//! them to make use of a server that was added.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chat_core::wire::{Goodbye, ServerFrame};
 use chat_core::{CloseReason, Deliver};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::member::Member;
-use crate::state::State;
+use crate::state::{State, Task};
 
 /// Clients that receive `goodbye` at the same time.
 const BATCH: usize = 250;
@@ -46,16 +47,38 @@ impl State {
                 sleep(spread.mul_f64(BATCH as f64 / count as f64)).await;
             }
             for (n, member) in members.iter().enumerate() {
-                send_goodbye(member, spread.mul_f64(phase(batch * BATCH + n, count)));
+                let after = spread.mul_f64(phase(batch * BATCH + n, count));
+                send_goodbye(member, "shutdown", after);
             }
+        }
+    }
+
+    /// Asks so many of 100 clients to reconnect elsewhere, one after the other within `time`. An earlier
+    /// rebalance that goes on is ended. Returns how many clients are asked.
+    pub(crate) fn rebalance(&self, percent: u8, time: Duration) -> usize {
+        let mut members = self.sessions.all(&self.drop_reporter);
+        members.truncate((members.len() * usize::from(percent)).div_ceil(100));
+        let count = members.len();
+        *self.rebalance.lock() = Some(Task(tokio::spawn(send_goodbyes_within(time, members))));
+        count
+    }
+}
+
+/// No client waits before it reconnects: unlike at a shutdown, there is time until each is told.
+async fn send_goodbyes_within(time: Duration, members: Vec<Member>) {
+    let (start, count) = (Instant::now(), members.len());
+    for (n, member) in members.into_iter().enumerate() {
+        sleep_until(start + time.mul_f64(n as f64 / count as f64)).await;
+        if !member.is_closed() {
+            send_goodbye(&member, "rebalance", Duration::ZERO);
         }
     }
 }
 
 /// Asks a client to reconnect to another server after this time, and closes its connection.
-pub(crate) fn send_goodbye(member: &Member, after: Duration) {
+pub(crate) fn send_goodbye(member: &Member, reason: &str, after: Duration) {
     let after_ms = after.as_millis() as u64;
-    let mut goodbye = Goodbye::new("shutdown", true);
+    let mut goodbye = Goodbye::new(reason, true);
     goodbye.after_ms = after_ms;
     member.reply(&ServerFrame::Goodbye(goodbye));
     member.close(CloseReason::GoingAway);

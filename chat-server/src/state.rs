@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use chat_broker::{Broker, Hub, Status};
 use chat_core::{ConnectionId, HeavyHitters, User, UserId, UserName};
 use chat_transport::OutboxStats;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -84,6 +84,8 @@ pub(crate) struct State {
     /// Random: which frames are sampled for [`clients`](Self::clients).
     pub(crate) sample_seed: u64,
     pub(crate) draining: AtomicBool,
+    /// What asks a part of the clients to reconnect elsewhere.
+    pub(crate) rebalance: Mutex<Option<Task>>,
     pub(crate) drop_reporter: DropReporter,
     /// The task of [`fleet`](crate::fleet).
     pub(crate) fleet: OnceLock<Task>,
@@ -185,6 +187,7 @@ impl State {
             // Without random numbers clients can be served, and one can hide from that list.
             sample_seed: getrandom::u64().unwrap_or_default(),
             draining: AtomicBool::new(false),
+            rebalance: Mutex::default(),
             drop_reporter,
             fleet: OnceLock::new(),
             searches: Searches::default(),

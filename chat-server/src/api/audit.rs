@@ -30,7 +30,7 @@ pub(super) struct Subject {
     /// How many users, or rooms, the call is about.
     pub(super) users: Option<usize>,
     pub(super) rooms: Option<usize>,
-    /// The lifetime of the token that was issued.
+    /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(super) seconds: Option<u64>,
     /// Whether it is a message in the name of the key, which says itself who sent it.
     pub(super) is_own_message: bool,

@@ -1,13 +1,16 @@
 //! The connections with the most traffic, and those of a user.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 use chat_core::{ConnectionId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
+use super::audit::Subject;
+use super::body::{Body, bad_field, missing};
 use super::keys::ActiveKey;
 use super::names::UserPath;
 use super::query::{Params, limit};
@@ -26,6 +29,10 @@ pub(super) const BUSIEST: u32 = 20;
 
 /// The most connections of a user, and the most rooms of one, that are listed.
 const MAX_LISTED: usize = 100;
+
+/// How long a rebalance takes, unless the call says.
+const REBALANCE_SECONDS: u32 = 60;
+const MAX_REBALANCE_SECONDS: u32 = 3600;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
@@ -128,6 +135,57 @@ pub(super) fn known_user<'a>(
 ) -> Option<&'a UserId> {
     let may_be_named_so = state.authenticator.is_none() && is_open;
     (may_be_named_so || user.as_str() != state.session_name(id)).then_some(user)
+}
+
+/// How many connections are ended, and how slowly.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct RebalanceRequest {
+    /// The part of the connections, in percent. 0 ends a rebalance that goes on.
+    #[cfg_attr(test, schema(required = true, nullable = false, maximum = 100))]
+    percent: Option<u8>,
+    /// The time in which they end, one after the other.
+    #[cfg_attr(test, schema(nullable = false, maximum = 3600, default = 60))]
+    seconds: Option<u32>,
+}
+
+/// What a rebalance does.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+pub(super) struct RebalanceAnswer {
+    /// The id of the server.
+    node: String,
+    /// The name of its machine, pod or container; `null` if the system does not say it.
+    host: Option<String>,
+    /// How many connections are ended.
+    connections: usize,
+}
+
+/// Ends a part of the connections of the server that answers, so that their clients reconnect to another.
+///
+/// For a server that was added: connections stay where they are. The clients that are asked receive
+/// `goodbye` with `"reconnect":true`, reconnect after a random pause, and miss nothing; where to is the
+/// choice of the balancer. A further call ends one that goes on, and begins anew.
+#[cfg_attr(test, utoipa::path(
+    post, path = "/api/connections/rebalance", tag = "servers",
+    request_body = RebalanceRequest,
+    responses((status = 200, description = "The clients are asked from now on.", body = RebalanceAnswer)),
+))]
+pub(super) async fn rebalance(
+    Shared(state): Shared<Arc<State>>,
+    caller: Caller,
+    Body(RebalanceRequest { percent, seconds }): Body<RebalanceRequest>,
+) -> Result<Json<RebalanceAnswer>, Refusal> {
+    let percent = percent.ok_or_else(|| missing("percent"))?;
+    let seconds = seconds.unwrap_or(REBALANCE_SECONDS);
+    if percent > 100 || seconds > MAX_REBALANCE_SECONDS {
+        let message = "\"percent\" is 100 at most, and \"seconds\" 3600.";
+        return Err(bad_field(message));
+    }
+    let connections = state.rebalance(percent, Duration::from_secs(seconds.into()));
+    caller.audit.note(Subject { seconds: Some(seconds.into()), ..Subject::default() });
+    Ok(Json(RebalanceAnswer { node: state.node.clone(), host: host_name(), connections }))
 }
 
 /// The connections of a user to one server.

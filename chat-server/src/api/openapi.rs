@@ -48,6 +48,7 @@ Bearer …` or `X-Api-Key`, with the scope that the call names. A call that fail
         nodes::nodes,
         nodes::samples,
         connections::connections,
+        connections::rebalance,
         connections::of_user,
         batch::batch,
         document_call,

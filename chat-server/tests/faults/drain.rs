@@ -20,6 +20,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How much longer anything may take on a busy machine.
 const SLACK: Duration = Duration::from_secs(10);
 
+const KEY: &str = "0123456789abcdefghijkl";
+
 /// Rooms tell numbers instead of names, which here would be most of the work.
 const QUIET: &[&str] = &["--presence-limit", "10"];
 
@@ -75,6 +77,44 @@ async fn clients_of_a_server_that_drains_go_on_at_another_one_by_one() {
         &records,
     );
     is_spread(&records, began);
+}
+
+/// A server was added: its part of the clients goes there by one call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_the_clients_goes_to_a_server_that_was_added() {
+    let _alone = alone().await;
+    let redis = RedisServer::start();
+    let clients = 1_000;
+    let args = [QUIET, &["--api-key", KEY]].concat();
+    let servers = Chat::several::<2>(&redis, &args).await;
+    let fleet = ClientFleet::join(clients, 100, &ports(&servers)).await;
+    fleet.talk();
+    fleet.until_acknowledged(2).await;
+
+    let call = async |body: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST /api/connections/rebalance HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        let (status, _, answer) = servers[0].raw(&format!("{head}{body}")).await;
+        (status, answer)
+    };
+    for wrong in ["{}", "{\"percent\":101}", "{\"percent\":1,\"seconds\":3601}"] {
+        assert_eq!(call(wrong).await.0, 400, "{wrong}");
+    }
+    let began = Instant::now();
+    let (status, answer) = call("{\"percent\":40,\"seconds\":2}").await;
+    assert!(status == 200 && answer.contains("\"connections\":400"), "{answer}");
+    servers[0].until_logged("key=\"api\" call=\"rebalance\" seconds=2 status=200");
+    servers[1].until_metric("chat_connections", |moved| moved == 400).await;
+    assert!(began.elapsed() > Duration::from_millis(1_500), "all at once: {:?}", began.elapsed());
+    fleet.until_acknowledged(2).await;
+    servers[0].until_metric("chat_connections", |left| left == 600).await;
+    let records = fleet.finish().await;
+    let moved = records.iter().filter(|record| record.stays.len() == 2);
+    assert_eq!(moved.filter(|record| record.stays[0].code == Some(1001)).count(), 400);
+    nothing_is_lost("400 of 1,000 clients moved", &records);
 }
 
 /// Nobody comes with the whole crowd.
