@@ -166,7 +166,7 @@ pub(super) struct RebalanceAnswer {
 ///
 /// For a server that was added: connections stay where they are. The clients that are asked receive
 /// `goodbye` with `"reconnect":true`, reconnect after a random pause, and miss nothing; where to is the
-/// choice of the balancer. A further call ends one that goes on, and begins anew.
+/// choice of the balancer. A further call replaces one that goes on.
 #[cfg_attr(test, utoipa::path(
     post, path = "/api/connections/rebalance", tag = "servers",
     request_body = RebalanceRequest,

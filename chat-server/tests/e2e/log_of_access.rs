@@ -262,6 +262,7 @@ fn body_of(call: &str) -> Value {
         "status" => json!({"users": ["u"]}),
         "issue_token" => json!({"user": "u", "seconds": 60}),
         "batch" => json!({"calls": []}),
+        "rebalance" => json!({"percent": 0}),
         _ => json!({"user": "u"}),
     }
 }

@@ -91,7 +91,7 @@ async fn examples_run_and_answer_as_the_page_says() {
             other => panic!("{other}"),
         }
     }
-    assert_eq!(compared, 23, "an answer of each call");
+    assert_eq!(compared, 24, "an answer of each call");
 }
 
 /// The table has every call, with its scope.
