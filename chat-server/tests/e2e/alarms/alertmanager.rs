@@ -9,7 +9,7 @@ use std::{env, process};
 use serde_json::{Value, json};
 
 use super::prometheus::free_port;
-use super::{ALERTMANAGER, RULES};
+use super::{ALERTMANAGER, deploy, severity};
 use crate::support::{eventually, exchange};
 
 /// A private Alertmanager. Dropping it ends the process and deletes its directory.
@@ -90,12 +90,6 @@ impl Drop for Alertmanager {
     }
 }
 
-/// That of the rule.
-fn severity(alarm: &str) -> &'static str {
-    let (_, rule) = RULES.split_once(&format!("- alert: {alarm}\n")).expect("a rule");
-    rule.split_once("severity: ").and_then(|(_, rest)| rest.lines().next()).unwrap()
-}
-
 /// A right that the server does without is missing for good: it must not keep back a later outage.
 #[tokio::test]
 async fn missing_right_keeps_back_no_page() {
@@ -132,6 +126,19 @@ async fn server_that_does_not_answer_pages_once() {
     alertmanager.until_sends(&["ChatServerUnresponsive", "ChatServerDown"]).await;
     alertmanager.fire(&[("ChatDown", &[])]).await;
     alertmanager.until_sends(&["ChatDown"]).await;
+}
+
+/// Whom docs/runbook.md has wake up, and whom not.
+#[test]
+fn page_and_ticket_have_receivers() {
+    for (severity, receiver) in [("critical", "on-call"), ("warning", "tickets")] {
+        let label = format!("severity={severity}");
+        let ask = ["config", "routes", "test", "--config.file=alertmanager.yml", &label];
+        let output = Command::new("amtool").args(ask).current_dir(deploy()).output();
+        let output =
+            output.expect("this test needs `amtool`: apt-get install prometheus-alertmanager");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), receiver);
+    }
 }
 
 /// A warning that keeps back a page would hide it from who is on call.

@@ -65,6 +65,25 @@ fn alarms_are_those_of_the_table_and_of_the_runbook() {
     }
 }
 
+#[test]
+fn runbook_has_the_severity_and_what_users_notice() {
+    let sections = RUNBOOK.split("\n### ").skip(1);
+    for (section, alarm) in sections.zip(alarms()) {
+        let section = section.split("\n## ").next().unwrap();
+        let severity = severity(alarm);
+        let urgency = if severity == "critical" { "page" } else { "ticket" };
+        let line = format!("{alarm}\n\n* **Severity:** `{severity}`, a {urgency}.\n");
+        assert!(section.starts_with(&line), "{line}");
+        assert!(section.contains("\n* **Users"), "{alarm}");
+    }
+}
+
+/// That of the rule.
+fn severity(alarm: &str) -> &'static str {
+    let (_, rule) = RULES.split_once(&format!("- alert: {alarm}\n")).expect("a rule");
+    rule.split_once("severity: ").and_then(|(_, rest)| rest.lines().next()).unwrap()
+}
+
 /// A name that is no alarm would hold back nothing.
 #[test]
 fn alertmanager_names_alarms() {
