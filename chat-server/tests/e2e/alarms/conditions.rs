@@ -234,8 +234,13 @@ async fn clients(world: &mut World) {
     fs::write(&file, "history = \"seven\"\n").unwrap();
     third.signal("HUP");
     world.until_fires("ChatReloadFailed", async |_| {}).await;
-    world.prometheus.scrape(&world.ports());
     drop(third);
+
+    // A machine whose latest copy is of 1970.
+    let machine = answering("chat_backup_timestamp_seconds 0\n".to_owned()).await;
+    world.prometheus.scrape(&[&world.ports()[..], &[machine]].concat());
+    world.until_fires("ChatBackupOld", async |_| {}).await;
+    world.prometheus.scrape(&world.ports());
 }
 
 /// A port that answers each request with one key.
@@ -243,14 +248,18 @@ async fn issuer() -> u16 {
     let key = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let jwks =
         json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": "a", "x": key}]});
-    let jwks = jwks.to_string();
+    answering(jwks.to_string()).await
+}
+
+/// A port that answers each request with this text.
+async fn answering(text: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             read_head(&mut stream).await;
-            let len = jwks.len();
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{jwks}");
+            let len = text.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{text}");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
