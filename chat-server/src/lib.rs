@@ -4,6 +4,8 @@
 mod admin;
 mod api;
 mod auth;
+#[doc(hidden)] // For the program.
+pub mod built;
 mod cause;
 mod client_lines;
 mod config;

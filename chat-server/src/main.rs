@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_server::{Server, ServerBuilder, ServerConfig};
+use chat_server::{Server, ServerBuilder, ServerConfig, built};
 use engine::Engine;
 use log::{Log, SetFilter};
 use reload::Reload;
@@ -152,7 +152,7 @@ fn log_start(
     let metrics = metrics.map_or(String::new(), |url| format!(", metrics on {url}/metrics"));
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = option_env!("ROOMCAST_COMMIT"),
+        commit = built::COMMIT,
         node = server.node(),
         host = server.host(),
         engine = settings.redis.engine(),

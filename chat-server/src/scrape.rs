@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
 use crate::api;
+use crate::built::COMMIT;
 use crate::member::Member;
 use crate::process::Process;
 use crate::state::State;
@@ -121,7 +122,7 @@ impl Collector for Live {
 
 fn about(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let version = ("version", env!("CARGO_PKG_VERSION"));
-    let commit = ("commit", option_env!("ROOMCAST_COMMIT").unwrap_or("unknown"));
+    let commit = ("commit", COMMIT);
     let node = ("node", &*state.node);
     page.info("build_info", "What the program was built from", &[version, commit, node])?;
     let digest = ("digest", &**state.settings_digest.read());

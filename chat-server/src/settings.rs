@@ -41,7 +41,7 @@ mod warnings;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use chat_server::{InvalidConfig, ServerConfig};
+use chat_server::{InvalidConfig, ServerConfig, built};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use api::Api;
@@ -119,12 +119,18 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// What `--version` prints behind the name; `-V` prints the version alone.
+fn long_version() -> String {
+    let (version, commit, profile) = (env!("CARGO_PKG_VERSION"), built::COMMIT, built::PROFILE);
+    format!("{version} (commit {commit}, {profile})")
+}
+
 /// A chat server whose rooms stay in sync across processes through Redis.
 ///
 /// Every setting is a flag, an environment variable, and a key of the configuration file;
 /// a flag wins over the environment, and the environment over the file.
 #[derive(Debug, Parser)]
-#[command(name = "chat-server", version)]
+#[command(name = "chat-server", version, long_version = long_version())]
 struct Cli {
     /// TOML file with settings, named as the flags are: port = 8081 [default: none]
     #[arg(long, value_name = "FILE")]

@@ -111,6 +111,7 @@ pub(super) fn run(args: &SizeArgs, settings: &Settings) -> Result<ExitCode, Exit
     let load = Load::new(args, retention);
     let http_connections = server.limits.http_connections.unwrap_or(0);
     let size = Size { redis: load.redis(), server: load.server(http_connections) };
+    let size = size.with_cpu_factor(args.cpu_factor);
     print(&if args.json { json!(size).to_string() } else { size.text(args) });
     Ok(ExitCode::SUCCESS)
 }
@@ -150,6 +151,19 @@ struct ServerSize {
 }
 
 impl Size {
+    fn with_cpu_factor(mut self, factor: f64) -> Self {
+        let Self { redis, server } = &mut self;
+        for cores in [
+            &mut redis.cores,
+            &mut redis.cores_batched,
+            &mut server.cores,
+            &mut server.cores_batched,
+        ] {
+            *cores *= factor;
+        }
+        self
+    }
+
     fn text(&self, args: &SizeArgs) -> String {
         let Self { redis, server } = self;
         let mut text = String::new();
@@ -305,6 +319,7 @@ mod tests {
             messages: 100,
             text: 200,
             servers: servers + 1,
+            cpu_factor: 1.0,
             json: false,
         };
         Load::new(&args, Some(Retention::default()))
@@ -320,6 +335,7 @@ mod tests {
                 messages,
                 text,
                 servers: 1,
+                cpu_factor: 1.0,
                 json: false,
             };
             Load::new(&args, Some(Retention::default())).kept as u64
@@ -352,6 +368,7 @@ mod tests {
                 messages,
                 text: 100,
                 servers: if servers == 1 { 1 } else { servers + 1 },
+                cpu_factor: 1.0,
                 json: false,
             };
             let load = Load::new(&args, Some(Retention::default()));
@@ -362,6 +379,18 @@ mod tests {
             let redis = (redis.cores_batched, redis.cores);
             assert!(redis.0 < of_redis && of_redis < redis.1, "{case}: {redis:?}");
         }
+    }
+
+    #[test]
+    fn factor_counts_for_all_cpu_and_for_nothing_else() {
+        let load = load(2, 10);
+        let size = || Size { redis: load.redis(), server: load.server(0) };
+        let (one, double) = (size(), size().with_cpu_factor(2.0));
+        let cores = |Size { redis, server }: &Size| {
+            [redis.cores, redis.cores_batched, server.cores, server.cores_batched]
+        };
+        assert_eq!(cores(&double), cores(&one).map(|cores| 2.0 * cores));
+        assert_eq!(double.server.memory_bytes, one.server.memory_bytes);
     }
 
     #[test]

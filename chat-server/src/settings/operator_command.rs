@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, Subcommand};
 
 use super::source::Sources;
-use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, number, room, time};
+use super::value::{HOUR, MAX_BYTES, MAX_COUNT, MILLISECOND, SECOND, factor, number, room, time};
 
 /// What a room keeps by default, and a join returns at most.
 const MAX_HISTORY: u32 = 256;
@@ -206,6 +206,10 @@ pub(crate) struct SizeArgs {
     /// Servers, over which users are spread evenly: the figures of a server are those while one is away
     #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = number(1..=MAX_COUNT))]
     pub(crate) servers: usize,
+
+    /// CPU of your machine for the same work, as a multiple of that of docs/sizing.md
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = factor)]
+    pub(crate) cpu_factor: f64,
 
     /// Print one JSON object
     #[arg(long)]

@@ -102,6 +102,12 @@ where
     }
 }
 
+/// Reads by how much one thing exceeds another, such as `1.5`.
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    let factor = trim(text).parse().ok().filter(|factor| (0.01..=100.0).contains(factor));
+    factor.ok_or_else(|| "expected a number from 0.01 to 100, such as 1.5".to_owned())
+}
+
 /// Reads times in `range`, such as `500ms`, `10s`, `5m` or `24h`. `M` is refused: humantime has it for
 /// months, and rates for 1024².
 pub(super) fn time(
@@ -308,6 +314,14 @@ mod tests {
             ("https://a b/secret", "…"),
         ] {
             assert_eq!(url_without_secrets(url), shown);
+        }
+    }
+
+    #[test]
+    fn factor_is_a_finite_number() {
+        assert_eq!(factor(" 1.5"), Ok(1.5));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "1,5", "2x", ""] {
+            assert!(factor(wrong).unwrap_err().starts_with("expected a number"), "{wrong}");
         }
     }
 

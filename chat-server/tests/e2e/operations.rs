@@ -345,6 +345,7 @@ fn start_is_one_line_with_what_runs() {
         &format!("engine=\"{}", redis.url().trim_end_matches('/')),
         "settings=\"",
         "node=\"",
+        "commit=\"",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -357,6 +358,18 @@ fn start_is_one_line_with_what_runs() {
     };
     assert_eq!(digest(&one), digest(&other));
     assert_ne!(digest(&one), digest(&server), "one has a Redis");
+}
+
+/// The commit is that of the log; an operator also needs to know whether the program is optimized.
+#[test]
+fn version_names_the_commit_and_the_profile() {
+    let line = Chat::alone().until_logged("listening");
+    let commit = line.split("commit=\"").nth(1).unwrap().split('"').next().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let expected = format!("chat-server {version} (commit {commit}, {profile})\n");
+    assert_eq!(run(command().arg("--version")), (0, expected, String::new()));
+    assert_eq!(run(command().arg("-V")).1, format!("chat-server {version}\n"));
 }
 
 #[test]
