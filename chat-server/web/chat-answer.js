@@ -40,9 +40,9 @@ function sentenceOf(code) {
   return `${code[0].toUpperCase()}${code.slice(1).replaceAll("_", " ")}.`;
 }
 
-/** The members of an object that are not `undefined`. */
+/** The members of an object that are neither `undefined` nor `null`. */
 export function defined(object) {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined && value !== null));
 }
 
 /** Whether a retry may succeed. */

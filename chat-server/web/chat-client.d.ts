@@ -301,13 +301,15 @@ export interface Emitter<Events> extends EventTarget {
 
 export type Token = string | null | undefined;
 
+/** Times are in milliseconds. The constructor throws a `TypeError` for one that is no number from 0
+ *  on; larger ones than 2,147,483,647, `Infinity` too, count as that. */
 export interface ChatOptions {
   /** The user's name. Without one the server makes one up. */
   name?: string | undefined;
   /** `resume` of an earlier client: be the same user. */
   resume?: string | undefined;
   /** A token, or what gives one: asked before each connection, and before a token runs out. If
-   *  it fails, or takes longer than two minutes, it is asked again later. If it throws
+   *  it fails, or takes longer than `tokenTimeoutMs`, it is asked again later. If it throws
    *  `Unauthorized`, or gives nothing, the user has no access any more: the client is `closed`. */
   token?: string | (() => Token | Promise<Token>) | undefined;
   /** The WebSocket class, where the runtime has none of its own. */
@@ -321,6 +323,8 @@ export interface ChatOptions {
    *  answered. The time that it waits for its turn at the server's rates does not count.
    *  Default 30,000; the server recognizes repeated keys for five minutes. */
   sendTimeoutMs?: number | undefined;
+  /** How long the token function may take before it is called again. Default 120,000. */
+  tokenTimeoutMs?: number | undefined;
   /** From when a request is sent. A join without an answer is then repeated, as long as the room is
    *  not left. Default 15,000. */
   requestTimeoutMs?: number | undefined;
@@ -340,7 +344,7 @@ export interface ChatOptions {
    *  next ping may take twice as long, up to eight times, until all is answered. Default 5,000. */
   checkTimeoutMs?: number | undefined;
   /** One line for each event, with its detail: `true` for `console.debug`, or a function. Off by
-   *  default; the details contain the texts of messages. */
+   *  default; the details contain the texts of messages. It must not throw. */
   debug?: boolean | ((line: string) => void) | undefined;
 }
 
@@ -383,7 +387,8 @@ export class ChatClient<Data = unknown> {
    *  state `waiting`, connects. Browsers do this by themselves when the network changes and when
    *  the page is seen again; elsewhere call it when the device wakes. */
   check(): void;
-  /** Takes another name, which costs a new connection. */
+  /** Takes another name, which costs a new connection. Beside a token it changes nothing: the
+   *  token has the name. Rejects with `bad_field` for a name that a user cannot have. */
   rename(name: string): Promise<Welcome>;
 
   /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
@@ -398,7 +403,7 @@ export class ChatClient<Data = unknown> {
   /** A room as it is to be shown. Each caller gets a handle of its own on the same room, which joins
    *  with the first and leaves once the last is released and its messages are sent. Throws a
    *  `TypeError` if `name` is no string. `history`: how many of the latest messages to bring (50).
-   *  `keep`: above how many a new message drops the oldest (20,000); more if `history` has loaded
+   *  `keep`: above how many, one at least, a new message drops the oldest (20,000); more if `history` has loaded
    *  more. The first caller's options count. A room that is taken again has the messages that failed
    *  there: the client keeps the latest 200 of rooms without a handle. Do not `join` or `leave` the
    *  same room beside it. */
@@ -426,7 +431,8 @@ export class ChatClient<Data = unknown> {
   ): Promise<History<Data>>;
   /** With the capability `moderate`: removes a user, by id, who may join again. */
   kick(room: string, user: string, reason?: string): Promise<unknown>;
-  /** Keeps a user out of the room, for `seconds` or until `unban`. */
+  /** Keeps a user out of the room, for `seconds` or until `unban`. Rejects with `bad_field` for any
+   *  other option, and for a number in place of the options. */
   ban(room: string, user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
   unban(room: string, user: string): Promise<unknown>;
 }
@@ -484,7 +490,7 @@ export interface RoomSnapshot<Data = unknown> {
   readonly can: readonly Capability[] | null;
   /** Oldest first, each once; those that the room has not sent back yet are the last. */
   readonly messages: readonly ShownMessage<Data>[];
-  /** Whether `history()` may bring older messages. */
+  /** Whether `history()` may bring older messages; not in the state `left`. */
   readonly hasMore: boolean;
   /** Whether a page is being loaded. */
   readonly isLoading: boolean;
@@ -537,6 +543,7 @@ export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange
   kick(user: string, reason?: string): Promise<unknown>;
   ban(user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
   unban(user: string): Promise<unknown>;
-  /** Ends the use of the room by this caller; once, and the handle shows `left` from then on. */
+  /** Ends the use of the room by this caller; once, and the handle shows `left` from then on. What is
+   *  called on it before the room is left, in the next macrotask, is still carried out. */
   release(): void;
 }

@@ -121,7 +121,7 @@ export class ChatClient extends Emitter {
   }
 
   room(name, options = {}) {
-    if (typeof name !== "string") throw new TypeError("A room has a name.");
+    if (typeof name !== "string") throw new TypeError("A name is text.");
     const onRelease = () => {
       this.#shared.delete(name);
       this.leave(name);
@@ -137,7 +137,7 @@ export class ChatClient extends Emitter {
       const entry = this.#rooms.get(room);
       // The server does not know of a join that was not sent.
       const isKnown = entry?.isKnown;
-      if (entry) this.#abandon(entry, new ChatError("not_in_room"));
+      if (entry) this.#abandon(entry);
       if (isKnown) this.#requests.request({ type: "leave", room }, { resolve: () => resolve(), reject });
       else resolve();
     });
@@ -166,18 +166,19 @@ export class ChatClient extends Emitter {
     return this.#requests.ask({ type: "members", room });
   }
 
-  history(room, { before, after, limit } = {}) {
-    return this.#requests.ask({ type: "history", room, before, after, limit }, withMessages);
+  history(room, options) {
+    return this.#requests.ask({ ...options, type: "history", room }, withMessages);
   }
 
   kick(room, user, reason) {
     return this.#requests.ask({ type: "kick", room, user, reason });
   }
 
-  ban(room, user, { seconds, reason } = {}) {
-    // JSON has `null` for a NaN, which would be a ban without an end.
-    if (Number.isNaN(seconds)) seconds = "";
-    return this.#requests.ask({ type: "ban", room, user, seconds, reason });
+  ban(room, user, options = {}) {
+    const { seconds, reason, ...others } = options;
+    // What is no number of seconds must not become a ban without an end. JSON has `null` for a NaN.
+    const isMistaken = typeof options !== "object" || Object.keys(others).length > 0 || Number.isNaN(seconds);
+    return this.#requests.ask({ type: "ban", room, user, seconds: isMistaken ? "" : seconds, reason });
   }
 
   unban(room, user) {
@@ -218,17 +219,18 @@ export class ChatClient extends Emitter {
       if (step !== "next") return;
     }
     if (type === "message") this.#deliver(entry, frame, entry.position?.epoch);
-    else if (type === "gap" || type === "typing") this.#emit(type, frame);
-    else if (type === "presence" && PRESENCE_EVENTS.includes(event)) this.#emit(type, frame);
+    else if (type === "gap" || type === "typing" || (type === "presence" && PRESENCE_EVENTS.includes(event))) {
+      this.#emit(type, frame);
+    }
   }
 
   #onStatus(status) {
     const { state, error } = status;
     const isOnline = state === "online";
-    const { isOtherUser, hasToken } = this.#connection;
-    if (isOnline && isOtherUser && hasToken) this.#drafts.length = 0;
+    const { isOtherUser, isOtherPerson } = this.#connection;
+    if (isOnline && isOtherPerson) this.#drafts.length = 0;
     for (const entry of this.#rooms.values()) {
-      if (isOnline && isOtherUser) entry.sends.becomeOther(hasToken);
+      if (isOnline && isOtherUser) entry.sends.becomeOther(isOtherPerson);
       if (isOnline) this.#enter(entry);
       else entry.close(error);
       // A failed join is not repeated by a later connection.
@@ -260,7 +262,7 @@ export class ChatClient extends Emitter {
   }
 
   /** Removes a room, so that a reconnect does not join it. */
-  #abandon(entry, error) {
+  #abandon(entry, error = new ChatError("not_in_room")) {
     this.#rooms.delete(entry.room);
     entry.close(error);
   }
@@ -291,13 +293,12 @@ export class ChatClient extends Emitter {
   }
 
   #onPutOut(frame) {
-    const { room } = frame;
-    const entry = this.#rooms.get(room);
+    const entry = this.#rooms.get(frame.room);
     // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
     // A join under way may put the client into the room again.
-    if (entry.asked) this.#requests.request({ type: "leave", room }, {});
-    this.#abandon(entry, new ChatError("not_in_room"));
+    if (entry.asked) this.#requests.request({ type: "leave", room: frame.room }, {});
+    this.#abandon(entry);
     this.#emit("left", frame);
   }
 
@@ -312,7 +313,11 @@ export class ChatClient extends Emitter {
   #emit(type, detail) {
     if (this.#debug) this.#debug(`chat ${type} ${JSON.stringify(detail)}`);
     if (this.#events.push(new CustomEvent(type, { detail })) > 1) return;
-    for (; this.#events.length > 0; this.#events.shift()) this.dispatchEvent(this.#events[0]);
+    for (; this.#events.length > 0; this.#events.shift()) {
+      const [event] = this.#events;
+      // The rooms come first: handlers find them as they are after the event.
+      for (const target of [...this.#shared.values(), this]) target.dispatchEvent(event);
+    }
   }
 }
 

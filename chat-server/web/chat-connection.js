@@ -3,7 +3,7 @@
 
 import { ChatError, defined, isPassing, outcome, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
-import { checkName, textOf } from "./chat-limits.js";
+import { NAME_RULE, isName, textOf } from "./chat-limits.js";
 import {
   CLOSE_AFTER_ERROR_MS,
   CLOSING_MS,
@@ -39,6 +39,7 @@ const DEFAULTS = {
   pongTimeoutMs: 10_000,
   checkTimeoutMs: 5_000,
   sendTimeoutMs: 30_000,
+  tokenTimeoutMs: 120_000,
   queueLimit: 20_000,
   queueBytes: 2 ** 24,
 };
@@ -48,8 +49,9 @@ export class Connection {
   status = { state: "idle" };
   /** The server's last `welcome`. */
   welcome = null;
-  /** Whether it named another user than the one before. */
+  /** Whether it named another user than the one before; and whether by a token: another person. */
   isOtherUser = false;
+  isOtherPerson = false;
   requests = new Requests(this);
   /** The options of the client, with their defaults, and with the present `name` and `resume`. */
   options;
@@ -90,11 +92,17 @@ export class Connection {
    *  answers nothing. */
   constructor(url, options, onStatus, onFrame) {
     this.#url = String(url);
-    // An undefined option is the same as a missing one.
+    // An option without a value is the same as a missing one.
     this.options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...defined(options) };
+    for (const name in DEFAULTS) {
+      const number = Math.min(this.options[name], LONGEST_MS);
+      if (!(number >= 0)) throw new TypeError(`${name} is no number from 0 on.`);
+      this.options[name] = number;
+    }
     this.#onStatus = onStatus;
     this.#onFrame = onFrame;
-    if (typeof options.token === "function") this.#tokens = tokenSource(options.token);
+    const { token, tokenTimeoutMs } = this.options;
+    if (typeof token === "function") this.#tokens = tokenSource(token, tokenTimeoutMs);
   }
 
   get state() {
@@ -103,11 +111,6 @@ export class Connection {
 
   get isOnline() {
     return this.state === "online";
-  }
-
-  /** Whether an application's token names the user. */
-  get hasToken() {
-    return Boolean(this.#token);
   }
 
   /** Connects; does not wait any longer if an attempt is due later. The promise settles in time;
@@ -130,8 +133,8 @@ export class Connection {
 
   /** Replaces the connection by one with another name. The code 1000 would say that the user leaves. */
   rename(name) {
-    this.textOf({ type: "hello", name }, true);
-    checkName(name);
+    if (this.state === "closed") throw new ChatError("closed");
+    if (name !== undefined && !isName(name)) throw new ChatError("bad_field", NAME_RULE);
     this.options.name = name;
     this.#hangUp();
     this.requests.disconnect();
@@ -204,10 +207,9 @@ export class Connection {
 
   #connect(token) {
     this.#token = token;
-    const { WebSocket, connectTimeoutMs } = this.options;
     try {
-      if (!WebSocket) throw new Error("There is no WebSocket: give a class.");
-      this.#socket = new WebSocket(this.#url, ["chat.v1"]);
+      // By this name: it is that in the error where there is none, also in a page that was minified.
+      this.#socket = new this.options.WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
       this.#forget();
       this.#end({ code: LOST, reason: error.message, by: "client" });
@@ -223,7 +225,7 @@ export class Connection {
       failure = message || "The connection failed.";
       this.#after("failed", CLOSE_AFTER_ERROR_MS, () => this.#lose(failure));
     });
-    this.#after("welcome", connectTimeoutMs, () => this.#lose("no welcome in time"), setDeadline);
+    this.#after("welcome", this.options.connectTimeoutMs, () => this.#lose("no welcome in time"), setDeadline);
   }
 
   #begin() {
@@ -257,7 +259,7 @@ export class Connection {
   /** Closes the client if another attempt would fail in the same way. */
   #giveUp(error) {
     this.#hangUp(1000);
-    const isMissing = error instanceof Unauthorized || !this.hasToken;
+    const isMissing = error instanceof Unauthorized || !this.#token;
     const refusedBy = isMissing ? "no_token" : "token_refused";
     const by = error.code === "unauthorized" ? refusedBy : "server";
     this.#end({ code: LOST, by }, error);
@@ -272,14 +274,14 @@ export class Connection {
     }
     const frame = readFrame(data);
     if (!frame) return;
-    // Its id is that of a request that may still be answered, perhaps of another connection.
-    if (frame.type === "undelivered") {
-      if (frame.session === this.welcome?.session) this.#onFrame(frame);
-      return;
+    const { type, id, session } = frame;
+    if (type === "goodbye") this.#goodbye = frame;
+    if (type === "undelivered") {
+      // Its id is that of a request that may still be answered, perhaps of another connection.
+      if (session === this.welcome?.session) this.#onFrame(frame);
+    } else if (!this.requests.answer(frame) && id === undefined) {
+      this.#onFrame(frame);
     }
-    if (frame.type === "goodbye") this.#goodbye = frame;
-    const isAnswer = this.requests.answer(frame);
-    if (!isAnswer && frame.id === undefined) this.#onFrame(frame);
   }
 
   #onWelcome(frame, bytes) {
@@ -294,6 +296,7 @@ export class Connection {
     }
     if (this.isOnline) return;
     this.isOtherUser = user.id !== frame.user.id;
+    this.isOtherPerson = this.isOtherUser && Boolean(this.#token);
     this.requests.limit(frame.limits, bytes);
     this.#onlineSince = now();
     this.#settle?.();
@@ -352,8 +355,8 @@ export class Connection {
     const goodbye = this.#goodbye ?? { reconnect: !FINAL_CODES.includes(code), reason };
     const mayRenew = code === TOKEN_EXPIRED && this.#tokens;
     if (isHello || !(goodbye.reconnect || mayRenew)) {
-      const { reason, message, until } = goodbye;
       const [by, why] = ENDED_BY[code] ?? ["server"];
+      const { reason, message, until } = goodbye;
       const error = why && new ChatError(why, message, { until, reason: message });
       this.#end({ code, reason, by, message, until }, error);
       return;

@@ -30,9 +30,6 @@ export const STABLE_AFTER_VIOLATION_MS = 60_000;
 /** The largest factor by which an answer may take longer than usual. */
 export const MOST_PATIENCE = 8;
 
-/** How long the application may take for a token. */
-export const TOKEN_MS = 120_000;
-
 /** Tokens are not renewed more often, however soon they expire. */
 export const SHORTEST_MS = 1_000;
 

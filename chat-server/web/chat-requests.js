@@ -20,9 +20,6 @@ const ANSWERS = {
   ping: "pong",
 };
 
-/** What is not given with a request. */
-const UNHEARD = { resolve() {}, reject() {}, onSent() {}, isWanted: () => true };
-
 export class Requests {
   #connection;
   /** Of the present connection. */
@@ -62,7 +59,7 @@ export class Requests {
    *  `resolve(answer, bytes)`, with the size of the request, or `reject(error)`, and `onSent` when it
    *  leaves; it does not if it is not `isWanted` any more. */
   request(frame, answer, isUrgent) {
-    const request = { ...UNHEARD, ...answer, frame };
+    const request = { resolve() {}, reject() {}, onSent() {}, isWanted: () => true, ...answer, frame };
     try {
       request.text = this.#connection.textOf(frame, isUrgent);
     } catch (error) {
@@ -134,7 +131,7 @@ export class Requests {
    *  large. Only the largest message fails; the other sends go out again under their keys. */
   failLargest() {
     const [largest] = this.#messages.sort((a, b) => b.bytes - a.bytes);
-    if (largest) this.#take(largest.id).reject(new ChatError("too_large"));
+    this.#take(largest?.id)?.reject(new ChatError("too_large"));
   }
 
   /** The connection is over; the next one begins without limits. */

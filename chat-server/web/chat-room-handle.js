@@ -16,9 +16,8 @@ export class RoomHandle extends Emitter {
 
   constructor(room, client) {
     super();
-    const { name } = room;
+    const name = (this.name = room.name);
     this.#room = room;
-    this.name = name;
     for (const action of ["send", "resend", "discard", "history", "typing", "kick", "ban", "unban"]) {
       this[action] = (...args) => (action in room ? room[action](...args) : client[action](name, ...args));
     }
@@ -39,8 +38,9 @@ export class RoomHandle extends Emitter {
   }
 }
 
-/** A room that one client shows, whatever the number of its handles. */
-export class SharedRoom {
+/** A room that one client shows, whatever the number of its handles. The client dispatches its events
+ *  to it. */
+export class SharedRoom extends Emitter {
   #client;
   #connection;
   /** How many messages to bring, and how many to hold. */
@@ -49,8 +49,7 @@ export class SharedRoom {
   #drafts;
   #onRelease;
   #handles = new Set();
-  /** Ends the subscriptions to the client's events. */
-  #ending = new AbortController();
+  #isOver = false;
   /** Whether the room is left only while the client is closed: the next connection joins it. */
   #isWanted;
   /** The join whose outcome counts. */
@@ -83,10 +82,11 @@ export class SharedRoom {
   /** `drafts`: the messages that have failed, of all rooms without a handle, and their rooms.
    *  `onRelease()` is called when no handle is left. */
   constructor(client, connection, name, { history = 50, keep = 20_000 }, drafts, onRelease) {
+    super();
     this.name = name;
     this.#client = client;
     this.#history = history;
-    this.#keep = keep;
+    this.#keep = Math.max(1, keep);
     this.#connection = connection;
     this.#drafts = drafts;
     this.#onRelease = onRelease;
@@ -94,9 +94,8 @@ export class SharedRoom {
       if (room !== name) drafts.push([room, draft]);
       else this.#pending.set(draft.key, { ...draft, user: client.user ?? draft.user });
     }
-    const { signal } = this.#ending;
     for (const [type, handle] of Object.entries(this.#handlers)) {
-      client.on(type, (detail) => (type === "state" || detail.room === name) && handle(detail), { signal });
+      this.on(type, (detail) => (type === "state" || detail.room === name) && handle(detail));
     }
     this.#join();
   }
@@ -108,14 +107,17 @@ export class SharedRoom {
     lists.messages ??= [...this.#received, ...this.#pending.values()];
     lists.members ??= [...this.#members.values()];
     lists.typists ??= [...this.#typists.values()].map(({ user }) => user);
-    this.#snapshot ??= Object.freeze({ ...this.#shown, ...lists, isLoading: Boolean(this.#loading) });
+    const shown = this.#shown;
+    // Who is not in the room may not read it. It is there again for who returns.
+    const hasMore = shown.hasMore && shown.state !== "left";
+    this.#snapshot ??= Object.freeze({ ...shown, ...lists, hasMore, isLoading: Boolean(this.#loading) });
     return this.#snapshot;
   }
 
   #handlers = {
     state: ({ state, error }) => {
       const isLeft = this.#shown.state === "left";
-      if (state === "closed" && !isLeft) this.#onLeft(error);
+      if (error && !isLeft) this.#onLeft(error);
       if (state === "connecting" && this.#isWanted) {
         if (isLeft) this.#setState("joining");
         // The client itself joins what it was in.
@@ -187,8 +189,8 @@ export class SharedRoom {
 
   /** Not before its messages are sent: the leave would overtake one that waits. */
   #leaveIfUnused() {
-    if (this.#handles.size > 0 || this.#unsettled > 0 || this.#ending.signal.aborted) return;
-    this.#ending.abort();
+    if (this.#handles.size > 0 || this.#unsettled > 0 || this.#isOver) return;
+    this.#isOver = true;
     this.#setPeople();
     const drafts = this.#drafts;
     for (const draft of this.#pending.values()) {
@@ -211,8 +213,8 @@ export class SharedRoom {
     key = sent.key;
     // Before the first `welcome` the user has no id.
     const user = this.#client.user ?? { id: "", name: this.#connection.options.name ?? "", color: "" };
-    const at = Date.now();
-    this.#pending.set(key, { key, id: this.#idOf(key), user, message, data, at, isOwn: true, state: "sending" });
+    const id = this.#idOf(key);
+    this.#pending.set(key, { key, id, user, message, data, at: Date.now(), isOwn: true, state: "sending" });
     this.#unsettled += 1;
     const settle = (change) => {
       this.#unsettled -= 1;
@@ -223,7 +225,7 @@ export class SharedRoom {
       ({ offset }) => {
         // The server has known its key: the room's copy is in the list, or on a page before it.
         const isOld = offset <= this.#received.at(-1)?.offset;
-        settle(!isOld && { state: "sent", error: undefined });
+        settle(isOld ? undefined : { state: "sent", error: undefined });
       },
       (error) => settle({ state: "failed", error }),
     );
@@ -233,10 +235,9 @@ export class SharedRoom {
 
   /** Sends a message that has failed once more, under its key: it is not delivered twice. */
   resend(key) {
-    const { message, data, state } = this.#pending.get(key) ?? {};
-    if (state === "failed") return this.send(message, { data, key });
-    const refusal = new ChatError("bad_field", "It has not failed.", { key });
-    return Object.assign(rejected(refusal), { key });
+    const pending = this.#pending.get(key);
+    if (pending?.state === "failed") return this.send(pending.message, pending);
+    return Object.assign(rejected(new ChatError("bad_field", "It has not failed.", { key })), { key });
   }
 
   /** Removes a message that has failed. */
@@ -246,7 +247,7 @@ export class SharedRoom {
 
   /** Loads the page before the oldest message; one at a time. */
   history(limit = PAGE) {
-    if (!this.#shown.hasMore) return Promise.resolve();
+    if (!this.snapshot.hasMore) return Promise.resolve();
     if (!this.#loading) {
       this.#loading = droppable(this.#load(limit));
       this.#changed("history");
@@ -274,12 +275,10 @@ export class SharedRoom {
   }
 
   #onOnline() {
-    const { user } = this.#client;
-    const { isOtherUser, hasToken } = this.#connection;
     // Without a token it is the same person, whom a server did not recognize.
-    if (isOtherUser && hasToken) this.#empty();
+    if (this.#connection.isOtherPerson) this.#empty();
     for (const [key, pending] of this.#pending) {
-      if (pending.user.id !== user.id) this.#update(key, { user });
+      if (pending.user.id !== this.#client.user.id) this.#update(key, { user: this.#client.user });
     }
   }
 
@@ -348,7 +347,7 @@ export class SharedRoom {
   }
 
   #entry(message) {
-    const isOwn = message.user.id === this.#client.user?.id;
+    const isOwn = message.user.id === this.#client.user.id;
     const id = this.#idOf(isOwn ? message.key : undefined);
     if (isOwn) this.#pending.delete(message.key);
     return { ...message, id, epoch: message.epoch ?? this.#epoch, isOwn, state: "received" };
@@ -366,7 +365,7 @@ export class SharedRoom {
     const { length } = this.#received;
     if (length <= this.#keep * 1.1) return 0;
     const dropped = this.#received.splice(0, length - this.#keep).length;
-    const [{ epoch, offset }] = this.#received;
+    const { epoch, offset } = this.#received[0];
     this.#before = offset;
     // Pages before a message of an earlier sequence would be those of the present one.
     this.#shown.hasMore = offset > 1 && epoch === this.#epoch;
@@ -390,7 +389,7 @@ export class SharedRoom {
   #loadMembers() {
     const loaded = this.#client.members(this.name).then((members) => {
       this.#setMembers(members);
-      this.#changed("members", {});
+      this.#changed("members");
     });
     // The next event asks again.
     droppable(loaded);

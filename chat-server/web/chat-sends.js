@@ -60,7 +60,7 @@ export class Sends {
    *  answer was lost. */
   seen(message) {
     const send = this.#queue.find(({ frame }) => frame.key === message.key);
-    if (send) this.#taken(send, message);
+    this.#taken(send, message);
   }
 
   /** Sends the first message if it may be sent, else watches its deadline. */

@@ -1,7 +1,6 @@
 // Tokens and their source.
 
 import { ChatError, droppable } from "./chat-answer.js";
-import { TOKEN_MS } from "./chat-numbers.js";
 import { clearDeadline, setDeadline, unref } from "./chat-time.js";
 
 /** The application has no further token for this user: the token function throws it. */
@@ -13,13 +12,13 @@ export class Unauthorized extends ChatError {
 
 /** A source of tokens: a function that resolves to a new token, of the one call of `give` that is
  *  made at a time. The next attempt uses a late token. */
-export function tokenSource(give) {
+export function tokenSource(give, timeoutMs) {
   let pending = null;
   return () => {
     let deadline;
     pending ??= droppable(
       new Promise((resolve, reject) => {
-        deadline = unref(setDeadline(() => reject(new ChatError("timeout")), TOKEN_MS));
+        deadline = unref(setDeadline(() => reject(new ChatError("timeout")), timeoutMs));
         tokenFrom(give).then(resolve, reject);
       }).finally(() => {
         clearDeadline(deadline);
@@ -33,12 +32,13 @@ export function tokenSource(give) {
 /** What the application gives as a token. Nothing, or an error with the code `unauthorized`, is
  *  its word that there will be none. */
 async function tokenFrom(give) {
-  let token;
+  let why;
   try {
-    token = await give();
+    const token = await give();
+    if (token) return token;
   } catch (error) {
-    throw error?.code === "unauthorized" ? new Unauthorized(error.message) : error;
+    if (error?.code !== "unauthorized") throw error;
+    why = error.message;
   }
-  if (token === undefined || token === null || token === "") throw new Unauthorized();
-  return token;
+  throw new Unauthorized(why);
 }

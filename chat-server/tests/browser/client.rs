@@ -123,10 +123,10 @@ fn drops_a_resume_that_no_longer_counts(tab: &Tab<'_>) {
 fn ends_where_no_connection_can_be_made(tab: &Tab<'_>) {
     let result = run(
         tab,
-        "const chats = [client({ WebSocket: null }), new ChatClient('http://[')];
+        "const chats = [client({ WebSocket: {} }), new ChatClient('http://[')];
             const reasons = await Promise.all(chats.map((chat) => chat.connect().catch(({ message }) => message)));
             return [chats.map(({ state }) => state), reasons[0], reasons[1].length > 0];",
     );
-    let reason = "There is no WebSocket: give a class.";
+    let reason = "this.options.WebSocket is not a constructor";
     assert_eq!(result, json!([["closed", "closed"], reason, true]));
 }

@@ -131,6 +131,61 @@ suite("calls", () => {
     strictEqual((await again).user.name, "Ann");
   });
 
+  test("a name that nobody could see is refused, and the former one stays", async () => {
+    const chat = await member();
+    for (const name of ["   ", "\u200b", "\u2800\ufeff", "\u202e", "", 5]) {
+      strictEqual(await codeOf(chat.rename(name)), "bad_field", JSON.stringify(name));
+      strictEqual(chat.state, "online");
+    }
+    strictEqual((await chat.rename("👩‍🚀")).user.name, "👩‍🚀");
+  });
+
+  test("a token function that hangs is called again after a time that is an option", async () => {
+    let calls = 0;
+    const token = () => ((calls += 1) === 1 ? new Promise(() => {}) : "ann");
+    const chat = newClient({ token, tokenTimeoutMs: 5_000 });
+    chat.connect();
+    await time.advance(5_000);
+    strictEqual(chat.state, "waiting");
+    chat.check();
+    await settled();
+    strictEqual(chat.user.id, "ann");
+  });
+
+  test("times and sizes are numbers from 0 on, of which Infinity is the largest", async () => {
+    const names = ["connectTimeoutMs", "requestTimeoutMs", "sendTimeoutMs", "tokenTimeoutMs", "pingAfterMs"];
+    names.push("pongTimeoutMs", "checkTimeoutMs", "backoffBaseMs", "backoffCapMs", "queueLimit", "queueBytes");
+    for (const name of names) {
+      for (const value of [-1, NaN, "x", {}]) throws(() => newClient({ [name]: value }), new RegExp(name));
+      newClient({ [name]: null });
+      newClient({ [name]: undefined });
+    }
+    const waits = [];
+    const { setTimeout: before } = globalThis;
+    globalThis.setTimeout = (run, ms) => waits.push(ms) && before(run, ms);
+    const chat = await member(Object.fromEntries(names.map((name) => [name, Infinity])));
+    await chat.send("r", "hi");
+    globalThis.setTimeout = before;
+    ok(waits.every((ms) => ms < 2 ** 31), String(waits));
+    strictEqual(chat.isFull, false);
+    const later = await member({ sendTimeoutMs: 3e9, requestTimeoutMs: 2 ** 31 });
+    strictEqual(await codeOf(later.send("r", "hi")), "none");
+  });
+
+  test("a ban without a number of seconds is none", async () => {
+    const chat = await member();
+    for (const options of [60, "60", { until: 60_000 }, { minutes: 5 }, { seconds: NaN }]) {
+      strictEqual(await codeOf(chat.ban("r", "bob", options)), "bad_field", JSON.stringify(options));
+    }
+    for (const options of [undefined, {}, { reason: "Spam." }, { seconds: 60 }]) {
+      strictEqual(await codeOf(chat.ban("r", "bob", options)), "none");
+    }
+  });
+
+  test("a name of a room that is no text is refused", async () => {
+    strictEqual(await codeOf((await member()).join(5)), "room_name_invalid");
+  });
+
   test("messages of a token's user are not sent as the user of the next token", async () => {
     let user = "ann";
     const chat = await member({ token: async () => user });

@@ -1,6 +1,7 @@
 // The room as an application shows it.
 
 import { deepStrictEqual, ok, strictEqual, throws } from "node:assert";
+import { getEventListeners } from "node:events";
 import { afterEach, beforeEach, suite, test } from "node:test";
 
 import { ChatClient } from "../chat-client.js";
@@ -111,6 +112,49 @@ suite("a room", () => {
     await settled();
     ok(texts(room).length <= 11);
     ok(room.snapshot.hasMore);
+  });
+
+  test("keeps one message at least", async () => {
+    for (const keep of [0, -1]) {
+      const room = chat.room(`r${keep}`, { keep });
+      await settled();
+      for (let n = 1; n <= 3; n += 1) server.say(room.name, "Bob", `m${n}`);
+      await settled();
+      deepStrictEqual(texts(room), ["m3"]);
+    }
+  });
+
+  test("has no older messages for who is out, and has them again for who returns", async () => {
+    for (let n = 1; n <= 60; n += 1) server.say("r", "Bob", `m${n}`);
+    const room = await openRoom({ history: 10 });
+    const isOut = async () => {
+      await settled();
+      deepStrictEqual([room.snapshot.state, room.snapshot.hasMore], ["left", false]);
+      await room.history();
+      strictEqual(texts(room).length, 10);
+    };
+    server.kick("r", chat.user.id);
+    await isOut();
+    await room.join();
+    strictEqual(room.snapshot.hasMore, true);
+    chat.close();
+    await isOut();
+    await chat.connect();
+    await settled();
+    strictEqual(room.snapshot.hasMore, true);
+    await room.history(10);
+    strictEqual(texts(room).length, 20);
+  });
+
+  // Node warns of more than ten listeners.
+  test("needs no listener of its client, which tells it first", async () => {
+    const room = await openRoom();
+    for (const type of ["state", "message", "joined"]) strictEqual(getEventListeners(chat, type).length, 0);
+    let seen;
+    chat.on("message", () => (seen = texts(room)));
+    server.say("r", "Bob", "hi");
+    await settled();
+    deepStrictEqual(seen, ["hi"]);
   });
 
   test("has the pages that it loads above the number of messages that it keeps", async () => {
