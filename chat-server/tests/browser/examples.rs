@@ -159,7 +159,7 @@ fn service_worker_keeps_files_alone_and_no_token() {
     // The application cannot be reached.
     tab.run("window.there = fetch; window.fetch = () => Promise.reject(new TypeError());", &[]);
     press(&tab, "#log-out");
-    tab.until(SHOWS, &["#state", "You are not logged out."]);
+    tab.until(SHOWS, &["#failure", "You are not logged out."]);
     tab.run("window.fetch = there", &[]);
     press(&tab, "#log-out");
     tab.until("location.pathname === '/login'", &[]);
@@ -236,9 +236,176 @@ fn tabs_open_while_the_server_is_away_and_log_out_together() {
     let bob = browser.open(&app.url("/login?user=bob"));
     bob.go(&app.url("/shared"));
     bob.until(SHOWS, &["#members", "2 here"]);
+    two.run("sessionStorage['draft ann'] = 'Written by Ann'", &[]);
     press(&one, "#log-out");
-    one.until("location.pathname === '/login'", &[]);
-    two.until(SHOWS, &["#state", "You are logged out."]);
-    bob.until(SHOWS, &["#members", "1 here: bob"]);
+    // Nothing of this user is left for the next one, in any tab.
+    for tab in [&one, &two] {
+        tab.until("location.pathname === '/login' && sessionStorage.length === 0", &[]);
+    }
+    // The session that ended was the present one of this browser, Bob's.
+    bob.until("location.pathname === '/login'", &[]);
     browser.assert_no_errors(&[AWAY]);
+}
+
+/// While a log-out is under way its session is still there: no tab of the worker connects with it,
+/// also not by another worker after a crash.
+#[test]
+fn tabs_of_a_worker_stay_out_while_one_logs_out() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let host = app.open(&browser, "/shared");
+    let (two, three) = (app.open(&browser, "/shared"), app.open(&browser, "/shared"));
+    for tab in [&host, &two, &three] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    hold_requests(&two);
+    press(&two, "#log-out");
+    three.until(SHOWS, &["#state", "The chat is disconnected."]);
+    press(&three, "#again");
+    let late = app.open(&browser, "/shared");
+    stays_out(&server);
+    host.crash();
+    late.until(SHOWS, &["#state", "Connecting…"]);
+    press(&three, "#again");
+    stays_out(&server);
+    two.run("letGo()", &[]);
+    for tab in [&two, &three, &late] {
+        tab.until("location.pathname === '/login'", &[]);
+    }
+    stays_out(&server);
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The requests of a tab wait until `letGo()`.
+fn hold_requests(tab: &Tab<'_>) {
+    tab.run(
+        "const there = fetch;
+        const going = new Promise((resolve) => (window.letGo = resolve));
+        window.fetch = (...request) => going.then(() => there(...request));",
+        &[],
+    );
+}
+
+fn stays_out(server: &Server) {
+    std::thread::sleep(Duration::from_secs(1));
+    server.until_metric("chat_connections ", |count| count == 0);
+}
+
+#[test]
+fn tabs_connect_again_when_the_log_out_of_one_failed() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/shared"), app.open(&browser, "/shared"));
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    one.run("window.fetch = () => Promise.reject(new TypeError())", &[]);
+    press(&one, "#log-out");
+    one.until(SHOWS, &["#failure", "You are not logged out."]);
+    two.until(SHOWS, &["#state", "The chat is disconnected."]);
+    press(&two, "#again");
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn log_out_of_the_page_is_one_in_all_tabs() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/"), app.open(&browser, "/"));
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    say(&two, &"x".repeat(100_000));
+    two.until("sessionStorage['unsent ann'].includes('xxx')", &[]);
+    press(&one, "#log-out");
+    for tab in [&one, &two] {
+        tab.until("location.pathname === '/login' && sessionStorage.length === 0", &[]);
+    }
+    // Nor is the page there behind the button "Back".
+    two.run("history.back()", &[]);
+    std::thread::sleep(Duration::from_millis(500));
+    two.until("document.querySelector('#log') === null", &[]);
+    server.until_metric("chat_connections ", |count| count == 0);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn page_chats_although_its_storage_is_full() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open(&browser, path);
+        tab.until(SHOWS, &["#state", "Connected"]);
+        tab.run(
+            "for (let length = 2 ** 22; length >= 1; length /= 2) {
+                try { sessionStorage.full = (sessionStorage.full ?? '') + 'x'.repeat(length) } catch {}
+            }",
+            &[],
+        );
+        say(&tab, &format!("Sent from {path} with {}", "y".repeat(100)));
+        tab.until(SHOWS, &["#log", &format!("ann: Sent from {path}")]);
+    }
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn page_sends_no_blank_message_and_says_that_a_token_is_refused() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    say(&tab, "   ");
+    say(&tab, " Hello ");
+    tab.until("document.querySelector('#log').innerText === 'ann: Hello'", &[]);
+    // The backend has a wrong clock: another log-in would not help.
+    tab.go(&app.url("/login?user=ann&lifetime=-600"));
+    for path in ["/", "/shared"] {
+        tab.go(&app.url(path));
+        tab.until(SHOWS, &["#state", "The chat does not accept your log-in."]);
+        tab.until(SHOWS, &["#again", "Connect now"]);
+    }
+    browser.assert_no_errors(&[]);
+}
+
+/// Another tab keeps the worker, and so the room with the message that failed.
+#[test]
+fn refused_message_of_a_tab_is_a_draft_after_a_reload_and_no_row() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/shared"), app.open(&browser, "/shared"));
+    say(&one, &"x".repeat(40_000));
+    two.until(SHOWS, &["#log", "The message is too long."]);
+    one.run("location.reload()", &[]);
+    one.until("document.querySelector('#text')?.value.startsWith('xxx')", &[]);
+    for tab in [&one, &two] {
+        tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    }
+    browser.assert_no_errors(&["beforeunload"]);
+}
+
+#[test]
+fn what_was_not_sent_for_a_ban_does_not_say_that_the_user_is_out() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    server.post("/api/rooms/general/kick", tokens::KEY, r#"{"user":"ann"}"#);
+    tab.until(SHOWS, &["#state", "A moderator has removed you."]);
+    say(&tab, "Hello");
+    tab.until(SHOWS, &["#log", "ann: Hello It was not sent."]);
+    press(&tab, "#again");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    press(&tab, "#log [data-action=resend]");
+    tab.until("document.querySelector('#log').innerText === 'ann: Hello'", &[]);
+    browser.assert_no_errors(&[]);
 }

@@ -31,7 +31,7 @@ function fileOf(path, room) {
 
 function answer({ url, headers, method }) {
   const { pathname, searchParams } = new URL(url, "http://app.example");
-  const [, user, lifetime] = /session=([^-]*)-(\d+)/.exec(headers.cookie) ?? [];
+  const [, user, lifetime] = /session=([^-]*)-(-?\d+)/.exec(headers.cookie) ?? [];
   const setSession = (session) => ({ "set-cookie": `session=${session}; Path=/; HttpOnly` });
   switch (pathname) {
     case "/login": {

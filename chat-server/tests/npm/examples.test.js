@@ -214,6 +214,20 @@ test("a message keeps the time of its first attempt, and the code of its failure
   deepStrictEqual([again.at, again.code], [failed.at, undefined]);
 });
 
+test("a storage that is full keeps nothing, and the messages are sent", async () => {
+  const storage = storageOf({ unsent: "[]" });
+  storage.setItem = () => {
+    throw new DOMException("It is full.", "QuotaExceededError");
+  };
+  storage.removeItem = (name) => delete storage.items[name];
+  const room = client.room("r");
+  keepUnsent(room, "unsent", storage);
+  room.send("Hello");
+  await settled();
+  deepStrictEqual(texts(room.snapshot), ["Hello"]);
+  deepStrictEqual(storage.items, {});
+});
+
 test("a draft survives a reload, and the next save", () => {
   const storage = storageOf({ draft: "Written" });
   const open = () => {
@@ -250,13 +264,22 @@ test("a backend that is away does not end the client of the README", async () =>
 
 test("logging out", async () => {
   const pages = [];
-  let answer = new Response("ann");
+  let answer = () => new Response("ann");
   let status = 500;
   const globals = {
     WebSocket: server.WebSocket,
-    fetch: async (path) => (path === "/logout" ? new Response("", { status }) : answer),
+    fetch: async (path) => (path === "/logout" ? new Response("", { status }) : answer()),
     location: { assign: (page) => pages.push(page) },
+    BroadcastChannel: class {
+      constructor() {
+        tabs.push(this);
+      }
+      postMessage(data) {
+        posts.push(data);
+      }
+    },
   };
+  const [tabs, posts] = [[], []];
   await withGlobals(globals, async () => {
     const { chat, logOut } = await import("./examples/logout.js");
     await chat.connect();
@@ -266,14 +289,25 @@ test("logging out", async () => {
     strictEqual(chat.state, "closed");
     // The session goes on.
     await rejects(failing, /500/);
-    deepStrictEqual(pages, []);
-    status = 200;
-    answer = new Response("", { status: 401 });
-    await logOut();
-    deepStrictEqual(pages, ["/login"]);
+    deepStrictEqual([pages, posts], [[], []]);
     server.isSilent = false;
+    await chat.connect();
+    status = 200;
+    await logOut();
+    deepStrictEqual([pages, posts], [["/login"], [""]]);
+    // In another tab.
+    await chat.connect();
+    tabs[0].onmessage();
+    strictEqual(chat.state, "closed");
+    deepStrictEqual(pages.splice(0), ["/login", "/login"]);
+    answer = () => new Response("", { status: 401 });
     await rejects(chat.connect(), { code: "unauthorized", message: "You have logged out." });
-    deepStrictEqual(pages, ["/login", "/login"]);
+    deepStrictEqual(pages.splice(0), ["/login"]);
+    // The server refuses what the backend gives: another log-in would not help.
+    server.refuseToken();
+    answer = () => new Response("ann");
+    await rejects(chat.connect(), { code: "unauthorized" });
+    deepStrictEqual(pages, []);
   });
 });
 

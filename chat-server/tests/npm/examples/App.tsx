@@ -110,7 +110,7 @@ function Composer({ name, send }: { name: string } & Pick<RoomActions<Data>, "se
     <form
       onSubmit={(event) => {
         event.preventDefault();
-        send(text, { data: { mood: "good" } });
+        send(text.trim(), { data: { mood: "good" } });
         setText("");
         typing(false);
       }}
@@ -124,7 +124,7 @@ function Composer({ name, send }: { name: string } & Pick<RoomActions<Data>, "se
           typing(event.target.value !== "");
         }}
       />
-      <button disabled={text === ""}>Send</button>
+      <button disabled={text.trim() === ""}>Send</button>
     </form>
   );
 }

@@ -6,7 +6,7 @@ const { user } = document.body.dataset;
 
 const chat = new ChatClient("wss://chat.example/ws", {
   token: async () => {
-    const answer = await fetch(`/chat-token?user=${user}`, { cache: "no-store" });
+    const answer = await fetch(`/chat-token?user=${user}`, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     if (answer.status === 401) throw new Unauthorized();
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
@@ -15,6 +15,19 @@ const chat = new ChatClient("wss://chat.example/ws", {
 });
 const room = chat.room("general");
 
+/** The tabs of this browser have one session. */
+const logouts = new BroadcastChannel("logout");
+logouts.onmessage = leave;
+
+/** Nothing is there for the next user, not even by the button "Back" of the browser. */
+function leave() {
+  document.body.inert = true;
+  room.release(); // so that what fails now is not stored
+  chat.close();
+  sessionStorage.clear();
+  location.replace("/login");
+}
+
 bind({
   send: (text) => room.send(text),
   resend: (key) => room.resend(key),
@@ -22,7 +35,7 @@ bind({
   typing: (isTyping) => room.typing(isTyping),
   history: () => room.history(),
   again() {
-    if (chat.status.error?.code === "unauthorized") location.assign("/login");
+    if (chat.status.by === "no_token") location.assign("/login");
     else if (chat.state === "online") room.join();
     else chat.connect(); // also joins the room
   },
@@ -30,10 +43,10 @@ bind({
     if (chat.queued > 0 && !confirm("Messages are not sent yet. Log out without them?")) return;
     // First, since it waits for nothing: the other users see at once that this one has left.
     chat.close();
-    const answer = await fetch("/logout", { method: "POST" });
+    const answer = await fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
-    sessionStorage.clear();
-    location.assign("/login");
+    logouts.postMessage("");
+    leave();
   },
 });
 

@@ -1,7 +1,7 @@
 import { ChatClient, Unauthorized } from "roomcast";
 
 async function token() {
-  const answer = await fetch("/chat-token", { cache: "no-store" });
+  const answer = await fetch("/chat-token", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
   if (answer.status === 401) throw new Unauthorized();
   if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
   return answer.text();

@@ -9,18 +9,19 @@ export function createChat(): ChatClient<Data> {
 }
 
 async function token(): Promise<string> {
-  const answer = await fetch("/chat-token", { cache: "no-store" });
+  const answer = await fetch("/chat-token", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
   if (answer.status === 401) throw new Unauthorized("Please log in.");
   if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
   return answer.text();
 }
 
 export async function login(name: string): Promise<void> {
-  await fetch("/login", { method: "POST", body: new URLSearchParams({ name }) });
+  await fetch("/login", { method: "POST", body: new URLSearchParams({ name }), signal: AbortSignal.timeout(10_000) });
 }
 
 /** Whether the backend has ended the session. */
 export async function logout(): Promise<boolean> {
-  const answer = await fetch("/logout", { method: "POST" }).catch(() => undefined);
+  const request = fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
+  const answer = await request.catch(() => undefined);
   return answer?.ok ?? false;
 }

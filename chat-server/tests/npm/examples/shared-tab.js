@@ -1,4 +1,4 @@
-import { isSentAgain, keepDraft } from "./unsent.js";
+import { isSentAgain, keepDraft, store } from "./unsent.js";
 import { EMPTY, bind, show } from "./view.js";
 
 /** Another one with each version of the worker: tabs of the version before keep theirs. */
@@ -18,7 +18,11 @@ let unanswered = 0;
 let waiting = new AbortController();
 /** Messages that the worker has not sent yet, by key: it ends with its process, or with its last tab. */
 const unsent = new Map(JSON.parse(sessionStorage.getItem(PLACE) ?? "[]"));
-const save = () => sessionStorage.setItem(PLACE, JSON.stringify([...unsent]));
+const save = () => store(sessionStorage, PLACE, JSON.stringify([...unsent]));
+
+/** The tabs of this browser have one session. */
+const logouts = new BroadcastChannel("logout");
+logouts.onmessage = forget;
 
 const call = (...request) => port?.postMessage(request);
 
@@ -48,11 +52,16 @@ function start() {
 
 /** What could be there twice, or was refused, is a draft. */
 function sendUnsent() {
-  const drafts = [...unsent].filter(([, message]) => !isSentAgain(message));
-  for (const [key] of drafts) unsent.delete(key);
-  addDrafts(drafts.map(([, { text }]) => text));
+  for (const [key, message] of unsent) {
+    if (isSentAgain(message)) call("send", message.text, key);
+    else call("toDraft", key);
+  }
+}
+
+function toDraft(key) {
+  if (unsent.has(key)) addDrafts([unsent.get(key).text]);
+  unsent.delete(key);
   save();
-  for (const [key, { text }] of unsent) call("send", text, key);
 }
 
 function receive(data) {
@@ -60,7 +69,7 @@ function receive(data) {
   // The browser releases the lock of the worker when that ends. Its process may have crashed.
   if (data.lock) navigator.locks.request(data.lock, { mode: "shared", signal: waiting.signal }, start).catch(() => {});
   if (data.settled) settle(data.settled, data.code);
-  if (data.isLoggedOut) forget();
+  if (data.draft) toDraft(data.draft);
   if (!data.status) return;
   ({ status, snapshot } = data);
   show(status, snapshot);
@@ -74,14 +83,16 @@ function settle(key, code) {
   save();
 }
 
-/** Nothing is there for the next user. */
+/** Nothing is there for the next user, not even by the button "Back" of the browser. */
 function forget() {
+  document.body.inert = true;
+  call("leave");
+  port?.close();
+  port = undefined;
+  waiting.abort();
   unsent.clear();
   sessionStorage.clear();
-  const error = { code: "unauthorized" };
-  status = { state: "closed", error };
-  snapshot = { ...snapshot, state: "left", error };
-  show(status, snapshot);
+  location.replace("/login");
 }
 
 /** No event says that the worker's script was not loaded. */
@@ -103,16 +114,18 @@ bind({
   discard: (key) => call("discard", key),
   typing: (isTyping) => call("typing", isTyping),
   history: () => call("history"),
-  again: () => (status.error?.code === "unauthorized" ? location.assign("/login") : call("again")),
+  again: () => (status.by === "no_token" ? location.assign("/login") : call("again")),
   async logOut() {
     const isUnsent = unsent.size > 0 || status.queued > 0;
     if (isUnsent && !confirm("Messages are not sent yet. Log out without them?")) return;
-    call("close");
-    const answer = await fetch("/logout", { method: "POST" });
-    if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
-    call("loggedOut");
+    // The worker, or another one after a crash, does not connect before the outcome.
+    await navigator.locks.request("logout", async () => {
+      call("close");
+      const answer = await fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
+      if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
+      logouts.postMessage("");
+    });
     forget();
-    location.assign("/login");
   },
 });
 

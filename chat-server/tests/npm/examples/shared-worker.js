@@ -5,13 +5,21 @@ import { SEND_TIMEOUT_MS } from "./unsent.js";
 // which the application gives no token of this user.
 const chat = new ChatClient("wss://chat.example/ws", {
   token: async () => {
-    const answer = await fetch(`/chat-token?user=${self.name}`, { cache: "no-store" });
+    const signal = AbortSignal.timeout(10_000);
+    const answer = await fetch(`/chat-token?user=${self.name}`, { cache: "no-store", signal });
     if (answer.status === 401) throw new Unauthorized();
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
   },
   sendTimeoutMs: SEND_TIMEOUT_MS,
 });
+
+/** Connects, though not while a tab logs out: the session is still there then. */
+const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
+
+/** The tabs of this browser have one session. */
+const logouts = new BroadcastChannel("logout");
+logouts.onmessage = () => chat.close();
 
 /** A lock that the browser releases when this worker ends: its tabs wait for it. */
 const lock = crypto.randomUUID();
@@ -51,7 +59,7 @@ self.onconnect = ({ ports: [port] }) => {
     const { error, messages, members, hasMore, ...rest } = room.snapshot;
     const shown = messages.slice(-length).map((message) => ({ ...message, error: plain(message.error) }));
     port.postMessage({
-      status: { state: chat.state, queued: chat.queued, error: plain(chat.status.error) },
+      status: { state: chat.state, by: chat.status.by, queued: chat.queued, error: plain(chat.status.error) },
       snapshot: {
         ...rest,
         error: plain(error),
@@ -64,7 +72,7 @@ self.onconnect = ({ ports: [port] }) => {
 
   const actions = {
     join(name, tab) {
-      if (chat.state === "idle" || chat.state === "closed") chat.connect();
+      if (chat.state === "idle" || chat.state === "closed") connect();
       room = chat.room(name);
       room.on("change", show, { signal });
       chat.on("state", show, { signal });
@@ -81,6 +89,12 @@ self.onconnect = ({ ports: [port] }) => {
     check: () => chat.check(),
     send: (message, key) => sending.has(key) || settle(key, room.send(message, { key })),
     resend: (key) => sending.has(key) || settle(key, room.resend(key)),
+    /** The tab shows the text again, unless the message is still on its way. */
+    toDraft(key) {
+      if (sending.has(key)) return;
+      room.discard(key);
+      port.postMessage({ draft: key });
+    },
     discard(key) {
       room.discard(key);
       post({ settled: key });
@@ -90,9 +104,8 @@ self.onconnect = ({ ports: [port] }) => {
       length += 100;
       room.history().then(show, show);
     },
-    again: () => (chat.state === "online" ? room.join() : chat.connect()),
+    again: () => (chat.state === "online" ? room.join() : connect()),
     close: () => chat.close(),
-    loggedOut: () => post({ isLoggedOut: true }),
   };
   port.onmessage = ({ data: [action, ...details] }) => actions[action](...details);
 };

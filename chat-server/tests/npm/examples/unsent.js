@@ -13,6 +13,15 @@ export const PASSING = new Set(["closed", "disconnected", "offline", "outcome_un
 /** Whether a stored message is sent again after a reload. */
 export const isSentAgain = ({ at, code }) => Date.now() - at < KNOWN_MS && (!code || PASSING.has(code));
 
+/** Stores a text, or nothing where the storage is full: the chat goes on without it. */
+export function store(storage, place, text) {
+  try {
+    storage.setItem(place, text);
+  } catch {
+    storage.removeItem(place);
+  }
+}
+
 /** Stores the messages of a room that are not sent, and sends those that were stored before the reload.
  *  Returns the texts that are too old for that, or were refused. `place` names the user. */
 export function keepUnsent(room, place, storage = sessionStorage) {
@@ -27,7 +36,7 @@ export function keepUnsent(room, place, storage = sessionStorage) {
       return { key, message, data, code, at: times.get(key) ?? at };
     };
     stored = room.snapshot.messages.filter(({ state }) => UNSENT.has(state)).map(members);
-    storage.setItem(place, JSON.stringify(stored));
+    store(storage, place, JSON.stringify(stored));
   };
   room.on("change", ({ what, message: { isOwn } = {} }) => (what === "pending" || isOwn) && save());
   save();
@@ -36,10 +45,10 @@ export function keepUnsent(room, place, storage = sessionStorage) {
 
 /** Keeps the text of an input over a reload. Returns a function that adds texts. `place` names the user. */
 export function keepDraft(input, place, storage = sessionStorage) {
-  const save = () => storage.setItem(place, input.value);
+  const save = () => store(storage, place, input.value);
   input.value = storage.getItem(place) ?? "";
   input.addEventListener("input", save);
-  input.form.addEventListener("reset", () => storage.setItem(place, ""));
+  input.form.addEventListener("reset", () => store(storage, place, ""));
   return (texts) => {
     input.value = [input.value, ...texts].filter(Boolean).join(" ");
     save();

@@ -1,10 +1,11 @@
-import { FINAL, STATES, sentence } from "./words.js";
+import { FINAL, STATES, noteOf, sentence } from "./words.js";
 
 /** A room before anything is known of it. */
 export const EMPTY = { state: "joining", messages: [], members: [], count: 0, typists: [] };
 
 const element = (id) => document.getElementById(id);
 const say = (text) => (element("state").textContent = text);
+const fail = (text) => (element("failure").textContent = text);
 
 /** By the id of a message: its row, and what the row shows. */
 const rows = new Map();
@@ -13,41 +14,48 @@ const rows = new Map();
 export function bind(actions) {
   element("form").onsubmit = (event) => {
     event.preventDefault();
-    actions.send(element("text").value);
+    const text = element("text").value.trim();
+    if (text) actions.send(text);
+    actions.typing(false);
     event.target.reset();
   };
-  element("text").oninput = () => actions.typing(true);
+  element("text").oninput = ({ target }) => actions.typing(target.value !== "");
   element("older").onclick = () => actions.history();
   element("again").onclick = () => actions.again();
-  element("log-out").onclick = () => actions.logOut().catch(() => say("You are not logged out. Try again."));
+  element("log-out").onclick = () => {
+    fail("");
+    actions.logOut().catch(() => fail("You are not logged out. Try again."));
+  };
   element("log").onclick = ({ target: { dataset } }) => dataset.action && actions[dataset.action](dataset.key);
 }
 
 /** Shows the `status` of a client and the `snapshot` of a room. */
 export function show(status, snapshot) {
   const { state, error, messages, hasMore, isLoading, members, count, typists } = snapshot;
-  const end = state === "left" ? error : status.error;
+  // The user has a session, whose token the chat refuses: another log-in would not help.
+  const isRefused = status.by === "token_refused";
+  const end = isRefused ? { code: status.by } : state === "left" ? error : status.error;
   const isJoining = status.state === "online" && state === "joining";
   say(end ? sentence(end) : isJoining ? "Joining…" : STATES[status.state]);
   element("reason").textContent = end?.reason ?? "";
   element("reason").hidden = !end?.reason;
   const isLeft = status.state === "online" && state === "left";
-  element("again").textContent = end?.code === "unauthorized" ? "Log in" : isLeft ? "Join again" : "Connect now";
+  element("again").textContent = status.by === "no_token" ? "Log in" : isLeft ? "Join again" : "Connect now";
   element("again").hidden = !end && status.state !== "waiting";
   element("members").textContent = `${count} here: ${namesOf(members)}`;
   element("typing").textContent = typists.length > 0 ? `Typing: ${namesOf(typists)}` : "";
   element("older").hidden = !hasMore;
   element("older").disabled = isLoading;
-  showMessages(messages, end);
+  showMessages(messages);
 }
 
 const namesOf = (users) => users.map(({ name }) => name).join(", ");
 
 /** Changes the rows that have changed, and leaves the others as they are. */
-function showMessages(messages, end) {
+function showMessages(messages) {
   let next = element("log").firstElementChild;
   for (const message of messages) {
-    const row = rowOf(message, end);
+    const row = rowOf(message);
     if (row === next) next = next.nextElementSibling;
     else element("log").insertBefore(row, next);
   }
@@ -59,17 +67,14 @@ function showMessages(messages, end) {
   }
 }
 
-/** `end`: why the user is out. */
-function rowOf(message, end) {
+function rowOf(message) {
   const known = rows.get(message.id) ?? { row: document.createElement("li") };
   rows.set(message.id, known);
   const { user, state, error, key, isAfterGap } = message;
   // Before the first connection the client does not know the name that the token has.
   const name = user.name || "You";
   const text = `${isAfterGap ? "(Messages before this one are lost.) " : ""}${name}: ${message.message}`;
-  // Who was banned reads that, and not only that the room does not take the message.
-  const why = error?.code === "not_in_room" ? (end ?? error) : error;
-  const note = why ? sentence(why) : state === "sending" ? "…" : "";
+  const note = error ? noteOf(error) : state === "sending" ? "…" : "";
   const shown = [text, note, state, key].join("\n");
   if (known.shown === shown) return known.row;
   known.shown = shown;

@@ -16,10 +16,14 @@ const SENTENCES = {
   rejected: "This message is not allowed.",
   room_name_invalid: "A room cannot have this name.",
   timeout: "No answer came. The message was not sent.",
+  token_refused: "The chat does not accept your log-in. Try again later.",
   too_large: "The message is too long.",
   too_many_rooms: "You are in too many rooms. Leave one first.",
   unauthorized: "You are logged out.",
 };
+
+/** Errors that say why the user is out, and not what is wrong with a message. */
+const OUT = new Set(["closed", "kicked", "not_in_room", "unauthorized"]);
 
 /** Errors that the same text would have again. */
 export const FINAL = new Set(["bad_field", "message_too_long", "rejected", "too_large"]);
@@ -36,4 +40,9 @@ export const STATES = {
 export function sentence({ code, until }) {
   const end = until ? ` This ends at ${new Date(until).toLocaleString()}.` : "";
   return (SENTENCES[code] ?? "Something failed. Try again.") + end;
+}
+
+/** A sentence for the error of a message. It is still there when the user has returned. */
+export function noteOf(error) {
+  return OUT.has(error.code) ? "It was not sent." : sentence(error);
 }
