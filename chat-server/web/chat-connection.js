@@ -208,8 +208,9 @@ export class Connection {
   #connect(token) {
     this.#token = token;
     try {
-      // By this name: it is that in the error where there is none, also in a page that was minified.
-      this.#socket = new this.options.WebSocket(this.#url, ["chat.v1"]);
+      const { WebSocket } = this.options;
+      if (!WebSocket) throw new Error("There is no WebSocket: give a class.");
+      this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
       this.#forget();
       this.#end({ code: LOST, reason: error.message, by: "client" });
