@@ -127,6 +127,6 @@ fn ends_where_no_connection_can_be_made(tab: &Tab<'_>) {
             const reasons = await Promise.all(chats.map((chat) => chat.connect().catch(({ message }) => message)));
             return [chats.map(({ state }) => state), reasons[0], reasons[1].length > 0];",
     );
-    let reason = "There is no WebSocket: give a class.";
+    let reason = "WebSocket is not a constructor";
     assert_eq!(result, json!([["closed", "closed"], reason, true]));
 }
