@@ -17,9 +17,6 @@ use crate::settings::{BenchArgs, Exit};
 /// Clients that connect at the same time.
 const CONNECTING: usize = 64;
 
-/// How long a message may wait for its answer.
-const SEND_TIMEOUT: Duration = Duration::from_secs(8);
-
 /// After so long without an arrival, messages that are missing will not arrive.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -143,7 +140,8 @@ async fn join(
     run: &Run,
 ) -> Result<Client, NotJoined> {
     let user = format!("{}-{index}", args.client.user);
-    let config = ClientConfig::default().send_timeout(SEND_TIMEOUT);
+    // With the times of every client: a message outlives a server that is frozen.
+    let config = ClientConfig::default();
     let (client, mut events) = access.connect(&user, config).map_err(NotJoined::Invalid)?;
     let failed = |why| NotJoined::Failed(format!("{user:?} cannot join: {why}"));
     let room = run.room(index % args.rooms);

@@ -88,6 +88,11 @@ async fn frozen_server_is_passed_over() {
     websockets::frozen_server_is_passed_over(&HAPROXY).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_survive_a_frozen_server() {
+    websockets::messages_survive_a_frozen_server(&HAPROXY).await;
+}
+
 /// No server is ready, and HAProxy has seen it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_outage_excludes_no_client() {

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use chat_transport::client::{Client, ClientConfig, Events, State};
 use futures_util::future::join_all;
+use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::instance::{Balancer, Program};
 use super::{Site, for_each_balancer, native, restarted};
+use crate::e2e::commands::end;
 use crate::support::{Chat, DEADLINE, alone, assert_within, command, eventually, say};
 
 for_each_balancer! {
@@ -186,6 +188,37 @@ pub(super) async fn frozen_server_is_passed_over(program: &'static Program) {
     let has_all = |clients| clients as usize == CLIENTS;
     site.second.until_metric("chat_connections", has_all).await;
     site.first.signal("CONT");
+}
+
+/// Messages that a server has when it freezes are sent again to the other, and the frozen server publishes
+/// none of them a second time when it continues.
+pub(super) async fn messages_survive_a_frozen_server(program: &'static Program) {
+    const CLIENTS: &str = "40";
+    let _alone = alone().await;
+    let site = Site::start(program).await;
+    let url = format!("ws://127.0.0.1:{}/ws", site.balancer.port());
+    // Each client sends once a second.
+    let load = ["--clients", CLIENTS, "--rooms", "8", "--rate", CLIENTS, "--for", "60s", "--json"];
+    let mut bench = command().args(["bench", "--url", &url]).args(load).spawn().unwrap();
+    site.first.until_metric("chat_published_total", |count| count >= 20).await;
+
+    let there = site.first.metric("chat_connections").await;
+    let published = site.first.metric("chat_published_total").await;
+    assert!(there > 10, "{there} clients are on the first server");
+    site.first.signal("STOP");
+    eventually("all clients to leave the frozen server", async || {
+        site.second.metric("chat_connections").await.to_string() == CLIENTS
+    })
+    .await;
+    site.first.signal("CONT");
+    // One of each client of it, which had sent it again.
+    let are_there = |count| count >= published + there;
+    site.first.until_metric("chat_published_total", are_there).await;
+
+    let (code, out) = end(&mut bench, "INT");
+    let report: Value = serde_json::from_str(&out).expect("the figures of the run");
+    assert_eq!(code, 0, "{report}");
+    assert!(report["disconnects"].as_u64() >= Some(there), "{report}");
 }
 
 /// Clients on both servers, of which one freezes. No check and no timeout of a balancer ends their

@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 
 /// Sends a signal to a command, and waits for its end: the exit code, and the rest of stdout if it was
 /// not taken.
-fn end(child: &mut Child, signal: &str) -> (i32, String) {
+pub(super) fn end(child: &mut Child, signal: &str) -> (i32, String) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
     let mut out = String::new();
