@@ -7,7 +7,7 @@ use std::process::Command;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use super::instance::{Place, Program, command, file};
+use super::instance::{Place, Program, command, file, on_ipv6};
 use super::websockets::Crowd;
 use super::{Site, websockets};
 
@@ -36,6 +36,8 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("/etc/ssl/chat/", format!("{at}/")),
         ("bind :80", format!("bind 127.0.0.1:{}", place.plain)),
         ("bind :443", format!("bind 127.0.0.1:{}", place.tls)),
+        ("bind [::]:80 v6only", on_ipv6(format!("bind [::1]:{} v6only", place.plain))),
+        ("bind [::]:443 v6only ssl", on_ipv6(format!("bind [::1]:{} v6only ssl", place.tls))),
         ("127.0.0.1:8080", format!("127.0.0.1:{}", place.servers[0])),
         ("127.0.0.1:8081", format!("127.0.0.1:{}", place.servers[1])),
     ]

@@ -1,7 +1,7 @@
 //! A private balancer: a process of its own on free ports, with a directory and a certificate.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -218,6 +218,15 @@ fn make_certificate(directory: &Path) {
 fn free_ports() -> [u16; 4] {
     let listeners = [0; 4].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// What a line that listens on IPv6 is replaced by: on a machine without IPv6 it would be an error.
+pub(super) fn on_ipv6(line: String) -> String {
+    if has_ipv6() { line } else { String::new() }
+}
+
+pub(super) fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 fn new_directory() -> PathBuf {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use chat_transport::testing::WsClient;
 
-use super::instance::{Balancer, Place, Program, command, file, replaced};
+use super::instance::{Balancer, Place, Program, command, file, on_ipv6, replaced};
 use super::{Site, request, websockets};
 use crate::support::{Chat, command as chat_server};
 
@@ -38,6 +38,8 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("http {\n", format!("http {{\n{temporary}")),
         ("listen 80;", format!("listen 127.0.0.1:{};", place.plain)),
         ("listen 443 ssl;", format!("listen 127.0.0.1:{} ssl;", place.tls)),
+        ("listen [::]:80;", on_ipv6(format!("listen [::1]:{};", place.plain))),
+        ("listen [::]:443 ssl;", on_ipv6(format!("listen [::1]:{} ssl;", place.tls))),
         ("127.0.0.1:8080;", format!("127.0.0.1:{};", place.servers[0])),
         ("127.0.0.1:8081;", format!("127.0.0.1:{};", place.servers[1])),
         ("18080", place.inner[0].to_string()),

@@ -1,16 +1,16 @@
 //! Pages, requests and clients of two dialects.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use chat_transport::TransportConfig;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake, read_head};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
-use super::instance::{Balancer, Program, replaced};
+use super::instance::{Balancer, Program, has_ipv6, replaced};
 use super::{Site, by_turns, for_each_balancer, join, native, next, request, restarted, say, tls};
 use crate::support::{Chat, DEADLINE, command, exchange};
 
@@ -18,6 +18,7 @@ for_each_balancer! {
     clients_are_distributed_and_meet
     clients_are_distributed_and_meet_over_tls
     page_is_not_counted_as_a_client
+    clients_may_use_ipv6
     servers_know_the_host
     links_are_those_of_the_public_url
     close_code_of_a_large_frame_is_passed_on
@@ -77,6 +78,18 @@ async fn page_is_not_counted_as_a_client(program: &'static Program) {
     let site = Site::start(program).await;
     let port = site.balancer.port();
     by_turns(port, async || assert_eq!(request(port, "GET /", "").await.0, 200)).await;
+}
+
+async fn clients_may_use_ipv6(program: &'static Program) {
+    if !has_ipv6() {
+        return;
+    }
+    let server = Chat::alone();
+    let balancer = Balancer::start(program, [server.port(), server.port()]);
+    for port in [balancer.port(), balancer.tls_port()] {
+        TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.expect("it listens on IPv6");
+    }
+    raw_handshake(&format!("[::1]:{}", balancer.port()), "/ws").await;
 }
 
 async fn servers_know_the_host(program: &'static Program) {
