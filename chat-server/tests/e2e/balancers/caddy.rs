@@ -21,6 +21,7 @@ pub(super) static CADDY: Program = Program {
     run: |directory| caddy(directory, "run"),
     is_up,
     reload: |directory, _| caddy(directory, "reload --force"),
+    third_server,
     is_error,
     websockets_alone: ("\n\treverse_proxy {", "\n\treverse_proxy /ws {"),
     // Caddy ends no WebSocket for its silence.
@@ -41,6 +42,12 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("127.0.0.1:8080", format!("127.0.0.1:{}", place.servers[0])),
         ("127.0.0.1:8081", format!("127.0.0.1:{}", place.servers[1])),
     ]
+}
+
+fn third_server(place: &Place, port: u16) -> Vec<(String, String)> {
+    let second = format!(" 127.0.0.1:{}\n", place.servers[1]);
+    let third = second.replace('\n', &format!(" 127.0.0.1:{port}\n"));
+    vec![(second, third)]
 }
 
 fn caddy(directory: &Path, arguments: &str) -> Command {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use super::instance::{Place, Program, command, file, on_ipv6};
+use super::instance::{Balancer, Place, Program, command, file, on_ipv6};
 use super::websockets::Crowd;
 use super::{Site, websockets};
 
@@ -19,6 +19,7 @@ pub(super) static HAPROXY: Program = Program {
     run,
     is_up,
     reload,
+    third_server,
     is_error: |line| line.contains("\" 5"),
     websockets_alone: ("default_backend chat", "use_backend chat if { path /ws }"),
     timeouts: &["timeout tunnel", "timeout client ", "timeout server"],
@@ -41,6 +42,12 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("127.0.0.1:8080", format!("127.0.0.1:{}", place.servers[0])),
         ("127.0.0.1:8081", format!("127.0.0.1:{}", place.servers[1])),
     ]
+}
+
+fn third_server(place: &Place, port: u16) -> Vec<(String, String)> {
+    let second = format!("    server second 127.0.0.1:{}\n", place.servers[1]);
+    let third = format!("{second}    server third 127.0.0.1:{port}\n");
+    vec![(second, third)]
 }
 
 /// Without this two instances could listen on the same port.
@@ -66,15 +73,19 @@ fn reload(_: &Path, master: u32) -> Command {
 }
 
 /// By the socket for administrators, as docs/haproxy.md says.
+pub(super) fn tell(haproxy: &Balancer, command: &str) -> String {
+    let mut socket = UnixStream::connect(haproxy.directory().join("admin.sock")).unwrap();
+    socket.write_all(format!("{command}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_is_taken_out_and_no_client_is_refused() {
     let mut site = Site::start(&HAPROXY).await;
     let (on_first, on_second, second) = site.one_on_each().await;
-    let mut socket = UnixStream::connect(site.balancer.directory().join("admin.sock")).unwrap();
-    socket.write_all(b"set server chat/first state drain\n").unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer.trim(), "");
+    assert_eq!(tell(&site.balancer, "set server chat/first state drain").trim(), "");
     site.until_all_reach(&second).await;
 
     site.first_ends_in_order(on_first, on_second, &second).await;

@@ -30,6 +30,8 @@ pub(super) struct Program {
     pub(super) is_up: fn(&Path, u32) -> bool,
     /// Has the process with this id read its configuration again.
     pub(super) reload: fn(&Path, u32) -> Command,
+    /// What adds a server on this port to the configuration of an instance.
+    pub(super) third_server: fn(&Place, u16) -> Vec<(String, String)>,
     /// Whether a line of the access log is about a request that was answered with 5xx.
     pub(super) is_error: fn(&str) -> bool,
     /// The part of the text that passes everything on, and what passes on WebSockets alone.
@@ -44,8 +46,8 @@ pub(super) struct Place {
     pub(super) plain: u16,
     pub(super) tls: u16,
     pub(super) servers: [u16; 2],
-    /// Of the balancer itself, each in front of one of the servers.
-    pub(super) inner: [u16; 2],
+    /// Of the balancer itself, each in front of one of the servers; the last of one that is added.
+    pub(super) inner: [u16; 3],
 }
 
 /// A running instance. Dropping it ends the process and deletes the directory.
@@ -72,8 +74,7 @@ impl Balancer {
         let directory = new_directory();
         make_certificate(&directory);
         for _ in 0..ATTEMPTS {
-            let [plain, tls, first, second] = free_ports();
-            let inner = [first, second];
+            let [plain, tls, inner @ ..] = free_ports();
             let place = Place { directory: directory.clone(), plain, tls, servers, inner };
             fs::write(file(&directory), change(&configuration(program, &place))).unwrap();
             if let Some(process) = spawn(program, &directory) {
@@ -107,9 +108,19 @@ impl Balancer {
 
     /// Changes the configuration and has the balancer load it, as an operator does.
     pub(super) fn reconfigure(&self, old: &str, new: &str) {
+        self.replace(&[(old.to_owned(), new.to_owned())]);
+    }
+
+    /// Adds a server on this port, by a reload.
+    pub(super) fn add_server(&self, port: u16) {
+        self.replace(&(self.program.third_server)(&self.place, port));
+    }
+
+    fn replace(&self, changes: &[(String, String)]) {
         let file = file(&self.place.directory);
         let configuration = fs::read_to_string(&file).unwrap();
-        fs::write(&file, replaced(&configuration, old, new)).unwrap();
+        let change = |text: String, (old, new): &(String, String)| replaced(&text, old, new);
+        fs::write(&file, changes.iter().fold(configuration, change)).unwrap();
         self.reload();
     }
 
@@ -215,8 +226,8 @@ fn make_certificate(directory: &Path) {
     fs::write(directory.join("chat.pem"), certificate + &key).unwrap();
 }
 
-fn free_ports() -> [u16; 4] {
-    let listeners = [0; 4].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
+fn free_ports() -> [u16; 5] {
+    let listeners = [0; 5].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 

@@ -1,6 +1,7 @@
 //! Two servers behind a real nginx, HAProxy and Caddy, each with the configuration that the
 //! documentation shows.
 
+mod added;
 mod caddy;
 mod haproxy;
 mod instance;
@@ -54,9 +55,14 @@ struct Site {
 
 impl Site {
     async fn start(program: &'static Program) -> Self {
+        Self::start_with(program, &[]).await
+    }
+
+    /// With further arguments of the servers.
+    async fn start_with(program: &'static Program, args: &[&str]) -> Self {
         let redis = RedisServer::start();
-        let name = ["--allow-host", "chat.example"];
-        let [first, second] = Chat::several(&redis, &name).await;
+        let args = [&["--allow-host", "chat.example"], args].concat();
+        let [first, second] = Chat::several(&redis, &args).await;
         let balancer = Balancer::start(program, [first.port(), second.port()]);
         Self { balancer, first, second, redis }
     }

@@ -20,6 +20,7 @@ pub(super) static NGINX: Program = Program {
     run,
     is_up,
     reload,
+    third_server,
     is_error: |line| line.contains("\" 5"),
     websockets_alone: ("location / {", "location = /ws {"),
     timeouts: &["proxy_read_timeout", "proxy_send_timeout"],
@@ -44,6 +45,19 @@ fn replacements(place: &Place) -> Vec<(&'static str, String)> {
         ("127.0.0.1:8081;", format!("127.0.0.1:{};", place.servers[1])),
         ("18080", place.inner[0].to_string()),
         ("18081", place.inner[1].to_string()),
+    ]
+}
+
+fn third_server(place: &Place, port: u16) -> Vec<(String, String)> {
+    let ([_, second, third], [_, server]) = (place.inner, place.servers);
+    let below = |line: &dyn Fn(u16, u16) -> String| {
+        let former = line(second, server);
+        (former.clone(), format!("{former} {}", line(third, port)))
+    };
+    vec![
+        below(&|inner, _| format!("server 127.0.0.1:{inner} max_fails=0;")),
+        below(&|inner, server| format!("{inner} 127.0.0.1:{server};")),
+        below(&|inner, _| format!("listen 127.0.0.1:{inner};")),
     ]
 }
 

@@ -36,7 +36,7 @@ impl Crowd {
         Self::connect_with(port, CLIENTS, &ClientConfig::default())
     }
 
-    fn connect_with(port: u16, clients: usize, config: &ClientConfig) -> Self {
+    pub(super) fn connect_with(port: u16, clients: usize, config: &ClientConfig) -> Self {
         let url = format!("ws://127.0.0.1:{port}/ws");
         let client = |_| Client::connect([url.clone()], config.clone()).unwrap();
         Self((0..clients).map(client).collect())
