@@ -111,9 +111,7 @@ export class ChatClient extends Emitter {
         resolve(this.#requests.ask(frame, withMessages));
         return;
       }
-      // Where the room cannot continue at `since`, the answer has the latest messages: as many as it takes.
-      const latest = since ? MAX_HISTORY : history;
-      const entry = known ?? new Membership(room, since, latest, new Sends(this.#sending));
+      const entry = known ?? new Membership(room, since, history, new Sends(this.#sending));
       entry.wait(resolve, reject);
       this.#rooms.set(room, entry);
       if (this.#connection.isOnline && !known) this.#enter(entry);
@@ -239,10 +237,11 @@ export class ChatClient extends Emitter {
     this.#emit("state", status);
   }
 
-  /** Joins a room. The answer has the messages after the position of its copy. */
+  /** Joins a room. The answer has the messages after the position of its copy; where the room cannot
+   *  continue there, the latest ones, as many as an answer takes. */
   #enter(entry) {
     const { room, position, history, rejoins } = entry;
-    const asked = { type: "join", room, since: position, history };
+    const asked = { type: "join", room, since: position, history: position ? MAX_HISTORY : history };
     const isWanted = () => entry.asked === asked;
     entry.asked = asked;
     this.#requests.request(asked, {

@@ -5,7 +5,7 @@ export class Membership {
   room;
   /** Where the copy ends: `{epoch, offset}`; undefined in a room without history. */
   position;
-  /** How many of the latest messages to ask for. */
+  /** How many of the latest messages to ask for, without a position. */
   history;
   /** The messages that are on their way to the room. */
   sends;

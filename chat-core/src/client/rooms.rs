@@ -19,8 +19,8 @@ const MAX_HISTORY: u32 = 256;
 /// A room, from the first `join` to `leave`.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// How many of the latest messages the first `join` asks for.
-    pub(super) history: u32,
+    /// How many of the latest messages a first `join` without a position asks for.
+    history: u32,
     pub(super) status: RoomStatus,
     pub(super) track: Track,
     /// Whether a join was sent on the present connection: the client may be in the room on the
@@ -65,9 +65,18 @@ impl Room {
     fn new(start: Start) -> Self {
         match start {
             Start::Latest(history) => Self { history, ..Self::default() },
-            Start::After(position) => {
-                Self { track: Track::after(position), history: MAX_HISTORY, ..Self::default() }
-            }
+            Start::After(position) => Self { track: Track::after(position), ..Self::default() },
+        }
+    }
+
+    /// How many of the latest messages the next join asks for. With a position they are the answer
+    /// only if the room cannot continue there: then they are as many as it has, so that no more are
+    /// missed than have to be.
+    pub(super) fn history(&self) -> Option<u32> {
+        if self.track.position().is_some() {
+            Some(MAX_HISTORY)
+        } else {
+            (!self.track.has_joined() && self.history > 0).then_some(self.history)
         }
     }
 

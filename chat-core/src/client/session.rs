@@ -323,8 +323,7 @@ impl Session {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
                 room.ask(id);
                 let since = room.track.position();
-                let history =
-                    (!room.track.has_joined() && room.history > 0).then_some(room.history);
+                let history = room.history();
                 let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });
                 self.outbox.send_join(name, &frame, now);
             }
