@@ -10,6 +10,9 @@ import { clearDeadline, now, setDeadline } from "./chat-time.js";
 /** What the server has to publish. */
 const MESSAGES = ["send", "direct"];
 
+/** A server reads these at a rate that `welcome` does not have, and what is behind them as late. */
+const SANCTIONS = ["kick", "ban", "unban"];
+
 /** The types of the answers to requests; all others are answered with `ok`. */
 const ANSWERS = {
   hello: "welcome",
@@ -83,8 +86,8 @@ export class Requests {
     return isTurn && this.#write(text);
   }
 
-  /** Sends what may leave now. Joins that their own rate holds back are passed over, and so are
-   *  messages while too many are unanswered; all others wait for the first, however large. */
+  /** Sends what may leave now. Joins that their own rate holds back are passed over, and so is what
+   *  waits for answers; all others wait for the first, however large. */
   flush() {
     clearTimeout(this.#flushTimer);
     let wait = Infinity;
@@ -95,14 +98,14 @@ export class Requests {
       const turnWait = joinWait || this.#pace.wait(bytes);
       if (!request.isWanted()) {
         this.#outbox.delete(request);
-      } else if (MESSAGES.includes(frame.type) && !this.#fits(bytes)) {
-        continue;
-      } else if (turnWait === 0) {
-        this.#outbox.delete(request);
-        this.#send(request);
-      } else {
-        wait = Math.min(wait, turnWait);
-        if (joinWait === 0) break;
+      } else if (this.#fits(request)) {
+        if (turnWait === 0) {
+          this.#outbox.delete(request);
+          this.#send(request);
+        } else {
+          wait = Math.min(wait, turnWait);
+          if (joinWait === 0) break;
+        }
       }
     }
     if (wait < Infinity) this.#flushTimer = setTimeout(() => this.flush(), Math.ceil(wait));
@@ -130,7 +133,7 @@ export class Requests {
   /** The server has closed the connection with 1009, which does not name the frame that was too
    *  large. Only the largest message fails; the other sends go out again under their keys. */
   failLargest() {
-    const [largest] = this.#messages.sort((a, b) => b.bytes - a.bytes);
+    const [largest] = this.#unansweredOf(MESSAGES).sort((a, b) => b.bytes - a.bytes);
     this.#take(largest?.id)?.reject(new ChatError("too_large"));
   }
 
@@ -139,22 +142,27 @@ export class Requests {
     clearTimeout(this.#flushTimer);
     this.#pace = paceOf();
     const lost = new ChatError("disconnected");
-    for (const id of [...this.#unanswered.keys()]) this.#take(id).reject(lost);
+    for (const id of this.#unanswered.keys()) this.#take(id).reject(lost);
     // They have not left, so nothing about them is unknown.
     for (const { reject } of this.#outbox) reject(new ChatError("offline"));
     this.#outbox.clear();
   }
 
-  /** The messages that are unanswered. */
-  get #messages() {
-    return [...this.#unanswered.values()].filter(({ frame }) => MESSAGES.includes(frame.type));
+  /** The requests of these types that are unanswered. */
+  #unansweredOf(types) {
+    return [...this.#unanswered.values()].filter(({ frame }) => types?.includes(frame.type));
   }
 
-  /** Whether one more message, in a frame of so many bytes, may be unanswered. */
-  #fits(bytes) {
-    const messages = this.#messages;
-    const sum = messages.reduce((sum, message) => sum + message.bytes, bytes);
-    return messages.length === 0 || (messages.length < this.#pace.inFlight && sum <= UNANSWERED_BYTES);
+  /** Whether one more request may be unanswered: one sanction, so many messages and bytes of them, and
+   *  any number of others. */
+  #fits({ frame, bytes }) {
+    const types = [MESSAGES, SANCTIONS].find((types) => types.includes(frame.type));
+    const others = this.#unansweredOf(types);
+    const sum = others.reduce((sum, other) => sum + other.bytes, bytes);
+    return (
+      others.length === 0 ||
+      (types === MESSAGES && others.length < this.#pace.inFlight && sum <= UNANSWERED_BYTES)
+    );
   }
 
   /** Puts a request on the wire. It has its time from now on. */
@@ -170,7 +178,7 @@ export class Requests {
       this.flush();
     };
     const deadline = setDeadline(late, this.#connection.options.requestTimeoutMs);
-    this.#unanswered.set(id, { ...request, id, bytes: bytesOf(text), deadline, sentAt: now() });
+    this.#unanswered.set(id, { ...request, id, deadline, sentAt: now() });
     request.onSent();
     this.#connection.watch();
   }

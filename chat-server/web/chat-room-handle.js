@@ -426,7 +426,7 @@ export class SharedRoom extends Emitter {
     this.#snapshot = null;
     // A `state` may change all lists.
     if (what === "state") this.#lists = {};
-    else delete this.#lists[what === "members" || what === "typists" ? what : "messages"];
+    else delete this.#lists[["members", "typists"].includes(what) ? what : "messages"];
     for (const handle of this.#handles) {
       handle.dispatchEvent(new CustomEvent("change", { detail: { what, ...detail } }));
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::AWAY;
 use crate::runtimes::PACKAGES;
 use crate::server::Server;
-use crate::tokens::{KEY, SECRET};
+use crate::tokens::{KEY, SECRET, moderator_token};
 use crate::webdriver::Browser;
 
 /// Installs the package, once.
@@ -152,6 +152,34 @@ fn swallowed_send_leads_out_of_online_in_time() {
     network.restore();
     let lines = std::iter::from_fn(|| Some(node.line()));
     assert!(lines.take(10).any(|line| line == "sent"), "the message was not sent again");
+}
+
+/// More than the server takes at once: it reads what is behind them later.
+#[test]
+fn kicks_above_the_rate_are_carried_out_and_hold_back_no_message() {
+    let server = Server::start_with(&["--jwt-secret", SECRET]);
+    let (url, token) = (socket(&server), moderator_token());
+    let variables = [("CHAT_URL", url.as_str()), ("TOKEN", token.as_str())];
+    let mut node = Node::start_with(&["--input-type=module"], &variables);
+    let script = "
+        import { ChatClient } from 'roomcast';
+        import { WebSocket } from 'ws';
+        const { CHAT_URL, TOKEN: token } = process.env;
+        const chat = new ChatClient(CHAT_URL, { token, WebSocket, requestTimeoutMs: 4_000 });
+        await chat.connect();
+        await chat.join('r');
+        const kicks = Array.from({ length: 40 }, (_, number) => chat.kick('r', `user-${number}`));
+        const codes = kicks.map((kick) => kick.then(() => 'ok', ({ code }) => code));
+        let isOver = false;
+        Promise.all(codes).then(() => (isOver = true));
+        await chat.send('r', 'hi');
+        const isHeldBack = isOver;
+        const failed = (await Promise.all(codes)).filter((code) => code !== 'ok');
+        console.log(JSON.stringify({ isHeldBack, failed }));
+        chat.close();";
+    node.child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let outcome: Value = serde_json::from_str(&node.line()).unwrap();
+    assert_eq!(outcome, json!({"isHeldBack": false, "failed": []}));
 }
 
 #[test]

@@ -29,6 +29,13 @@ pub(crate) fn token(rooms: &str, lifetime: Duration) -> String {
     JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap()
 }
 
+/// The token of a user who may do everything, for an hour.
+pub(crate) fn moderator_token() -> String {
+    let mut claims = TokenClaims::new(&UserId::new("u-mod").unwrap(), HOUR);
+    claims.rooms = Some(BTreeMap::from([("*".to_owned(), vec!["*".to_owned()])]));
+    JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap()
+}
+
 #[test]
 fn the_page_says_that_a_token_is_needed_and_takes_it_from_its_address() {
     let server = start();

@@ -182,6 +182,19 @@ suite("calls", () => {
     }
   });
 
+  test("one kick, ban or unban is unanswered at a time, and other requests pass those that wait", async () => {
+    const chat = await member();
+    server.loseAnswer("kick");
+    const outcomes = [chat.kick("r", "a"), chat.ban("r", "b"), chat.unban("r", "b")].map(codeOf);
+    await chat.send("r", "hi");
+    await chat.members("r");
+    const received = () => server.received.slice(2).map(({ type }) => type);
+    deepStrictEqual(received(), ["kick", "send", "members"]);
+    await time.advance(15_000);
+    deepStrictEqual(await Promise.all(outcomes), ["timeout", "none", "none"]);
+    deepStrictEqual(received().filter((type) => type !== "ping").slice(3), ["ban", "unban"]);
+  });
+
   test("a name of a room that is no text is refused", async () => {
     strictEqual(await codeOf((await member()).join(5)), "room_name_invalid");
   });
