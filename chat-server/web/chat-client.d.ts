@@ -152,6 +152,13 @@ export type StateChange =
       error: ChatError;
     };
 
+/** Why a client is out of a room; by `forbidden` a new token is meant. */
+export type LeftReason = "kicked" | "banned" | "forbidden";
+
+/** Why a server ends a connection: it shuts down; it moves the client to another; the application wants it (earlier
+ *  servers say `kicked`); the user is banned; the token has expired. */
+export type GoodbyeReason = "shutdown" | "rebalance" | "disconnected" | "kicked" | "banned" | "token_expired";
+
 export type Presence =
   | { room: string; event: "joined" | "left" | "renamed"; user: User }
   | { room: string; event: "count"; count: number };
@@ -170,16 +177,17 @@ export interface ChatEvents<Data = unknown> {
   /** The messages of a room up to `offset` are lost for good. In a room without history
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
-  /** The server removed the client from a room, which it does not join again by itself. `reason` is
-   *  `kicked`, `banned`, or `forbidden` by a new token; absent if the application's server made the
-   *  user leave. `message` is the moderator's; `until` the end of a ban, in milliseconds since 1970. */
-  left: { room: string; reason?: string; message?: string; until?: number };
+  /** The server removed the client from a room, which it does not join again by itself. `reason` is absent if
+   *  the application's server made the user leave. `message` is the moderator's; `until` the end of a ban, in
+   *  milliseconds since 1970. A later server may send further reasons: a `switch` needs a default. */
+  left: { room: string; reason?: LeftReason; message?: string; until?: number };
   /** A send was refused for a reason that passes, and is tried again by itself. */
   delayed: { room: string; key: string; error: ChatError };
   /** A room could not be joined again; the client is no longer in it. */
   refused: { room: string; error: ChatError };
-  /** The server is about to end the connection. `message` is the moderator's. */
-  goodbye: { reason: string; reconnect: boolean; after_ms: number; message?: string; until?: number };
+  /** The server is about to end the connection. `message` is the moderator's. A later server may send further
+   *  reasons: a `switch` needs a default, and `reconnect` decides. */
+  goodbye: { reason: GoodbyeReason; reconnect: boolean; after_ms: number; message?: string; until?: number };
   /** An error of the server that answers no request. */
   error: ChatError;
 }
@@ -429,12 +437,14 @@ export class ChatClient<Data = unknown> {
     room: string,
     options?: { before?: number | undefined; after?: number | undefined; limit?: number | undefined },
   ): Promise<History<Data>>;
-  /** With the capability `moderate`: removes a user, by id, who may join again. */
-  kick(room: string, user: string, reason?: string): Promise<unknown>;
+  /** With the capability `moderate`: removes a user, by id, who may join again. Resolves once the server has stored
+   *  it. One `kick`, `ban` or `unban` is unanswered at a time; further ones wait for their turn, at the server's
+   *  rate. */
+  kick(room: string, user: string, reason?: string): Promise<void>;
   /** Keeps a user out of the room, for `seconds` or until `unban`. Rejects with `bad_field` for any
    *  other option, and for a number in place of the options. */
-  ban(room: string, user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
-  unban(room: string, user: string): Promise<unknown>;
+  ban(room: string, user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<void>;
+  unban(room: string, user: string): Promise<void>;
 }
 
 /**
@@ -540,9 +550,9 @@ export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange
   history(limit?: number): Promise<void>;
   /** As `ChatClient.typing`. */
   typing(typing: boolean): void;
-  kick(user: string, reason?: string): Promise<unknown>;
-  ban(user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<unknown>;
-  unban(user: string): Promise<unknown>;
+  kick(user: string, reason?: string): Promise<void>;
+  ban(user: string, options?: { seconds?: number | undefined; reason?: string | undefined }): Promise<void>;
+  unban(user: string): Promise<void>;
   /** Ends the use of the room by this caller; once, and the handle shows `left` from then on. What is
    *  called on it before the room is left, in the next macrotask, is still carried out. */
   release(): void;
