@@ -99,6 +99,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-room.js",
         "chat-sends.js",
         "chat-signs.js",
+        "chat-testing-checks.js",
         "chat-testing-rules.js",
         "chat-testing-socket.js",
         "chat-testing.d.ts",

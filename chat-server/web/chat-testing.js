@@ -1,7 +1,18 @@
 // A chat server in memory, for the tests of applications. It has no network and no timers: what it
 // sends arrives when the promises of a test have settled, so that fake timers do not stop it.
 
-import { TYPES, readRequest, repairedName } from "./chat-testing-rules.js";
+import {
+  CLOSE_REASONS,
+  checkBan,
+  checkCloseCode,
+  checkErrorCode,
+  checkGoodbye,
+  checkKick,
+  checkOneOf,
+  checkOptions,
+  checkType,
+} from "./chat-testing-checks.js";
+import { readRequest, repairedName } from "./chat-testing-rules.js";
 import { LOST, NORMAL, webSocketOf } from "./chat-testing-socket.js";
 
 /** Close codes of a server that has removed the user, who is then in no room any more. */
@@ -22,12 +33,13 @@ const KEPT = 256;
 const KEY_MS = 5 * 60_000;
 
 /** What users may do, unless a test says otherwise. */
-const EVERYTHING = ["join", "send", "history", "presence", "moderate"];
+const EVERYTHING = ["join", "send", "direct", "history", "presence", "moderate"];
 
-/** The capability that a request in a room needs. */
+/** The capability that a request needs: in a room, or for a direct message with its recipient. */
 const NEEDS = {
   join: "join",
   send: "send",
+  direct: "direct",
   history: "history",
   members: "presence",
   typing: "send",
@@ -35,6 +47,9 @@ const NEEDS = {
   ban: "moderate",
   unban: "moderate",
 };
+
+/** The members of `limits` in `welcome`. */
+const LIMIT_NAMES = ["message_bytes", "frame_bytes", "rooms", "in_flight", "frames", "joins", "bytes", "answers", "kept"];
 
 const LIMITS = { message_bytes: 32_768, frame_bytes: 233_472, rooms: 128, in_flight: 64 };
 
@@ -55,6 +70,8 @@ export class TestServer {
   #can;
   #keepsHistory;
   #connections = new Set();
+  /** The ids of all users who have connected, or whom the test has named. */
+  #users = new Set();
   #rooms = new Map();
   /** By room, or none for all rooms, and user: when the ban ends, `until`, undefined for one without an end; and
    *  its `reason`. */
@@ -72,10 +89,13 @@ export class TestServer {
    * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
    * lifetime of tokens. `userOf(token)`: the user of a token, or nothing if it is not valid; with it
    * each client needs a token. By default none does, and a token is the id and the name, but for what
-   * follows a `#`: `ann#2` is another token of `ann`. `can(user, room)`: the capabilities of a user.
-   * `history`: whether rooms keep messages.
+   * follows a `#`: `ann#2` is another token of `ann`. `can(user, room)`: the capabilities of a user, where
+   * `@bob` in place of a room is for direct messages to the user `bob`. `history`: whether rooms keep messages.
    */
-  constructor({ limits, expiresInMs, userOf, can = () => EVERYTHING, history = true } = {}) {
+  constructor(options = {}) {
+    checkOptions("TestServer", options, ["limits", "expiresInMs", "userOf", "can", "history"]);
+    const { limits, expiresInMs, userOf, can = () => EVERYTHING, history = true } = options;
+    checkOptions("limits", limits ?? {}, LIMIT_NAMES);
     this.#limits = { ...LIMITS, ...limits };
     this.#expiresInMs = expiresInMs;
     this.#userOf = userOf;
@@ -109,15 +129,17 @@ export class TestServer {
 
   /** A user, by name or as `{id, name, color}`, sends a message to a room. Throws a `TypeError` for one that a
    *  real server refuses. */
-  say(room, user, message, { data, key, at } = {}) {
+  say(room, user, message, options = {}) {
+    checkOptions("say", options, ["data", "key", "at"]);
+    const { data, key, at } = options;
     const { error } = readRequest(JSON.stringify({ type: "send", room, message, data, key }), this.#limits);
     if (error) throw new TypeError(error.join(": "));
-    return this.#publish(room, { user: person(user), message, data, key, at });
+    return this.#publish(room, { user: this.#person(user), message, data, key, at });
   }
 
   /** A user joins a room, or is renamed there. Throws a `TypeError` for one who is banned there. */
   join(room, user) {
-    const { id } = person(user);
+    const { id } = this.#person(user);
     if (this.#banOf(room, id)) throw new TypeError(`${id} is banned from the room ${room}.`);
     this.#enter(room, user);
   }
@@ -138,9 +160,12 @@ export class TestServer {
     return before ? "renamed" : "joined";
   }
 
-  /** Makes a user leave a room, as an application does by the API: its client is out of it. */
+  /** Makes a user leave a room, as an application does by the API: its client is out of it. Throws a `TypeError`
+   *  for one who is not there. */
   leave(room, user) {
-    this.#evict(room, person(user).id, {});
+    const { id } = person(user);
+    this.#checkMember(room, id);
+    this.#evict(room, id, {});
   }
 
   /** A user is no member any more. */
@@ -154,6 +179,11 @@ export class TestServer {
   /** The time is over in which the users whose connections were lost, or this one, could return:
    *  they leave the rooms in which they still were. */
   expireGrace(user) {
+    this.#checkUser(user);
+    this.#expireGrace(user);
+  }
+
+  #expireGrace(user) {
     for (const [room, { lost }] of this.#rooms) {
       for (const id of [...lost]) {
         if (user === undefined || id === user) this.#removeMember(room, id);
@@ -162,22 +192,29 @@ export class TestServer {
   }
 
   typing(room, user, typing = true) {
-    this.#broadcast(room, { type: "typing", room, user: person(user), typing });
+    this.#broadcast(room, { type: "typing", room, user: this.#person(user), typing });
   }
 
   /** A user sends a direct message to a connected user. */
-  direct(to, user, message, { data } = {}) {
+  direct(to, user, message, options = {}) {
+    checkOptions("direct", options, ["data"]);
+    const { data } = options;
     const connections = this.#connectionsOf(to);
     for (const { socket } of connections) {
-      socket.receive({ type: "direct", user: person(user), message, data, at: Date.now() });
+      socket.receive({ type: "direct", user: this.#person(user), message, data, at: Date.now() });
     }
     return connections.length;
   }
 
   /** Removes a user from a room. Throws a `TypeError` for one who is not there. */
   kick(room, id, message, reason = "kicked") {
-    if (!this.#room(room).members.has(id)) throw new TypeError(`There is no user ${id} in the room ${room}.`);
+    checkKick(message, reason);
+    this.#checkMember(room, id);
     this.#evict(room, id, { reason, message });
+  }
+
+  #checkMember(room, id) {
+    if (!this.#room(room).members.has(id)) throw new TypeError(`There is no user ${id} in the room ${room}.`);
   }
 
   #evict(room, id, why) {
@@ -188,7 +225,8 @@ export class TestServer {
   }
 
   /** Removes a user from a room, who cannot join it for some seconds, or until `unban`. */
-  ban(room, id, options) {
+  ban(room, id, options = {}) {
+    checkBan("ban", options);
     const { until, reason: message } = this.#addBan(room, id, options);
     this.#evict(room, id, { reason: "banned", message, until });
   }
@@ -198,17 +236,18 @@ export class TestServer {
   }
 
   /** Ends the connections of a user, who cannot connect for some seconds, or until `unbanUser`. */
-  banUser(id, options) {
+  banUser(id, options = {}) {
+    checkBan("banUser", options);
     this.#addBan(undefined, id, options);
     for (const { socket } of this.#connectionsOf(id)) this.#refuseBanned(socket, id);
-    this.expireGrace(id);
+    this.#expireGrace(id);
   }
 
   unbanUser(id) {
     this.unban(undefined, id);
   }
 
-  #addBan(room, id, { seconds, message } = {}) {
+  #addBan(room, id, { seconds, message }) {
     const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
     const ban = { until, reason: message };
     this.#bans.set(banKey(room, id), ban);
@@ -225,11 +264,15 @@ export class TestServer {
   #refuseBanned(socket, id) {
     const { until, reason: message } = this.#banOf(undefined, id);
     sayGoodbye(socket, BANNED, { reason: "banned", message, until });
-    socket.end(BANNED, { reason: "banned", isDeparture: true });
+    socket.end(BANNED, { reason: CLOSE_REASONS[BANNED], isDeparture: true });
   }
 
   /** Ends the connections of all clients, or those of one user, with a close code. */
-  drop(code = LOST, { user, reason = "" } = {}) {
+  drop(code = LOST, options = {}) {
+    checkCloseCode(code);
+    checkOptions("drop", options, ["user", "reason"]);
+    const { user, reason = CLOSE_REASONS[code] } = options;
+    this.#checkUser(user);
     for (const { socket } of this.#connectionsOf(user)) {
       socket.end(code, { reason, isDeparture: REMOVED.has(code) });
     }
@@ -252,36 +295,48 @@ export class TestServer {
 
   /** Sends `goodbye` to all clients, or to one user, and ends their connections. */
   goodbye(code, goodbye, user) {
+    checkGoodbye(code, goodbye);
+    this.#checkUser(user);
     for (const { socket } of this.#connectionsOf(user)) sayGoodbye(socket, code, goodbye);
     this.drop(code, { user });
   }
 
   /** Sends a frame as it is: to the members of its `room`, if it has one, and to all connections of `user`, if
    *  given. */
-  push(frame, { user } = {}) {
+  push(frame, options = {}) {
+    checkOptions("push", options, ["user"]);
+    const { user } = options;
+    this.#checkUser(user);
     for (const { socket, rooms } of this.#connectionsOf(user)) {
       if (frame.room === undefined || rooms.has(frame.room)) socket.receive(frame);
     }
   }
 
   /** Carries out the next request of this type, of this user and in this room if given, and does not answer it. */
-  loseAnswer(type = "send", { user, room } = {}) {
-    this.#faults.push({ type: requestType(type), user, room });
+  loseAnswer(type = "send", options = {}) {
+    checkType(type);
+    checkOptions("loseAnswer", options, ["user", "room"]);
+    const { user, room } = options;
+    this.#faults.push({ type, user, room });
   }
 
   /** Refuses the next request of this type, of this user and in this room if given. */
-  refuse(type, code, { user, room, retryAfterMs, message = "The test refuses it.", ...more } = {}) {
-    const error = { code, message, retry_after_ms: retryAfterMs, ...more };
-    this.#faults.push({ type: requestType(type), user, room, error });
+  refuse(type, code, options = {}) {
+    checkType(type);
+    checkErrorCode(code);
+    checkOptions("refuse", options, ["user", "room", "retryAfterMs", "message", "until", "reason"]);
+    const { user, room, retryAfterMs, message = "The test refuses it.", until, reason } = options;
+    this.#faults.push({ type, user, room, error: { code, message, retry_after_ms: retryAfterMs, until, reason } });
   }
 
   /** The tokens of all clients, or that of one user, have expired, and are refused from now on. */
   expireToken(user) {
+    this.#checkUser(user);
     const connections = this.#connectionsOf(user).filter(({ token }) => token !== undefined);
     for (const { socket, token } of connections) {
       this.#expired.add(token);
       sayGoodbye(socket, TOKEN_EXPIRED, { reason: "token_expired" });
-      socket.end(TOKEN_EXPIRED);
+      socket.end(TOKEN_EXPIRED, { reason: CLOSE_REASONS[TOKEN_EXPIRED] });
     }
   }
 
@@ -295,6 +350,18 @@ export class TestServer {
     const lost = this.#room(room);
     Object.assign(lost, { epoch: this.#newId("epoch"), log: [], offset: 0 });
     this.#broadcast(room, { type: "gap", room, ...this.position(room) });
+  }
+
+  /** A user whom the test names. */
+  #person(user) {
+    const named = person(user);
+    this.#users.add(named.id);
+    return named;
+  }
+
+  /** The id, if given, is that of a user who was here: another one is a mistake of the test. */
+  #checkUser(id) {
+    if (id !== undefined) checkOneOf("a user", id, [...this.#users]);
   }
 
   /** The connections of a user, or all. */
@@ -352,9 +419,9 @@ export class TestServer {
     }
   }
 
-  /** What a user may do in a room, in the order of a real server. */
-  #granted(user, room) {
-    const can = this.#can(user, room);
+  /** What a user may do in a room, or with `@` and the id of a user, in the order of a real server. */
+  #granted(user, place) {
+    const can = this.#can(user, place);
     return EVERYTHING.filter((capability) => can.includes(capability));
   }
 
@@ -387,7 +454,8 @@ export class TestServer {
       return refusal("unauthorized", "The first request is hello.");
     }
     const needed = NEEDS[type];
-    if (needed && !this.#granted(user, room).includes(needed)) {
+    const place = type === "direct" ? `@${frame.to}` : room;
+    if (needed && !this.#granted(user, place).includes(needed)) {
       return refusal("forbidden", "You have no permission for this.");
     }
     const ban = (needed === "join" || needed === "send") && this.#banOf(room, user.id);
@@ -436,6 +504,7 @@ export class TestServer {
     const { user: known, rooms, socket } = connection;
     const user = token === undefined ? this.#anonymous(known, name, resume) : this.#named(token);
     if (!user) return refusal("unauthorized", token === undefined ? "Credentials are needed." : "The token is not valid.");
+    this.#users.add(user.id);
     if (this.#banOf(undefined, user.id)) return this.#refuseBanned(socket, user.id);
     const isSame = known?.id === user.id && (token !== undefined || known.name === user.name);
     if (rooms.size > 0 && !isSame) {
@@ -484,7 +553,8 @@ export class TestServer {
     }
   }
 
-  #join({ user, rooms, socket }, { room, since, history = 0 }) {
+  /** Where the room cannot continue at `since`, the answer has the latest messages: `history`, by default 50. */
+  #join({ user, rooms, socket }, { room, since, history = since ? 50 : 0 }) {
     if (!rooms.has(room) && rooms.size >= this.#limits.rooms) {
       return refusal("too_many_rooms", `A connection is in at most ${this.#limits.rooms} rooms.`);
     }
@@ -495,7 +565,8 @@ export class TestServer {
     if (event && seesPresence && !rooms.has(room)) this.#later(() => socket.receive(presence(room, event, user)));
     this.#enter(room, user);
     rooms.set(room, seesPresence);
-    const answer = { type: "joined", room, ...this.position(room), ...this.#members(room, user, seesPresence), can };
+    const people = { ...this.#members(room, user, seesPresence), can: inRoom(can) };
+    const answer = { type: "joined", room, ...this.position(room), ...people };
     if (!this.#keepsHistory) return { ...answer, recovered: false, messages: [] };
     if (!can.includes("history")) return { ...answer, recovered: false, messages: [], more: false };
     const { epoch, offset, log } = this.#room(room);
@@ -503,8 +574,7 @@ export class TestServer {
     // A room that was empty had no epoch yet.
     const isSame = since?.epoch === epoch || (since?.epoch === "" && since.offset === 0);
     const recovered = isSame && since.offset >= first && since.offset <= offset;
-    const asked = since === undefined ? history : 50;
-    const messages = recovered ? log.slice(since.offset - first) : log.slice(Math.max(0, log.length - asked));
+    const messages = recovered ? log.slice(since.offset - first) : log.slice(Math.max(0, log.length - history));
     return { ...answer, recovered, messages, more: log.length > messages.length };
   }
 
@@ -549,14 +619,14 @@ export class TestServer {
 
 /** A user by name, or as given. */
 function person(user) {
-  const { id, name = id, color = "#8A8D99" } = typeof user === "string" ? { id: user } : user;
+  const { id, name = id, color = "#8A8D99" } = typeof user === "string" ? { id: user } : (user ?? {});
+  if (typeof id !== "string") throw new TypeError("A user is a name, or { id, name, color }.");
   return { id, name, color };
 }
 
-/** Throws an error for what is no type of a request: a test would wait for it in vain. */
-function requestType(type) {
-  if (TYPES.includes(type)) return type;
-  throw new TypeError(`There is no request of the type ${type}: the types are ${TYPES.join(", ")}.`);
+/** The capabilities that `joined` lists: that for direct messages is of a user. */
+function inRoom(can) {
+  return can.filter((capability) => capability !== "direct");
 }
 
 /** What names a ban; without a room one from the server. */

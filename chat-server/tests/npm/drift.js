@@ -26,7 +26,7 @@ const GRANTS = {
   bob: ["join", "send", "history", "presence"],
   // Sees neither the history nor the other members.
   cid: ["join", "send"],
-  dan: ["join"],
+  dan: ["join", "direct"],
   eve: ["send", "presence", "history"],
 };
 
@@ -65,6 +65,11 @@ const OPEN_TO_ALL = [
   ["bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }],
   ["bob", { type: "leave", room: "r" }],
   ["bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }],
+  // The latest messages where a room cannot continue: as many as were asked for, or 50.
+  ...each("bob", { type: "join", room: "r", since: { epoch: "none", offset: 1 } }, "history", [0, 2, 256, null]),
+  ["ann", { type: "join", room: "many" }],
+  ...Array.from({ length: 60 }, (_, index) => ["ann", { type: "send", room: "many", message: `m${index}` }]),
+  ...each("bob", { type: "join", room: "many", since: { epoch: "none", offset: 1 } }, "history", [256, null]),
 
   // What a server refuses, or reads in its own way.
   ...each("ann", { type: "send", room: "r" }, "message", ["a\0b", "\ud800", 5, null, "a\nb", "\u0085", "\u001b", "\u202e"]),
@@ -153,6 +158,8 @@ const WITH_TOKENS = [
     [name, { type: "typing", room: "r", typing: true }],
     [name, { type: "kick", room: "r", user: "ann" }],
   ]),
+  ["dan", { type: "direct", to: "ann", message: "psst" }],
+  ["eve", { type: "direct", to: "ann", message: "psst" }],
   ["bob", { type: "join", room: "r" }],
   ["ann", { type: "typing", room: "r", typing: true }],
   ["ann", { type: "members", room: "r" }],
@@ -325,8 +332,8 @@ async function post(socketUrl, { path, of }, user) {
 const nameOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).name;
 const [open, withTokens, withoutHistory] = process.env.CHAT_URLS.split(",");
 const found = await Promise.all([
-  differences(OPEN_TO_ALL, open, { can: () => ["join", "send", "history", "presence"] }),
-  differences(WITHOUT_HISTORY, withoutHistory, { can: () => ["join", "send", "history", "presence"], history: false }),
+  differences(OPEN_TO_ALL, open, { can: () => ["join", "send", "direct", "history", "presence"] }),
+  differences(WITHOUT_HISTORY, withoutHistory, { can: () => ["join", "send", "direct", "history", "presence"], history: false }),
   differences(WITH_TOKENS, withTokens, {
     can: ({ id }) => GRANTS[id],
     userOf: (token) => token && { id: nameOf(token), name: nameOf(token), color: "" },

@@ -72,9 +72,9 @@ export class Player {
       for (const [index, step] of steps.entries()) {
         const later = steps.slice(index + 1);
         const { receive, closed, wire = [] } = this.#server ? step : {};
-        const code = later.find((step) => step.closed)?.closed.code;
+        const code = this.#filled(later.find((step) => step.closed)?.closed.code);
         if (receive) await this.#server.expect(this.#filled(receive), code);
-        if (closed) await this.#server.closed(closed.code);
+        if (closed) await this.#server.closed(this.#filled(closed.code));
         await this.#play(step, index);
         for (const [position, { send }] of wire.entries()) {
           const answer = send && later.find(({ receive }) => receive?.id === send.id)?.receive;

@@ -14,6 +14,7 @@ import { casesOf, files, stepsOf } from "./vectors.js";
 
 const PROTOCOL = new URL("../../../docs/protocol.md", import.meta.url);
 const TYPES = new URL("../chat-client.d.ts", import.meta.url);
+const CLOSE_CODES = new URL("../../../chat-core/src/close.rs", import.meta.url);
 
 /** Vectors in which the server does what the `TestServer` does not do, by the reason. */
 const OTHERS = {
@@ -98,7 +99,7 @@ suite("the server's side of the vectors", () => {
   const others = new Set(Object.values(OTHERS).flat());
   for (const vector of files.flatMap(({ vectors }) => vectors)) {
     const steps = stepsOf(vector);
-    const play = (bindings) => Player.playWith(new ServerPlayer(steps), steps, bindings);
+    const play = async (bindings) => Player.playWith(new ServerPlayer(steps), steps, bindings);
     test(vector.name, async () => {
       for (const bindings of casesOf(vector)) {
         if (others.has(vector.name)) await rejects(play(bindings), "it is played: take it off the list");
@@ -479,10 +480,141 @@ suite("inputs that a real server refuses", () => {
   });
 });
 
-test("a fault of an unknown type is an error of the test", () => {
-  const server = new TestServer();
-  throws(() => server.refuse("joinn", "forbidden"), { name: "TypeError", message: /joinn.*join, leave/ });
-  throws(() => server.loseAnswer("sent"), TypeError);
+test("a mistake of the test is an error at once, which names what there is", async () => {
+  const server = newServer();
+  await newClient(server, { token: "ann" }).connect();
+  const MISTAKES = [
+    [() => new TestServer({ token: "ann" }), /token.*limits, expiresInMs/],
+    [() => new TestServer({ limits: { messageBytes: 1 } }), /messageBytes.*message_bytes/],
+    [() => server.refuse("joinn", "forbidden"), /joinn.*join, leave/],
+    [() => server.refuse("join", "timeout"), /timeout.*rate_limited/],
+    [() => server.refuse("join", "forbidden", { rooms: "r" }), /rooms.*room/],
+    [() => server.loseAnswer("sent"), /sent.*send/],
+    [() => server.loseAnswer("send", "r"), /object/],
+    [() => server.say("r", "Bob", "hi", { keys: 1 }), /keys.*key/],
+    [() => server.direct("ann", "Bob", "hi", { key: "k" }), /key.*data/],
+    [() => server.say("r", { name: "Bob" }, "hi"), /user is a name/],
+    [() => server.join("r", null), /user is a name/],
+    [() => server.drop(400), /400.*1000/],
+    [() => server.drop("1001"), /1001/],
+    [() => server.drop(1006, "ann"), /object/],
+    [() => server.drop(1006, { user: "anne" }), /anne is not a user: known are ann,/],
+    [() => server.goodbye(4005, { reason: "disconnected" }), /4005.*4004/],
+    [() => server.goodbye(1001), /object/],
+    [() => server.goodbye(1001, {}), /reason/],
+    [() => server.goodbye(1001, { reason: "shutdown", afterMs: 1 }), /afterMs.*after_ms/],
+    [() => server.goodbye(1001, { reason: "shutdown" }, "anne"), /anne/],
+    [() => server.push({ type: "typing" }, { user: "anne" }), /anne/],
+    [() => server.expireToken("anne"), /anne/],
+    [() => server.expireGrace("anne"), /anne/],
+    [() => server.ban("r", "ann", 60), /object/],
+    [() => server.ban("r", "ann", { until: 1 }), /until.*seconds, message/],
+    [() => server.ban("r", "ann", { seconds: 0 }), /from 1 on, not 0/],
+    [() => server.banUser("ann", { reason: "Spam." }), /reason.*message/],
+    [() => server.banUser("ann", { seconds: "60" }), /whole number/],
+    [() => server.leave("r", "Bob"), /no user Bob/],
+    [() => server.kick("r", "ann", "Spam.", "kick"), /kick.*kicked/],
+    [() => server.kick("r", "ann", { message: "Spam." }), /text/],
+  ];
+  server.say("r", "Bob", "hi");
+  for (const [mistake, message] of MISTAKES) throws(mistake, { name: "TypeError", message }, `${mistake}`);
+  strictEqual(server.connections, 1);
+  deepStrictEqual(server.faults, []);
+});
+
+test("a test may refuse with each code of a server's errors", () => {
+  const server = newServer();
+  const [, union] = /export type ServerErrorCode =([^;]*);/.exec(readFileSync(TYPES, "utf8"));
+  const codes = [...union.matchAll(/"(\w+)"/g)].map(([, code]) => code);
+  for (const code of codes) server.refuse("join", code);
+  deepStrictEqual(server.faults.map(({ code }) => code), codes);
+  ok(codes.length > 15);
+});
+
+test("with a close code comes what a real server says with it", async () => {
+  const rust = readFileSync(CLOSE_CODES, "utf8");
+  const byName = (pattern) => new Map([...rust.matchAll(pattern)].map(([, name, value]) => [name, value]));
+  const reasons = byName(/Self::(\w+) => "([^"]+)"/g);
+  const codes = byName(/Self::(\w+) => (\d{4}),/g);
+  ok(codes.size > 10);
+  for (const [name, code] of codes) {
+    const server = newServer();
+    const closed = new Promise((resolve) => (new server.WebSocket("ws://chat.example/ws").onclose = resolve));
+    await server.settled();
+    server.goodbye(Number(code), { reason: "shutdown" });
+    strictEqual((await closed).reason, reasons.get(name), name);
+  }
+  const server = newServer();
+  const chat = newClient(server);
+  await chat.connect();
+  server.goodbye(1001, { reason: "shutdown" });
+  await server.settled();
+  deepStrictEqual([chat.status.state, chat.status.reason], ["waiting", "going away"]);
+  chat.close();
+});
+
+test("a room that cannot continue sends as many of the latest messages as were asked for", async () => {
+  const server = newServer();
+  for (let number = 1; number <= 300; number += 1) server.say("r", "Bob", `m${number}`);
+  const socket = new server.WebSocket("ws://chat.example/ws", ["chat.v1"]);
+  const pages = [];
+  socket.onmessage = ({ data }) => pages.push(JSON.parse(data).messages?.length);
+  await server.settled();
+  const since = { epoch: "none", offset: 1 };
+  socket.send(JSON.stringify({ type: "hello", name: "Ann" }));
+  for (const history of [undefined, 0, 2, 200]) socket.send(JSON.stringify({ type: "join", room: "r", since, history }));
+  await server.settled();
+  deepStrictEqual(pages.filter((count) => count !== undefined), [50, 0, 2, 200]);
+});
+
+test("after a long absence a client has all that the room keeps", async () => {
+  const server = newServer();
+  const chat = newClient(server, { backoffBaseMs: 1 });
+  await chat.join("r");
+  const offsets = [];
+  chat.on("gap", ({ offset }) => offsets.push(`gap ${offset}`));
+  chat.on("message", ({ offset }) => offsets.push(offset));
+  server.say("r", "Bob", "first");
+  server.isReachable = false;
+  server.drop();
+  await server.settled();
+  for (let number = 0; number < 300; number += 1) server.say("r", "Bob", "missed");
+  server.isReachable = true;
+  await chat.connect();
+  await server.settled();
+  deepStrictEqual([offsets.slice(0, 3), offsets.length, offsets.at(-1)], [[1, "gap 45", 46], 258, 301]);
+});
+
+test("direct messages need their capability, for the recipient", async () => {
+  const can = (user, place) => (place === "@bob" ? ["direct"] : ["join", "send", "moderate", "direct"]);
+  const server = newServer({ can: (user, place) => (place === "@cid" ? ["send"] : can(user, place)) });
+  const chat = newClient(server, { token: "ann" });
+  deepStrictEqual((await chat.join("r")).can, ["join", "send", "moderate"]);
+  strictEqual((await chat.direct("bob", "hi")).delivered, 0);
+  await rejects(chat.direct("cid", "hi"), { code: "forbidden" });
+});
+
+test("a socket has listeners, and the states of a WebSocket as names", async () => {
+  const server = newServer();
+  const states = { CONNECTING: 0, OPEN: 1, CLOSING: 2, CLOSED: 3 };
+  const socket = new server.WebSocket("ws://chat.example/ws", ["chat.v1"]);
+  for (const [name, value] of Object.entries(states)) {
+    deepStrictEqual([server.WebSocket[name], socket[name]], [value, value], name);
+  }
+  const seen = [];
+  const note = ({ type, code }) => seen.push([type, code, socket.readyState]);
+  for (const type of ["open", "message", "close"]) socket.addEventListener(type, note);
+  const removed = () => seen.push("removed");
+  socket.addEventListener("open", removed);
+  socket.removeEventListener("open", removed);
+  strictEqual(socket.readyState, socket.CONNECTING);
+  await server.settled();
+  socket.send(JSON.stringify({ type: "ping" }));
+  await server.settled();
+  socket.close(1000);
+  strictEqual(socket.readyState, socket.CLOSING);
+  await server.settled();
+  deepStrictEqual(seen, [["open", undefined, 1], ["message", undefined, 1], ["close", 1000, 3]]);
 });
 
 suite("all has settled", () => {

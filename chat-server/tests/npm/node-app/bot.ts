@@ -1,6 +1,6 @@
 // A program without a DOM: each option may be undefined, and each member that may be absent is checked.
 
-import { ChatClient, ChatError } from "roomcast";
+import { ChatClient, ChatError, type GoodbyeReason, type LeftReason } from "roomcast";
 import { TestServer } from "roomcast/testing";
 
 const { NAME: name, TOKEN: token } = process.env;
@@ -17,11 +17,29 @@ server.push({ type: "presence", room: "general", event: "count", count: 500 }, {
 console.log(server.faults.length, server.silentUsers.size);
 // @ts-expect-error there is no such type of a request.
 server.refuse("joinn", "forbidden");
+// @ts-expect-error no server refuses with this code.
+server.refuse("join", "timeout");
+// @ts-expect-error the words of a ban are its `message` there.
+server.banUser("bob", { reason: "Spam." });
+const { OPEN } = server.WebSocket;
+const socket = new server.WebSocket("ws://chat.example/ws");
+socket.addEventListener("open", () => console.log(socket.readyState === OPEN, socket.OPEN));
 server.expireGrace();
 await server.settled();
 const chat = new ChatClient("ws://chat.example/ws", { name, token, WebSocket: server.WebSocket, debug: undefined });
 
-chat.on("left", ({ reason, until }) => console.log(reason?.toUpperCase(), until));
+// The compiler finds a reason without words.
+const LEFT: Record<LeftReason, string> = { kicked: "kicked", banned: "banned", forbidden: "not allowed" };
+const GOODBYES: Record<GoodbyeReason, string> = {
+  shutdown: "restart",
+  rebalance: "move",
+  disconnected: "end",
+  kicked: "end",
+  banned: "ban",
+  token_expired: "expired",
+};
+chat.on("left", ({ reason, until }) => console.log(reason && LEFT[reason], until));
+chat.on("goodbye", ({ reason }) => console.log(GOODBYES[reason]));
 chat.on("message", ({ epoch, offset }) => {
   if (epoch !== undefined && offset !== undefined) chat.join("other", { since: { epoch, offset } });
 });
@@ -31,6 +49,8 @@ chat.addEventListener("invented", () => {});
 const room = chat.room("general", { history: undefined });
 room.on("change", () => console.log(room.snapshot.messages.map(({ id }) => id)), { signal: undefined });
 await room.join().catch((error: ChatError) => console.log(error.until));
-await chat.ban("general", "bob", { seconds: undefined, reason: undefined });
+const banned: Promise<void> = chat.ban("general", "bob", { seconds: undefined, reason: undefined });
+const kicked: Promise<void> = room.kick("bob");
+await Promise.all([banned, kicked]);
 await chat.join("general", { history: undefined });
 server.close();
