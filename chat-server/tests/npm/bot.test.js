@@ -3,6 +3,7 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { createServer } from "node:http";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -109,6 +110,42 @@ test("an answer that the room has is not sent again, however late the next start
   deepStrictEqual(answers(), ["!who"]);
   deepStrictEqual(framesOf("hello").map(({ resume }) => resume), [undefined, stored().resume]);
   strictEqual(statSync(state()).mode & 0o777, 0o600);
+});
+
+/** An API that issues tokens of the bot, one after the other, and notes the requests. */
+async function tokenApi() {
+  const requests = [];
+  const api = createServer(async (request, response) => {
+    const body = JSON.parse((await request.toArray()).join(""));
+    requests.push({ path: request.url, key: request.headers.authorization, ...body });
+    response.end(JSON.stringify({ token: `bot#${requests.length}` }));
+  });
+  api.listen(0);
+  await once(api, "listening");
+  return { api, requests, url: `http://localhost:${api.address().port}/api` };
+}
+
+test("the bot asks for a new token when one has expired", async () => {
+  const { api, requests, url } = await tokenApi();
+  try {
+    await start({ API_URL: url, API_KEY: "key" });
+    server.expireToken("bot");
+    await until(() => framesOf("join").length === 2);
+    deepStrictEqual(framesOf("hello").map(({ token }) => token), ["bot#1", "bot#2"]);
+    const { path, key, user, rooms } = requests[0];
+    deepStrictEqual([path, key, user], ["/api/tokens", "Bearer key", "bot"]);
+    ok(rooms["*"].includes("moderate"));
+  } finally {
+    api.close();
+  }
+});
+
+test("blanks and empty entries in the list of rooms do not count", async () => {
+  await start({ ROOMS: " general, ,other," });
+  await until(() => framesOf("join").length >= 2);
+  say("!echo one");
+  await until(() => answers().length === 1);
+  deepStrictEqual(framesOf("join").map(({ room }) => room), ["general", "other"]);
 });
 
 test("an answer that is refused for good is not tried again", async () => {

@@ -1,17 +1,36 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 
-import { ChatClient } from "roomcast";
+import { ChatClient, Unauthorized } from "roomcast";
 import { WebSocket } from "ws";
 
-const { CHAT_URL, CHAT_TOKEN, ROOMS = "general", MODERATORS = "", STATE = "bot.json" } = process.env;
-const moderators = MODERATORS.split(",");
+const { CHAT_URL, API_URL, API_KEY, ROOMS = "general", MODERATORS = "", STATE = "bot.json" } = process.env;
+const listOf = (text) => text.split(",").map((entry) => entry.trim()).filter(Boolean);
+const moderators = listOf(MODERATORS);
+const rooms = listOf(ROOMS);
+if (rooms.length === 0) throw new Error("ROOMS names no room.");
+
+const CAPABILITIES = ["join", "send", "history", "presence", "moderate"];
+
+/** A token from the server's API. The client asks for one before each connection, and before the last one expires. */
+async function token() {
+  const answer = await fetch(`${API_URL}/tokens`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${API_KEY}`, "content-type": "application/json" },
+    body: JSON.stringify({ user: "bot", name: "Bot", seconds: 600, rooms: { "*": CAPABILITIES } }),
+    signal: AbortSignal.timeout(10_000),
+  });
+  // Another attempt with this key would not help.
+  if (answer.status === 401 || answer.status === 403) throw new Unauthorized(`The API answered ${answer.status}.`);
+  if (!answer.ok) throw new Error(`The API answered ${answer.status}.`); // is asked again
+  return (await answer.json()).token;
+}
 
 /** `positions`: by room, up to where its messages are handled. `resume`: without a token, the user of this bot. */
 const { positions, resume } = existsSync(STATE) ? JSON.parse(readFileSync(STATE, "utf8")) : { positions: {} };
 
 const chat = new ChatClient(CHAT_URL, {
   name: "Bot",
-  token: CHAT_TOKEN,
+  token: API_KEY ? token : undefined,
   resume,
   sendTimeoutMs: 240_000, // less than the five minutes for which servers know a key
   WebSocket,
@@ -125,7 +144,7 @@ function onLeft(room, { code = "removed", until = Date.now() + 60_000 }) {
 
 chat.on("state", ({ state, reason }) => {
   console.log(state, reason ?? "");
-  // A ban of the user, no token, or a malformed CHAT_URL: the supervisor of the process starts it again.
+  // A ban of the user, a key that gets no token, or a malformed CHAT_URL: the supervisor of the process starts it again.
   if (state === "closed" && !isStopping) process.exit(1);
 });
 
@@ -141,4 +160,4 @@ process.once("SIGTERM", stop);
 process.once("SIGINT", stop);
 
 chat.connect(); // Nothing waits for it: the client connects as soon as it can, and joins the rooms.
-for (const room of ROOMS.split(",")) enter(room);
+for (const room of rooms) enter(room);
