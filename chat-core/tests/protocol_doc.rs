@@ -87,7 +87,7 @@ fn server_frames_are_what_the_code_says() {
     limits.kept = Some(RateLimit::new(15_000, 3_145_728));
     let refused = Rejection::new(
         ErrorCode::BrokerUnavailable,
-        "The message bus does not answer. It is unknown whether the request was carried out.",
+        "The message bus does not answer. It is unknown whether a change was carried out.",
     )
     .retry_after_ms(1000)
     .to_request(id(7));

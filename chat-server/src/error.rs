@@ -94,7 +94,7 @@ pub(crate) fn unavailable(error: &BrokerError) -> Rejection {
         BrokerError::Damaged { .. } => {
             "The history of this room is damaged in the message bus. Its operator can repair it."
         }
-        _ => "The message bus does not answer. It is unknown whether the request was carried out.",
+        _ => "The message bus does not answer. It is unknown whether a change was carried out.",
     };
     Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
 }
