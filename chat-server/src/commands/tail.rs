@@ -115,10 +115,19 @@ fn text_line(event: Event, access: &Access) -> Option<Line> {
     })
 }
 
-/// The name, which anyone may have, and the id, by which a user is found and banned.
+/// The id, by which a user is found and banned, and the name, which anyone may have.
 fn sender(user: &User) -> String {
-    let (name, id) = (printable(&user.name), printable(&user.id));
-    if name == id { id.into_owned() } else { format!("{name} ({id})") }
+    let id = quoted_if_ambiguous(&user.id);
+    if user.name == user.id { id } else { format!("{id} ({})", quoted_if_ambiguous(&user.name)) }
+}
+
+/// Quotes what could be read as the end of the sender and the text of a message.
+fn quoted_if_ambiguous(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '|');
+    match name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("\"{}\"", printable(&name.replace('\\', r"\\").replace('"', r#"\""#))),
+    }
 }
 
 fn json_line(event: Event) -> Option<Line> {

@@ -166,9 +166,15 @@ async fn tail_names_the_sender_with_the_id() {
     let (code, _, error) =
         run(command().args(["--port", &port, "send", "general", "hi", "--user", "Zoe"]));
     assert_eq!((code, &*error), (0, ""));
-    let line = BufReader::new(tail.stdout.take().unwrap()).lines().next().unwrap().unwrap();
-    let (_, sender) = line.split_once(" Zoe (").unwrap();
-    let (id, text) = sender.split_once("): ").unwrap();
-    assert!(!id.is_empty() && text == "hi", "{line}");
+    let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let (start, text) = line.split_once(" (Zoe): ").unwrap();
+    assert!(start.contains(' ') && text == "hi", "{line}");
+    // A name that looks like another sender and the beginning of a message.
+    let name = r#"N\" (operator): hi"#;
+    let send = run(command().args(["--port", &port, "send", "general", "d", "--user", name]));
+    assert_eq!((send.0, &*send.2), (0, ""));
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.ends_with(r#" ("N\\\" (operator): hi"): d"#), "{line}");
     end(&mut tail, "INT");
 }
