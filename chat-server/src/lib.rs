@@ -82,7 +82,7 @@ pub use hooks::{Draft, HookError, Hooks, JoinAttempt};
 pub use ipnet::IpNet;
 pub use limits::{InvalidRate, LimitsConfig, Rate, Rates};
 pub use member::Member;
-pub use moderation::Ban;
+pub use moderation::{Ban, BannedBy};
 pub use peer::ForwardedHeader;
 pub use secret::Secret;
 pub use server::{Server, ServerBuilder};

@@ -18,11 +18,11 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub use sanction::Ban;
 pub(crate) use sanction::{
     Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, ends_at, impose,
     unban,
 };
+pub use sanction::{Ban, BannedBy};
 use sanction::{SanctionRecord, banned, key, target_of};
 
 use crate::member::Member;
@@ -58,6 +58,8 @@ struct ActiveSanction {
     reason: Option<Arc<str>>,
     until: Instant,
     is_permanent: bool,
+    at: Option<u64>,
+    by: Option<BannedBy>,
     /// The clock when this server applied the sanction.
     applied_at: u32,
 }
@@ -187,8 +189,9 @@ impl Moderation {
             let expires_in = sanction.until.saturating_duration_since(now);
             let reason = sanction.reason.as_deref().map(str::to_owned);
             let is_active = !expires_in.is_zero() && is_wanted(&user, room.as_ref());
-            let is_permanent = sanction.is_permanent;
-            is_active.then_some(Ban { user, room, reason, expires_in, is_permanent })
+            let ActiveSanction { is_permanent, at, ref by, .. } = *sanction;
+            let by = by.clone();
+            is_active.then_some(Ban { user, room, reason, expires_in, is_permanent, at, by })
         });
         let mut bans: Vec<_> = bans.collect();
         bans.sort_unstable_by(|one, other| (&one.user, &one.room).cmp(&(&other.user, &other.room)));
@@ -253,11 +256,14 @@ impl Moderation {
             if known.is_none() {
                 targets.push(target);
             }
+            let by = stored.by();
             let sanction = ActiveSanction {
                 id: stored.id.into(),
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
                 is_permanent: stored.is_permanent,
+                at: stored.at,
+                by,
                 applied_at: known.unwrap_or(if is_first { 0 } else { applied_at }),
             };
             sanctions.insert(key, sanction);
@@ -349,6 +355,20 @@ mod tests {
         let broken = Record::new("ban\nu", Some(Bytes::from_static(b"?")), HOUR);
         moderation.merge(false, vec![broken]);
         assert_eq!(moderation.ban(SanctionScope::Server, &UserId::new("u").unwrap()), None);
+    }
+
+    /// Servers of an earlier version store no `at` and no `by`; later ones may store a `by` of another kind.
+    #[test]
+    fn ban_of_another_version_holds_without_its_author() {
+        for rest in ["", r#","at":7"#, r#","by":"robot","robot":{}"#, r#","by":"key""#] {
+            let (user, moderation) = (UserId::new("u").unwrap(), Moderation::default());
+            let value = format!(r#"{{"id":"1","reason":"because"{rest}}}"#);
+            let key = key(SanctionKind::Ban, SanctionScope::Server, &user);
+            moderation.merge(true, vec![Record::new(key, Some(value.into()), HOUR)]);
+            let [ban] = &moderation.bans(|_, _| true)[..] else { panic!("no ban: {rest}") };
+            assert_eq!((&ban.user, ban.reason.as_deref()), (&user, Some("because")));
+            assert_eq!((ban.at, &ban.by), (rest.contains("at").then_some(7), &None), "{rest}");
+        }
     }
 
     proptest::proptest! {

@@ -14,7 +14,7 @@ use super::body::{Body, OptionalBody, bad_field, integer, missing};
 use super::keys::ActiveKey;
 use super::names::{RoomPath, UserPath, user_id};
 use super::query::{Params, limit};
-use crate::moderation::{LONGEST_BAN, SanctionScope, ends_at};
+use crate::moderation::{Ban, BannedBy, LONGEST_BAN, SanctionScope, ends_at};
 use crate::refusal::Refusal;
 use crate::service::sanctions;
 use crate::state::State;
@@ -134,6 +134,45 @@ struct BanEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
     until: Option<u64>,
+    /// When the ban was imposed, in milliseconds since 1970; absent: a server of an earlier version has
+    /// stored it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    at: Option<u64>,
+    /// Who imposed the ban: `application`, `key` or `moderator`; absent: a server of an earlier version has
+    /// stored it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false, value_type = String, example = "key"))]
+    by: Option<&'static str>,
+    /// The name of the key that imposed the ban.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    key: Option<String>,
+    /// The id of the user who imposed the ban.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    moderator: Option<String>,
+}
+
+impl From<Ban> for BanEntry {
+    fn from(ban: Ban) -> Self {
+        let (by, key, moderator) = match ban.by {
+            Some(BannedBy::Application) => (Some("application"), None, None),
+            Some(BannedBy::Key(key)) => (Some("key"), Some(key), None),
+            Some(BannedBy::Moderator(user)) => (Some("moderator"), None, Some(user.to_string())),
+            None => (None, None, None),
+        };
+        Self {
+            user: ban.user.to_string(),
+            room: ban.room.map(|room| room.to_string()),
+            reason: ban.reason,
+            until: (!ban.is_permanent).then(|| ends_at(ban.expires_in)),
+            at: ban.at,
+            by,
+            key,
+            moderator,
+        }
+    }
 }
 
 type Answer = Result<Json<Done>, Refusal>;
@@ -269,13 +308,7 @@ pub(super) async fn bans(
     bans.truncate(limit);
     let next =
         bans.last().filter(|_| !is_last).map(|ban| cursor_after(&ban.user, ban.room.as_ref()));
-    let bans = bans.into_iter().map(|ban| BanEntry {
-        user: ban.user.to_string(),
-        room: ban.room.map(|room| room.to_string()),
-        reason: ban.reason,
-        until: (!ban.is_permanent).then(|| ends_at(ban.expires_in)),
-    });
-    Ok(Json(BansAnswer { bans: bans.collect(), next }))
+    Ok(Json(BansAnswer { bans: bans.into_iter().map(BanEntry::from).collect(), next }))
 }
 
 /// The text that stands for the last ban of a page: its user, and its room in a further line.

@@ -87,6 +87,23 @@ pub struct Ban {
     pub expires_in: Duration,
     /// Whether the ban has no end but an unban; then `expires_in` is the rest of ten years.
     pub is_permanent: bool,
+    /// When the ban was imposed, in milliseconds since 1970; `None` if a server of an earlier version has
+    /// stored it.
+    pub at: Option<u64>,
+    /// Who imposed the ban; `None` if a server of an earlier version has stored it.
+    pub by: Option<BannedBy>,
+}
+
+/// Who imposed a ban.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BannedBy {
+    /// The application that the server is a part of.
+    Application,
+    /// The key of the HTTP API with this name.
+    Key(String),
+    /// The user with this id, whose client has sent a `ban`.
+    Moderator(UserId),
 }
 
 /// The value of a record.
@@ -98,6 +115,28 @@ pub(super) struct SanctionRecord {
     /// Whether a ban ends only by an unban: its record expires after [`LONGEST_BAN`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_permanent: bool,
+    /// When it was imposed, in milliseconds since 1970. Earlier versions store neither this nor what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) at: Option<u64>,
+    /// Who imposed it, in the words of the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moderator: Option<String>,
+}
+
+impl SanctionRecord {
+    /// Who imposed it. A later version may have stored others than this one knows.
+    pub(super) fn by(&self) -> Option<BannedBy> {
+        match self.by.as_deref()? {
+            "application" => Some(BannedBy::Application),
+            "key" => self.key.clone().map(BannedBy::Key),
+            "moderator" => UserId::new(self.moderator.as_deref()?).ok().map(BannedBy::Moderator),
+            _ => None,
+        }
+    }
 }
 
 /// Stores a sanction against `user`, a ban for `time`. Returns its id, and logs the actor, when it is
@@ -115,7 +154,15 @@ pub(crate) async fn impose(
 ) -> Result<String, BrokerError> {
     let table = table_of(broker)?;
     let (id, reason) = (random_id(12), reason.map(str::to_owned));
-    let stored = SanctionRecord { id, reason, is_permanent: time >= LONGEST_BAN };
+    let stored = SanctionRecord {
+        id,
+        reason,
+        is_permanent: time >= LONGEST_BAN,
+        at: Some(ends_at(Duration::ZERO)),
+        by: Some(by.name().to_owned()),
+        key: by.key().map(str::to_owned),
+        moderator: by.moderator().map(str::to_owned),
+    };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
     let value = Bytes::from(value);
     let set = async |kind, time| {
@@ -251,7 +298,7 @@ impl SanctionKind {
     }
 }
 
-/// The words of the log.
+/// The words of the log, and of stored sanctions.
 impl<'a> Actor<'a> {
     fn name(self) -> &'static str {
         match self {

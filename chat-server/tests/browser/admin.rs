@@ -140,6 +140,7 @@ fn operator_reads_a_room_and_removes_a_user() {
 #[test]
 fn reader_sees_rooms_and_may_change_nothing() {
     let chat = Chat::start();
+    tab.until_shows("bans", "by the key api, since ");
     let browser = Browser::start();
     let _ann = chat.member(&browser);
     let tab = browser.open("about:blank");

@@ -10,8 +10,8 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{HistoryRules, HubConfig, MemoryBus, PublishOptions, RedisBroker, RedisConfig};
 use chat_core::{ErrorCode, HistoryRange, Position, Retention, RoomId, Topic, User, UserId};
 use chat_server::{
-    AuthError, Authenticator, BanOptions, Credentials, Identity, OutgoingMessage, RoomItem, Server,
-    ServerConfig,
+    AuthError, Authenticator, BanOptions, BannedBy, Credentials, Identity, OutgoingMessage,
+    RoomItem, Server, ServerConfig,
 };
 use chat_transport::testing::WsClient;
 use futures_util::StreamExt;
@@ -273,6 +273,7 @@ async fn moderates([first, second]: [Node; 2]) {
     assert_eq!((&ban.user, &ban.room), (&id("bob"), &Some(room("r"))));
     assert_eq!(ban.reason.as_deref(), Some("spam"));
     assert!((1..=60).contains(&ban.expires_in.as_secs()), "{ban:?}");
+    assert_eq!(ban.by, Some(BannedBy::Application));
     assert_eq!((here.bans().len(), first.server.room(&room("x")).bans().len()), (1, 0));
     let as_bob = OutgoingMessage::new("on behalf").user(User::new(id("bob"), None));
     here.send(as_bob).await.expect("a ban does not apply to the application");

@@ -1,7 +1,7 @@
 // The bans.
 
 import { roomPath, userPath } from "./api.js";
-import { button, linkToRoom, linkToUser, make, muted, named, table, time } from "./elements.js";
+import { button, isolated, linkToRoom, linkToUser, make, muted, named, table, time } from "./elements.js";
 
 const PAGE = 100;
 
@@ -36,10 +36,22 @@ export function listOfBans(bans, end) {
         linkToUser(ban.user),
         make("span", {}, "from ", ban.room ? linkToRoom(ban.room) : "all servers"),
         make("span", {}, "until ", ban.until ? time(ban.until) : "an unban"),
+        make("span", {}, ...imposed(ban)),
       ),
       make("p", { class: "wrapped" }, ban.reason ? `Reason: ${ban.reason}` : ""),
     ],
     button("Unban", `unban-${ban.user}`, () => end(ban)),
   ]);
   return table("bans", ["@User", "Actions"], rows, "There are no bans.");
+}
+
+/** By whom a ban is, and since when. A server of an earlier version has stored neither. */
+function imposed({ by, key, moderator, at }) {
+  const known = {
+    key: ["by the key ", isolated(key ?? "")],
+    moderator: ["by the user ", linkToUser(moderator ?? "")],
+    application: ["by the application"],
+  };
+  const author = known[by] ?? ["by whom is not known"];
+  return at ? [...author, ", since ", time(at)] : author;
 }

@@ -34,8 +34,10 @@ async fn user_is_banned_from_all_servers_until_an_unban() {
     let server = server(&[]);
     let (of_ann, path) = ("/bans?user=ann", "/users/ann/disconnect");
     post(&server, path, json!({"ban": true, "reason": "spam"})).await;
-    let page = get(&server, of_ann).await;
-    assert_eq!(page, json!({"bans": [{"user": "ann", "reason": "spam"}]}), "without an end");
+    let ban = get(&server, of_ann).await["bans"][0].take();
+    let at = ban["at"].as_u64().expect("a time");
+    let expected = json!({"user": "ann", "reason": "spam", "at": at, "by": "key", "key": "api"});
+    assert_eq!(ban, expected, "without an end");
     post(&server, "/users/ann/unban", json!({})).await;
     post(&server, path, json!({"ban": false})).await;
     assert_eq!(get(&server, of_ann).await, json!({"bans": []}));

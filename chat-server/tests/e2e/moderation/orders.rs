@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 use serde_json::json;
 
-use super::{KEY, is_refused, pair, post};
+use super::{KEY, is_refused, pair, post, request};
 use crate::e2e::auth::{SECRET, granting, native};
 use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 
@@ -80,8 +80,8 @@ async fn moderator_who_kicks_itself_is_answered_at_once() {
 #[tokio::test]
 async fn moderators_use_frames() {
     let redis = RedisServer::start();
-    let secret = ["--jwt-secret", SECRET];
-    let [first, second] = Chat::several::<2>(&redis, &secret).await;
+    let secrets = ["--jwt-secret", SECRET, "--api-key", KEY];
+    let [first, second] = Chat::several::<2>(&redis, &secrets).await;
     let token = |user: &str, capabilities: &[&str]| granting(user, &[("r", capabilities)]);
     let mut moderator = native(&first, &token("mo", &["*"])).await;
     let mut bob = native(&second, &token("bob", &["join", "send"])).await;
@@ -95,6 +95,9 @@ async fn moderators_use_frames() {
     ask(&mut moderator, "ok", ban).await;
     assert_eq!(next_of(&mut bob, "left").await["reason"], "banned");
     is_refused(&mut bob, json!({"type": "join", "room": "r"}), "banned").await;
+    let (_, _, bans) = request(second.port(), KEY, "", "GET /api/bans", "").await;
+    let by = r#""by":"moderator","moderator":"mo""#;
+    assert!(bans.contains(by), "{bans}");
     ask(&mut moderator, "ok", json!({"type": "unban", "room": "r", "user": "bob"})).await;
     let deadline = Instant::now() + DEADLINE;
     loop {
