@@ -35,8 +35,7 @@ pub(crate) struct Metrics {
     hooks: Family<HookLabels, Counter>,
     api_requests: ApiRequests,
     panics: Counter,
-    /// The sums of `limited` and of `refused` over their labels.
-    pub(crate) limits_reached: Arc<AtomicU64>,
+    /// The sum of `refused` over its labels.
     pub(crate) handshakes_refused: Arc<AtomicU64>,
     /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
@@ -67,6 +66,12 @@ const LIMITS: [&str; 15] = [
     "token",
     "user_rooms",
 ];
+
+/// Every limit, as metrics name it.
+fn all_limits() -> impl Iterator<Item = &'static str> {
+    let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
+    LIMITS.into_iter().chain(Wait::limits()).chain(of_causes)
+}
 
 /// What handshakes are refused for.
 pub(crate) const REFUSALS: [(u16, &str); 20] = [
@@ -166,8 +171,7 @@ impl Metrics {
         for code in codes.chain([BY_CLIENT, 1005, 1006]) {
             begin(&metrics.closed, CloseLabel { code });
         }
-        let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
-        for limit in LIMITS.into_iter().chain(Wait::limits()).chain(of_causes) {
+        for limit in all_limits() {
             begin(&metrics.limited, LimitLabel { limit });
         }
         for (status, reason) in REFUSALS {
@@ -222,7 +226,12 @@ impl Metrics {
         let label = LimitLabel { limit };
         debug_assert!(self.limited.get(&label).is_some(), "{limit} has no 0");
         self.limited.get_or_create(&label).inc();
-        self.limits_reached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often each limit was reached.
+    pub(crate) fn limits_reached(&self) -> BTreeMap<&'static str, u64> {
+        let count = |limit| self.limited.get(&LimitLabel { limit }).map_or(0, |count| count.get());
+        all_limits().map(|limit| (limit, count(limit))).collect()
     }
 
     /// Counts a rejected handshake.
@@ -316,8 +325,7 @@ mod tests {
         let (_, limits) = PAGE.split_once("### All limits").unwrap();
         let limits = limits.split("\n## ").next().unwrap();
         let metrics = Metrics::new(false);
-        let of_causes = Cause::ALL.into_iter().filter_map(Cause::limit);
-        for limit in LIMITS.into_iter().chain(of_causes).chain(Wait::limits()) {
+        for limit in all_limits() {
             assert!(metrics.limited.get(&LimitLabel { limit }).is_some(), "{limit} has no 0");
             assert!(limits.contains(&format!("`{limit}`")), "{limit}");
         }

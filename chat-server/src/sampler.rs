@@ -1,5 +1,6 @@
 //! The task that takes the [samples](crate::samples) of a server.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,11 +18,11 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const QUANTILE: f64 = 0.99;
 
 /// What has been counted since the start.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Counted {
     messages: u64,
     deliveries: u64,
-    limited: u64,
+    limits: BTreeMap<&'static str, u64>,
     refused: u64,
     gaps: u64,
     publishing: Latencies,
@@ -48,8 +49,8 @@ async fn take(state: Weak<State>) {
         times.tick().await;
         let Some(state) = state.upgrade() else { return };
         let counted = Counted::of(&state);
-        if let Some(before) = before {
-            state.samples.add(sample(&state, &before, &counted, since.elapsed()));
+        if let Some(before) = &before {
+            state.samples.add(sample(&state, before, &counted, since.elapsed()));
         }
         (before, since) = (Some(counted), Instant::now());
     }
@@ -68,6 +69,7 @@ fn sample(state: &State, before: &Counted, now: &Counted, time: Duration) -> Sam
         outbox_bytes: state.outboxes.waiting_bytes(),
         redis_memory_bytes: Some(stats.memory_used).filter(|bytes| *bytes > 0),
         rates: rates(before, now, time),
+        limits: limits(before, now, time),
         publish_ms: latency(&before.publishing, &now.publishing),
         fan_out_ms: latency(&before.fan_out, &now.fan_out),
         round_trip_ms: latency(&before.round_trips, &now.round_trips),
@@ -80,7 +82,7 @@ impl Counted {
         Self {
             messages: metrics.messages(),
             deliveries: hub.deliveries,
-            limited: metrics.limits_reached.load(Relaxed),
+            limits: metrics.limits_reached(),
             refused: metrics.handshakes_refused.load(Relaxed),
             gaps: hub.gaps,
             publishing: metrics.publishing.snapshot(),
@@ -91,15 +93,27 @@ impl Counted {
 }
 
 fn rates(before: &Counted, now: &Counted, time: Duration) -> Rates {
-    let rate =
-        |before: u64, now: u64| rounded(now.saturating_sub(before) as f64 / time.as_secs_f64());
+    let rate = |before, now| rate(before, now, time);
     Rates {
         messages: rate(before.messages, now.messages),
         deliveries: rate(before.deliveries, now.deliveries),
-        limited: rate(before.limited, now.limited),
+        limited: rate(before.limits.values().sum(), now.limits.values().sum()),
         refused: rate(before.refused, now.refused),
         gaps: rate(before.gaps, now.gaps),
     }
+}
+
+/// Of the limits that were reached in between.
+fn limits(before: &Counted, now: &Counted, time: Duration) -> BTreeMap<&'static str, f64> {
+    let counts = now.limits.iter().map(|(limit, count)| {
+        (*limit, before.limits.get(limit).copied().unwrap_or_default(), *count)
+    });
+    let reached = counts.filter(|(_, before, now)| now > before);
+    reached.map(|(limit, before, now)| (limit, rate(before, now, time))).collect()
+}
+
+fn rate(before: u64, now: u64, time: Duration) -> f64 {
+    rounded(now.saturating_sub(before) as f64 / time.as_secs_f64())
 }
 
 /// The upper bound of the bucket of the quantile, of what was counted in between, in milliseconds. What

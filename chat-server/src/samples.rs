@@ -2,7 +2,7 @@
 //! opened because something is wrong shows what came before. Without an API key nothing can read them,
 //! and nothing is kept.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -38,6 +38,11 @@ pub(crate) struct Sample {
     pub(crate) redis_memory_bytes: Option<u64>,
     #[serde(flatten)]
     pub(crate) rates: Rates,
+    /// `limited` by the limit, as the label of `chat_limited_total`, for those that were reached; absent if
+    /// there was none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(test, schema(value_type = std::collections::HashMap<String, f64>, required = false))]
+    pub(crate) limits: BTreeMap<&'static str, f64>,
     /// From reading a message of a client to the broker's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]

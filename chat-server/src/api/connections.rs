@@ -70,6 +70,10 @@ struct BusyConnection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
     name: Option<String>,
+    /// Whether the connection has ended; absent: it is open.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(test, schema(required = false))]
+    ended: bool,
     /// The IP address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
@@ -116,6 +120,7 @@ pub(super) async fn connections(
             connection: state.session_name(client.id),
             user: user.map(UserId::to_string),
             name,
+            ended: present.is_none(),
             address: client.address.map(|address| address.to_string()),
             frames: rounded(frames),
             bytes: rounded(bytes),

@@ -235,7 +235,7 @@ struct Traffic {
 /// A room that has users while all pages are read is in one of them. The key must be for every room whose
 /// name begins with the prefix.
 ///
-/// With `order=traffic`, for which the key needs the scope `admin`, the rooms with the most traffic on this
+/// With `order=traffic`, for which the key needs the scope `admin` as well, the rooms with the most traffic on this
 /// server in the last minute: by the bytes to their members, to which each delivery adds 256. A room
 /// with less than a 128th of the traffic, or with few messages, may be missing.
 #[cfg_attr(test, utoipa::path(

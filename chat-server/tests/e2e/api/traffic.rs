@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{KEY, SHOP, call, get, refused, server, server_with_key, user};
 use crate::e2e::auth::{SECRET, signed};
-use crate::support::{Chat, ask, join};
+use crate::support::{Chat, ask, eventually, join};
 
 /// So many others.
 const OTHERS: usize = 1000;
@@ -102,6 +102,23 @@ async fn lists_by_traffic_need_the_scope_admin() {
     join(&mut ann, "r").await;
     let rooms = json!({"rooms": [{"room": "r", "count": 1}]});
     assert_eq!(get(server, "/rooms").await, rooms, "in their own order as before");
+}
+
+/// A client that has yet to say who it is, and one that has ended before it did, have no user both.
+#[tokio::test]
+async fn connection_that_has_ended_is_listed_as_such() {
+    let server = server(&["--jwt-secret", SECRET, "--limits", "off"]);
+    let protocol = [("Sec-WebSocket-Protocol", "chat.v1")];
+    let mut stranger = WsClient::connect_with(&server.ws("/ws"), &protocol).await;
+    for _ in 0..200 {
+        ask(&mut stranger, "pong", json!({"type": "ping"})).await;
+    }
+    let listed = async || get(&server, "/connections").await["connections"][0].take();
+    let open = listed().await;
+    assert!(open["connection"].is_string() && open.get("user").is_none(), "{open}");
+    assert_eq!(open.get("ended"), None, "{open}");
+    stranger.close().await;
+    eventually("the end of the connection", async || listed().await["ended"] == true).await;
 }
 
 /// A client is known by the id of its connection until it authenticates: the frame that is looked at may be
