@@ -16,7 +16,10 @@ use crate::webdriver::{Browser, Tab, key};
 
 const READER: &str = "ck_reader_0123456789abcdef";
 
-/// A server with the key of all scopes, and one that may only read.
+/// A key that may read the figures of servers, and no rooms.
+const WATCHER: &str = "ck_watcher_0123456789abcdef";
+
+/// A server with the key of all scopes, one that may only read, and one for figures.
 struct Chat {
     server: Server,
     file: PathBuf,
@@ -27,10 +30,12 @@ impl Chat {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("chat-admin-{}-{number}", process::id()));
-        let hash = ApiKey::new("reader", &Secret::new(READER)).unwrap().hash();
-        let key =
-            format!("[[api_keys]]\nname = \"reader\"\nhash = \"{hash}\"\nscopes = [\"read\"]\n");
-        std::fs::write(&file, key).unwrap();
+        let key = |name, secret, scope| {
+            let hash = ApiKey::new(name, &Secret::new(secret)).unwrap().hash();
+            format!("[[api_keys]]\nname = \"{name}\"\nhash = \"{hash}\"\nscopes = [\"{scope}\"]\n")
+        };
+        let keys = key("reader", READER, "read") + &key("watcher", WATCHER, "admin");
+        std::fs::write(&file, keys).unwrap();
         let config = file.to_str().unwrap();
         let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--config", config];
         Self { server: Server::start_with(&arguments), file }
@@ -85,6 +90,9 @@ fn operator_reads_a_room_and_removes_a_user() {
 
     tab.click("to-rooms");
     tab.until_shows("rooms", "general");
+    tab.fill("prefix", "no-such-room");
+    tab.click("prefix-submit");
+    tab.until_shows("rooms", "No room whose name begins so has users.");
     tab.fill("room", "general");
     tab.click("room-submit");
     tab.until_shows("members", "Ann");
@@ -132,6 +140,7 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.until_shows("facts", "Not online.");
     tab.click("to-bans");
     tab.until_shows("bans", &user);
+    tab.until_shows("bans", "by the key api, since ");
     tab.click(&format!("unban-{user}"));
     tab.until_shows("bans", "There are no bans.");
     browser.assert_no_errors(&["401", "WebSocket connection to"]);
@@ -140,7 +149,6 @@ fn operator_reads_a_room_and_removes_a_user() {
 #[test]
 fn reader_sees_rooms_and_may_change_nothing() {
     let chat = Chat::start();
-    tab.until_shows("bans", "by the key api, since ");
     let browser = Browser::start();
     let _ann = chat.member(&browser);
     let tab = browser.open("about:blank");
@@ -159,6 +167,82 @@ fn reader_sees_rooms_and_may_change_nothing() {
     tab.click("logout");
     tab.run("location.reload()", &[]);
     tab.until_shows("key", "");
+    browser.assert_no_errors(&[]);
+}
+
+/// Each list needs its own scopes: that one may not be read hides no other.
+#[test]
+fn key_for_figures_alone_sees_the_clients_and_is_told_of_the_rest() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let _ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, WATCHER);
+    tab.until_shows("busy-clients", "");
+    tab.until_shows("view", "The list of rooms needs a key with the scope read as well.");
+    tab.until_hidden("problem");
+    for view in ["rooms", "rooms/general"] {
+        tab.go(&chat.server.operators_url(&format!("/admin/#/{view}")));
+        tab.until_shows("view", "needs a key with the scope read");
+    }
+    tab.go(&chat.server.operators_url("/admin/#/users/x"));
+    tab.until_shows("facts", "a key with the scope read");
+    tab.until_shows("connections", "no connection to");
+    tab.until_hidden("problem");
+    browser.assert_no_errors(&[]);
+}
+
+/// A browser takes these out of the path of a request.
+#[test]
+fn user_and_room_of_dots_are_read_and_banned() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let ann = browser.open(&chat.server.url("/"));
+    ann.run(
+        "window.socket = new WebSocket(`ws://${location.host}/ws?userId=..`, 'chat.v1');
+        socket.onopen = () => socket.send(JSON.stringify({ type: 'join', room: '.' }));",
+        &[],
+    );
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url("/admin/#/rooms/."));
+    tab.until_shows("facts", "1 user");
+    tab.until_shows("members", "..");
+    tab.go(&chat.server.operators_url("/admin/#/users/.."));
+    tab.until_shows("facts", "Online, on 1 server");
+    tab.click("ban");
+    tab.fill("sanction-reason", "Spam.");
+    tab.click("sanction-confirm");
+    tab.until_shows("bans", "Spam.");
+    tab.until_shows("facts", "Not online.");
+    tab.until_hidden("problem");
+    browser.assert_no_errors(&["WebSocket connection to"]);
+}
+
+#[test]
+fn limits_that_were_reached_are_named() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    // Connections for requests without a key count as well.
+    tab.run("for (let n = 0; n < 3; n += 1) fetch('/api/rooms')", &[]);
+    tab.until_shows("limits", "Limits reached in these ten minutes: api_key about 3 times.");
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The latencies of messages are of the time when there were some.
+#[test]
+fn latency_of_what_has_ended_is_none_now() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    ann.fill("message", "hi");
+    ann.click("send");
+    tab.until_shows("publish_ms", " ms");
+    tab.until_shows("publish_ms", "none");
     browser.assert_no_errors(&[]);
 }
 
@@ -266,6 +350,34 @@ fn servers_of_a_fleet_are_told_apart() {
     let link = tab.run("return document.querySelector('[data-testid=other] a').href", &[]);
     let there = format!("http://localhost:{}/admin/#/users/{user}", one.operators() + 1);
     assert_eq!(link, there);
+    browser.assert_no_errors(&[]);
+}
+
+/// The cells of the list of servers that are marked: a row for each server.
+const DIFFERING: &str = "JSON.stringify([...document.querySelectorAll('[data-testid=servers] tbody tr')]
+    .map((row) => [...row.querySelectorAll('td:has(strong.bad)')].map((cell) => cell.dataset.label)))";
+
+/// Of two servers none is the usual one; of three the one that is alone is marked, where it differs.
+#[test]
+fn servers_are_marked_where_they_differ() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let start = |secret: &'static str| {
+        let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+        Server::start_with(&[&arguments[..], &["--jwt-secret", secret]].concat())
+    };
+    let one = start("0123456789abcdef0123456789abcdef");
+    let _other = start("another-secret-of-32-bytes-or-more");
+    let browser = Browser::start();
+    let tab = browser.open(&one.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    let marked = "[\"Host\",\"Token keys\"]";
+    let is = format!("{DIFFERING} === arguments[0]");
+    tab.until(&is, &[&format!("[{marked},{marked}]")]);
+    let _third = start("0123456789abcdef0123456789abcdef");
+    let only_one = format!("JSON.stringify(JSON.parse({DIFFERING}).sort()) === arguments[0]");
+    tab.until(&only_one, &[&format!("[[],[],{marked}]")]);
     browser.assert_no_errors(&[]);
 }
 
@@ -377,8 +489,15 @@ fn server_that_comes_back_shows_its_own_figures() {
     tab.until("document.querySelector('[data-testid=connections] .line') !== null", &[]);
     let name = "document.querySelector('[data-testid=this-server]').innerText";
     let before = tab.until(name, &[]).as_str().unwrap().to_owned();
+    tab.until_shows("state", "ready for clients");
+    tab.until_shows("servers", "");
+    tab.until_shows("view", "at most 10 s old");
     server.kill();
     tab.until_shows("problem", "does not answer");
+    accessibility::check(&tab, "a server that does not answer");
+    let view = tab.run("return document.querySelector('[data-testid=view]').innerText", &[]);
+    let view = view.as_str().unwrap();
+    assert!(!view.contains("ready for clients") && !view.contains("at most 10 s old"), "{view}");
     server.restart();
     // A line has two samples, of ten seconds.
     let other = format!(
@@ -402,8 +521,12 @@ fn outage_of_redis_leaves_the_figures_on_the_page() {
     tab.fill("key", KEY);
     tab.click("login");
     tab.until_shows("state", "Redis accepts no messages");
+    tab.until_shows("state", "Connection refused");
     tab.until_shows("connections", "0");
-    tab.until_shows("problem", "does not answer");
+    tab.until_shows("problem", "does not answer. It is unknown whether a change was carried out.");
+    // The list of servers alone is of the past.
+    tab.until("document.querySelectorAll('#view .stale').length === 1", &[]);
+    tab.until("document.querySelector('#view').matches(':not(.stale)')", &[]);
     browser.assert_no_errors(&["503"]);
 }
 

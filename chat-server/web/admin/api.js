@@ -24,21 +24,34 @@ export class Api {
   async get(path, params = {}, signal) {
     const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== "");
     const query = new URLSearchParams(given);
-    return this.#call(`/api${path}${query.size > 0 ? `?${query}` : ""}`, { signal });
+    return this.#call("GET", `${path}${query.size > 0 ? `?${query}` : ""}`, undefined, signal);
   }
 
   async post(path, body = {}) {
-    const headers = { "Content-Type": "application/json" };
-    return this.#call(`/api${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    return this.#call("POST", path, body);
   }
 
-  async #call(path, { signal, headers = {}, ...options }) {
+  async #call(method, path, body, signal) {
+    const [status, answer] = await (hasDots(path) ? this.#batched(method, path, body, signal) : this.#answer(method, path, body, signal));
+    if (status >= 200 && status < 300) return answer;
+    throw new ApiError(status, answer.code, answer.message ?? `The server answers with ${status}.`);
+  }
+
+  /** Makes a call whose path a browser would change: within the body of another. */
+  async #batched(method, path, body, signal) {
+    const [status, answer] = await this.#answer("POST", "/batch", { calls: [{ method, path, body }] }, signal);
+    const [made] = answer.results ?? [{ status, body: answer }];
+    return [made.status, made.body];
+  }
+
+  async #answer(method, path, body, signal) {
     const signals = [AbortSignal.timeout(TIMEOUT_MS), ...(signal ? [signal] : [])];
     let response;
     try {
-      response = await fetch(path, {
-        ...options,
-        headers: { ...headers, Authorization: `Bearer ${this.#key}` },
+      response = await fetch(`/api${path}`, {
+        method,
+        headers: { ...(body && { "Content-Type": "application/json" }), Authorization: `Bearer ${this.#key}` },
+        body: body && JSON.stringify(body),
         cache: "no-store",
         signal: AbortSignal.any(signals),
       });
@@ -46,9 +59,25 @@ export class Api {
       if (signal?.aborted) throw error;
       throw new ApiError(0, "unavailable", "The server does not answer.");
     }
-    const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer;
-    throw new ApiError(response.status, answer.code, answer.message ?? `The server answers with ${response.status}.`);
+    return [response.status, await response.json().catch(() => ({}))];
+  }
+}
+
+/** Whether the name of a room or of a user is `.` or `..`: a browser takes such a part out of an address, also one that
+ *  is percent-encoded. */
+function hasDots(path) {
+  return path.split("?")[0].split("/").some((part) => part === "." || part === "..");
+}
+
+/** Waits for a call that fills an element, which looks old while the call fails. */
+export async function currently(element, call) {
+  try {
+    const answer = await call;
+    element.classList.remove("stale");
+    return answer;
+  } catch (error) {
+    element.classList.add("stale");
+    throw error;
   }
 }
 

@@ -83,6 +83,7 @@ function showView() {
   const [, path, name] = /^#?\/?([^/]*\/?)(.*)$/.exec(location.hash);
   const view = byId("view");
   view.replaceChildren();
+  view.classList.remove("stale");
   const key = name ? path : path.replace(/\/$/, "");
   (VIEWS.get(key) ?? overview)(context(view, shown.signal), decode(name));
   for (const link of document.querySelectorAll("nav a")) {
@@ -114,10 +115,13 @@ function context(view, signal) {
   const attempt = async (action) => {
     try {
       await action();
+      view.classList.remove("stale");
       report();
       return true;
     } catch (error) {
       if (signal.aborted) return false;
+      // Nothing on the page is true any longer for certain.
+      view.classList.toggle("stale", error.status === 0);
       if (error.status === 401) logOut(inWords(error));
       else report(inWords(error));
       return false;

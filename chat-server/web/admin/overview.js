@@ -1,11 +1,11 @@
 // The servers, and the last ten minutes of this one.
 
 import { bytes, make, muted, number, update } from "./elements.js";
-import { settled } from "./api.js";
+import { currently, settled } from "./api.js";
 import { plot } from "./plots.js";
 import { Samples } from "./samples.js";
 import { elsewhere, listOfServers, nameOf } from "./servers.js";
-import { readTraffic, showTraffic } from "./traffic.js";
+import { Traffic } from "./traffic.js";
 
 const REFRESH_MS = 5000;
 
@@ -16,14 +16,15 @@ export function overview({ view, api, has, isForAll, repeat }) {
   const state = make("p", { "data-testid": "state" });
   const others = make("div");
   const plots = make("div", { class: "plots" });
-  const traffic = make("div");
+  const limits = make("p", { class: "muted", "data-testid": "limits" });
+  const traffic = new Traffic(api, has("read"));
   const name = make("span", { "data-testid": "this-server" });
-  const thisServer = make("section", {}, make("h2", {}, "This server: ", name), state, others, plots, traffic);
+  const thisServer = make("section", {}, make("h2", {}, "This server: ", name), state, others, plots, limits);
   view.append(make("h1", {}, "Servers"), servers, thisServer);
-  if (!isForAll) traffic.append(muted("What has the most traffic needs a key for all rooms."));
+  thisServer.append(isForAll ? traffic.element : muted("What has the most traffic needs a key for all rooms."));
   repeat(REFRESH_MS, (signal) => {
     const sampled = showSamples(signal);
-    return settled([sampled, showNodes(sampled, signal), showBusiest(signal)]);
+    return settled([sampled, showNodes(sampled, signal), ...(isForAll ? [traffic.update(signal)] : [])]);
   });
 
   async function showSamples(signal) {
@@ -33,21 +34,18 @@ export function overview({ view, api, has, isForAll, repeat }) {
       state.replaceChildren("The first figures come 5 s after the start.");
       return plots.replaceChildren();
     }
-    state.replaceChildren(...conditions(samples.latest));
+    state.replaceChildren(...conditions(samples.latest, await causeOf(samples.latest, signal)));
     plots.replaceChildren(...draw(samples));
+    limits.textContent = limitsReached(samples);
   }
 
   async function showNodes(sampled, signal) {
-    const { nodes } = await api.get("/nodes", {}, signal);
+    const { nodes } = await currently(servers, api.get("/nodes", {}, signal));
     // The samples say which of the servers this is.
     await sampled.catch(() => {});
     const here = samples.server?.node;
     update(servers, { nodes, here }, listOfServers);
     others.replaceChildren(...elsewhere(nodes, here));
-  }
-
-  async function showBusiest(signal) {
-    if (isForAll) update(traffic, await readTraffic(api, signal), showTraffic);
   }
 }
 
@@ -56,16 +54,28 @@ function withoutAdmin() {
   return make("p", { class: "muted" }, "The servers and their figures need a key with the scope admin. See ", rooms, " and ", users, ".");
 }
 
+/** Why the server is not ready, as it tells balancers; nothing if it is. */
+async function causeOf({ ready }, signal) {
+  if (ready) return "";
+  const response = await fetch("/readyz", { cache: "no-store", signal }).catch(() => undefined);
+  return response?.status === 503 ? response.text() : "";
+}
+
 /** What is wrong with the server at this moment. */
-function conditions({ ready, broker_up, broker_full }) {
+function conditions({ ready, broker_up, broker_full }, cause) {
   const checks = [
     [ready, "ready for clients", "not ready for clients"],
     [broker_up && !broker_full, "messages are accepted", broker_up ? "Redis is full" : "Redis accepts no messages"],
   ];
-  return checks.flatMap(([isGood, good, bad]) => {
-    const text = isGood ? good : bad;
-    return text ? [make("span", { class: isGood ? "chip good" : "chip bad" }, text)] : [];
-  });
+  const chips = checks.map(([isGood, good, bad]) => make("span", { class: isGood ? "fresh chip good" : "fresh chip bad" }, isGood ? good : bad));
+  return cause ? [...chips, make("span", { class: "fresh" }, cause)] : chips;
+}
+
+/** The limits behind the plot of all of them, those that were reached most first. */
+function limitsReached(samples) {
+  const counts = samples.limits();
+  if (counts.length === 0) return "";
+  return `Limits reached in these ten minutes: ${counts.map(([limit, count]) => `${limit} about ${number(count)} times`).join(", ")}.`;
 }
 
 const perSecond = (value) => `${number(value)}/s`;
@@ -89,6 +99,6 @@ const PLOTS = [
 function draw(samples) {
   return PLOTS.flatMap(([name, title, write]) => {
     const series = samples.series(name);
-    return series.length > 0 ? [plot(name, title, series, write)] : [];
+    return series.length > 0 ? [plot(name, title, series, write, samples.latest.at)] : [];
   });
 }

@@ -6,28 +6,28 @@ const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT] = [300, 72];
 const SPAN_MS = 600_000;
 
-/** A plot with its name, its latest value and its scale; `write` turns a value into text. */
-export function plot(id, title, points, write) {
+/** A plot up to the time `end`, with its name, its value at that time and its scale; `write` turns a value into text. */
+export function plot(id, title, points, write, end) {
   const top = scale(Math.max(...points.map(({ value }) => value)));
-  const now = write(points.at(-1).value);
+  const latest = points.at(-1);
+  const now = latest.at === end ? write(latest.value) : "none";
   const drawing = svg("svg", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     preserveAspectRatio: "none",
     role: "img",
     "aria-label": `${title}: now ${now}, at most ${write(top)} in the last ten minutes`,
   });
-  if (points.length > 1) drawing.append(...shapes(points, top));
+  if (points.length > 1) drawing.append(...shapes(points, top, end));
   const caption = make("figcaption", {}, make("span", {}, title), make("strong", {}, now));
   const axis = make("p", { class: "axis", "aria-hidden": "true" }, make("span", {}, "10 min ago"), make("span", {}, `top: ${write(top)}`));
   return make("figure", { class: "plot", "data-testid": id }, caption, drawing, axis);
 }
 
-function shapes(points, top) {
-  const end = points.at(-1).at;
+function shapes(points, top, end) {
   const x = ({ at }) => WIDTH - ((end - at) / SPAN_MS) * WIDTH;
   const y = ({ value }) => HEIGHT - 1 - (value / top) * (HEIGHT - 4);
   const line = points.map((point) => `${x(point).toFixed(1)},${y(point).toFixed(1)}`);
-  const area = [`${x(points[0]).toFixed(1)},${HEIGHT}`, ...line, `${WIDTH},${HEIGHT}`];
+  const area = [`${x(points[0]).toFixed(1)},${HEIGHT}`, ...line, `${x(points.at(-1)).toFixed(1)},${HEIGHT}`];
   return [
     svg("polygon", { points: area.join(" "), class: "area" }),
     svg("polyline", { points: line.join(" "), class: "line" }),

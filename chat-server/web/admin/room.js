@@ -13,6 +13,7 @@ const SHOWN = 200;
 const LISTED = 500;
 
 export function room({ view, api, has, attempt, repeat }, name) {
+  if (!has("read")) return view.append(make("h1", { "data-testid": "title" }, name), muted("A room needs a key with the scope read."));
   const facts = make("p", { class: "muted", "data-testid": "facts" });
   const log = make("div", { class: "log", role: "log", tabindex: "0", "aria-label": "Messages", "data-testid": "log" });
   const members = make("div");

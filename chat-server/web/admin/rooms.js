@@ -1,11 +1,12 @@
 // The rooms that have users.
 
 import { roomPath } from "./api.js";
-import { button, field, linkToRoom, make, named, number, table } from "./elements.js";
+import { button, field, linkToRoom, make, muted, named, number, table } from "./elements.js";
 
 const PAGE = 100;
 
-export function rooms({ view, api, attempt, go, signal }) {
+export function rooms({ view, api, has, attempt, go, signal }) {
+  if (!has("read")) return view.append(make("h1", {}, "Rooms"), muted("The list of rooms needs a key with the scope read."));
   const list = make("div");
   let prefix = "";
   let found = [];
@@ -14,7 +15,8 @@ export function rooms({ view, api, attempt, go, signal }) {
     found = [...(after ? found : []), ...page.rooms];
     const rows = found.map(({ room, count }) => [named(linkToRoom(room)), number(count)]);
     const next = page.next && button("More", "more", () => attempt(() => load(page.next)), "");
-    list.replaceChildren(table("rooms", ["@Room", "#Users"], rows, "No room has users."), ...(next ? [next] : []));
+    const none = prefix ? "No room whose name begins so has users." : "No room has users.";
+    list.replaceChildren(table("rooms", ["@Room", "#Users"], rows, none), ...(next ? [next] : []));
   };
   const search = field("Names that begin with", "prefix", "List", (text) => {
     prefix = text;

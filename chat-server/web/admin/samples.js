@@ -3,6 +3,9 @@
 
 const KEPT = 120;
 
+/** The time of a sample. */
+const SECONDS = 5;
+
 export class Samples {
   #api;
   #samples = [];
@@ -39,6 +42,15 @@ export class Samples {
 
   get latest() {
     return this.#samples.at(-1);
+  }
+
+  /** How often each limit was reached, the most frequent first: `[[limit, count]]`. */
+  limits() {
+    const counts = new Map();
+    for (const { limits = {} } of this.#samples) {
+      for (const [limit, rate] of Object.entries(limits)) counts.set(limit, (counts.get(limit) ?? 0) + rate * SECONDS);
+    }
+    return [...counts].map(([limit, count]) => [limit, Math.max(1, Math.round(count))]).sort(([, one], [, other]) => other - one);
   }
 
   /** A figure over time: `[{ at, value }]`, without the samples that lack it. */

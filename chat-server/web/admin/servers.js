@@ -5,27 +5,36 @@ import { duration, make, muted, named, number, table } from "./elements.js";
 /** Servers that a sentence names. */
 const NAMED = 20;
 
+/** The columns in which servers should not differ: settings, keys of tokens, version. */
+const COMPARED = [({ config }) => config, ({ token_keys: keys }) => keys ?? "none", ({ version }) => version];
+
 /** A server in a sentence. */
 export function nameOf({ node, host }) {
   return host ? `${host} (${node})` : node;
 }
 
 export function listOfServers({ nodes, here }) {
-  const usual = mostFrequent(nodes.map(settingsOf));
+  const usual = COMPARED.map((valueOf) => mostFrequent(nodes.map(valueOf)));
   const rows = nodes.map((node) => {
-    const differs = settingsOf(node) !== usual;
-    const title = "Its version, its settings or its keys of tokens differ from those of most servers.";
-    const config = differs ? make("strong", { class: "bad", title }, `${node.config} (differs)`) : node.config;
+    const compared = COMPARED.map((valueOf, index) => marked(valueOf(node), usual[index]));
     const marks = [
       node.node === here && make("strong", { class: "here" }, "this server"),
-      differs && make("strong", { class: "bad" }, "differs"),
+      compared.some((cell) => cell instanceof Element) && make("strong", { class: "bad" }, "differs"),
     ];
-    return [named(node.host ?? node.node, node.node, ...marks), number(node.connections), number(node.rooms), duration(node.uptime_ms), config, node.token_keys ?? "none", node.version];
+    return [named(node.host ?? node.node, node.node, ...marks), number(node.connections), number(node.rooms), duration(node.uptime_ms), ...compared];
   });
   const total = nodes.reduce((sum, node) => sum + node.connections, 0);
   const columns = ["@Host", "#Connections", "#Rooms", "Running for", "Settings", "Token keys", "Version"];
   const list = table("servers", columns, rows, "No server has announced itself yet.");
-  return make("div", {}, list, muted(`${number(total)} connections in all. The figures are at most 10 s old.`));
+  const age = make("span", { class: "fresh" }, " The figures are at most 10 s old.");
+  return make("div", {}, list, make("p", { class: "muted" }, `${number(total)} connections in all.`, age));
+}
+
+/** A value, marked if it is not the one that most servers have. */
+function marked(value, usual) {
+  if (value === usual) return value;
+  const title = usual === undefined ? "The servers differ, and no value is that of most." : `Most servers have ${usual}.`;
+  return make("strong", { class: "bad", title }, `${value} (differs)`);
 }
 
 /** How to read the same on the other servers. */
@@ -56,11 +65,9 @@ function localPort(index) {
   return port <= 65_535 ? port : 9101 + index;
 }
 
-function settingsOf({ version, config, token_keys }) {
-  return `${version} ${config} ${token_keys}`;
-}
-
+/** `undefined` if several values are the most frequent: none of two servers is right because it is listed first. */
 function mostFrequent(values) {
-  const counts = Map.groupBy(values, (value) => value);
-  return [...counts].sort(([, one], [, other]) => other.length - one.length)[0]?.[0];
+  const counts = [...Map.groupBy(values, (value) => value)].sort(([, one], [, other]) => other.length - one.length);
+  const [[value, servers] = [], [, next] = []] = counts;
+  return servers?.length === next?.length ? undefined : value;
 }

@@ -1,35 +1,53 @@
 // What has the most traffic on this server.
 
-import { bytes, linkToRoom, linkToUser, make, named, number, section, table } from "./elements.js";
+import { settled } from "./api.js";
+import { bytes, linkToRoom, linkToUser, make, muted, named, number, section, table, update } from "./elements.js";
 
 const LISTED = 10;
 
-/** Asks for the heaviest clients and rooms of the last minute. */
-export async function readTraffic(api, signal) {
-  const [{ connections }, { rooms }] = await Promise.all([
-    api.get("/connections", { limit: LISTED }, signal),
-    api.get("/rooms", { order: "traffic", limit: LISTED }, signal),
-  ]);
-  return { connections, rooms };
-}
+/** The heaviest clients and rooms of the last minute, each in a list of its own: one that cannot be read, as the rooms
+ *  by a key without the scope `read`, leaves the other. */
+export class Traffic {
+  #api;
+  #mayRead;
+  #clients = make("div");
+  #rooms = make("div");
+  element = make("div", { class: "halves" }, section("Clients that send the most", this.#clients), section("Rooms that receive the most", this.#rooms));
 
-export function showTraffic({ connections, rooms }) {
-  return make("div", { class: "halves" }, busyClients(connections), busyRooms(rooms));
+  constructor(api, mayRead) {
+    this.#api = api;
+    this.#mayRead = mayRead;
+    if (!mayRead) this.#rooms.append(muted("The list of rooms needs a key with the scope read as well."));
+  }
+
+  update(signal) {
+    return settled([this.#showClients(signal), ...(this.#mayRead ? [this.#showRooms(signal)] : [])]);
+  }
+
+  async #showClients(signal) {
+    const { connections } = await this.#api.get("/connections", { limit: LISTED }, signal);
+    update(this.#clients, connections, busyClients);
+  }
+
+  async #showRooms(signal) {
+    const { rooms } = await this.#api.get("/rooms", { order: "traffic", limit: LISTED }, signal);
+    update(this.#rooms, rooms, busyRooms);
+  }
 }
 
 function busyClients(connections) {
-  const rows = connections.map(({ connection, user, name = user, address, frames, bytes: size }) => [
+  const rows = connections.map(({ connection, user, name = user, ended, address, frames, bytes: size }) => [
     named(
-      user === undefined ? "not known yet" : linkToUser(user, name),
+      user === undefined ? (ended ? "ended" : "not known yet") : linkToUser(user, name),
       name !== user && user,
+      ended && user !== undefined && "ended",
       address ? `${address} · ${connection}` : connection,
     ),
     number(frames),
     bytes(size),
   ]);
   const columns = ["@Client", "#Frames/s", "#Bytes/s"];
-  const list = table("busy-clients", columns, rows, "No client has sent much in the last minute.");
-  return section("Clients that send the most", list);
+  return table("busy-clients", columns, rows, "No client has sent much in the last minute.");
 }
 
 function busyRooms(rooms) {
@@ -39,6 +57,5 @@ function busyRooms(rooms) {
     bytes(traffic.bytes),
   ]);
   const columns = ["@Room", "#Deliveries/s", "#Bytes/s"];
-  const list = table("busy-rooms", columns, rows, "No room has had much in the last minute.");
-  return section("Rooms that receive the most", list);
+  return table("busy-rooms", columns, rows, "No room has had much in the last minute.");
 }

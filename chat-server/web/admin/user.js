@@ -27,13 +27,14 @@ export function user({ view, api, has, attempt, repeat }, id) {
   if (!has("moderate")) bans.append(muted("The list of bans needs a key with the scope moderate."));
 
   const load = (signal) => {
-    const state = api.get(userPath(id), {}, signal);
+    const state = has("read") ? api.get(userPath(id), {}, signal) : undefined;
     const located = has("admin") ? api.get(userPath(id, "/connections"), {}, signal) : undefined;
     return settled([showFacts(state, located, signal), showConnections(state, located, signal), showBans(signal)]);
   };
   repeat(REFRESH_MS, load);
 
   async function showFacts(state, located, signal) {
+    if (!state) return facts.replaceChildren("Whether the user is online is shown to a key with the scope read.");
     const { servers, connections: here, name } = await state;
     const others = (await located?.catch(() => undefined))?.others ?? [];
     const known = name ?? others[0]?.name;
@@ -52,7 +53,7 @@ export function user({ view, api, has, attempt, repeat }, id) {
 
   async function showConnections(state, located, signal) {
     if (!located) return;
-    const [{ servers }, found] = await Promise.all([state, located]);
+    const [{ servers } = { servers: 0 }, found] = await Promise.all([state, located]);
     const silent = servers - found.others.length - (found.count > 0 ? 1 : 0);
     const { nodes } = silent > 0 ? await api.get("/nodes", {}, signal) : { nodes: [] };
     update(connections, { found, nodes, silent }, listOfConnections);
@@ -89,7 +90,7 @@ export function user({ view, api, has, attempt, repeat }, id) {
     }
     if (has("moderate")) {
       const disconnect = async (options, ban) => {
-        const note = isOnline ? "" : "No user with this id is online. Ids are matched whole: check that it is complete.";
+        const note = isOnline || !has("read") ? "" : "No user with this id is online. Ids are matched whole: check that it is complete.";
         const given = await askForSanction({ ...options, note, timed: ban });
         if (given) await change(() => api.post(userPath(id, "/disconnect"), { ...given, ban }));
       };
