@@ -16,7 +16,7 @@
 
 use std::io;
 
-use redis::{ErrorKind, RedisError, ServerError, Value};
+use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
 
 use crate::error::BrokerError;
 
@@ -32,7 +32,9 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
         Some(code) => !is_passing(code),
         None => matches!(
             error.kind(),
-            ErrorKind::AuthenticationFailed
+            // The answer to a `SELECT`, which the library has made a text of.
+            ErrorKind::Server(ServerErrorKind::ResponseError)
+                | ErrorKind::AuthenticationFailed
                 | ErrorKind::Extension
                 | ErrorKind::Parse
                 | ErrorKind::RESP3NotSupported
@@ -160,9 +162,20 @@ pub(super) fn cause(error: &ServerError) -> &str {
 pub(super) fn in_words(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
     let Some((_, first)) = errors.as_deref().and_then(<[_]>::first) else {
-        return error.to_string();
+        return without_answer(&error.to_string());
     };
     answer_in_words(first)
+}
+
+/// The library has no answer for a refused `SELECT`: it makes a text of it.
+fn without_answer(text: &str) -> String {
+    match text.strip_prefix("Redis server refused to switch database") {
+        Some(answer) => {
+            let answer = answer.rsplit(": ").next().unwrap_or_default();
+            format!("Redis refuses the database of the URL: {answer}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 /// As [`in_words`], for one answer.
@@ -212,6 +225,17 @@ mod tests {
         ] {
             assert_eq!(code(&error(answer)).as_deref(), Some(expected), "{answer}");
         }
+    }
+
+    /// As the library makes it of the answer to `SELECT`.
+    #[test]
+    fn database_that_redis_does_not_have_is_a_refusal_in_words() {
+        let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+        let text = "Redis server refused to switch database";
+        let error = RedisError::from((kind, text, "DB index is out of range".to_owned()));
+        let words = "Redis refuses the database of the URL: DB index is out of range";
+        assert_eq!(in_words(&error), words);
+        assert!(matches!(broker_error(error), BrokerError::Refused(_)));
     }
 
     /// In the words of Redis 6, of Redis 7 and Valkey, and of their scripts.

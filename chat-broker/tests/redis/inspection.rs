@@ -79,6 +79,10 @@ async fn inspection_fails_for_a_server_that_cannot_be_used() {
     let error = RedisConfig::new(cluster.url()).inspect().await.unwrap_err();
     assert!(error.to_string().contains("a node of a Redis Cluster"), "{error}");
     drop(cluster);
+    let server = RedisServer::start();
+    let error = RedisConfig::new(format!("{}/99999", server.url())).inspect().await.unwrap_err();
+    assert!(matches!(error, BrokerError::Refused(_)), "{error}");
+    assert!(error.to_string().contains("DB index is out of range"), "{error}");
     let error = RedisConfig::new("redis://127.0.0.1:1").inspect().await.unwrap_err();
     assert!(matches!(error, BrokerError::Unavailable(_)), "{error}");
 }
