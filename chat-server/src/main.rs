@@ -119,13 +119,14 @@ async fn run(
     reload
         .start(hangup)
         .map_err(|error| Exit::System(format!("cannot start the thread of reloads: {error}")))?;
-    tokio::spawn(notify::started(server.clone()));
+    let readiness = tokio::spawn(notify::readiness(server.clone()));
     let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
         // Not among the arguments of a log line, which are not evaluated where it is not logged.
         let signal = signals.recv().await;
         info!("{signal}: shutting down");
+        readiness.abort();
         notify::stopping(signal);
         // Fails if the server has ended before.
         let _ = stop.send(());

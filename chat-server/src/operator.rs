@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use chat_broker::Status;
 
 use crate::refusal::Refusal;
 use crate::routes::{readable, wrong_method};
@@ -45,27 +44,14 @@ pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
 
 /// `GET /readyz`: whether a balancer should send clients here.
 async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, Cow<'static, str>) {
-    if state.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
-    } else if state.is_ready() && state.hub.broker().stats().full {
+    match state.why_not_ready() {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n").into()),
         // All servers share the broker: clients gain nothing by another server.
-        (
+        None if state.hub.broker().stats().full => (
             StatusCode::OK,
             "ready, but the broker is full: rooms with history refuse messages\n".into(),
-        )
-    } else if state.is_ready() {
-        (StatusCode::OK, "ready\n".into())
-    } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n".into())
-    } else if !state.can_authenticate() {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the keys of tokens are not known yet, or all have ended\n".into(),
-        )
-    } else {
-        let why = state.hub.broker().stats().outage;
-        let why = why.unwrap_or_else(|| "the broker takes no messages".to_owned());
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n").into())
+        ),
+        None => (StatusCode::OK, "ready\n".into()),
     }
 }
 

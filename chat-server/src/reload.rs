@@ -85,13 +85,13 @@ impl Reload {
                 Ok(changed) => {
                     let digest = self.server.settings_digest();
                     info!(changed, settings = digest, "SIGHUP: settings reloaded");
-                    notify::reloaded(None);
+                    notify::reloaded(None, &self.server);
                 }
                 Err(exit) => {
                     self.server.reload_failed();
                     let why = exit.message(&sources);
                     error!("SIGHUP: settings not reloaded, all stay as they were: {why}");
-                    notify::reloaded(Some(&why));
+                    notify::reloaded(Some(&why), &self.server);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! A server: a broker, a hub and the connections of its clients.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -409,6 +410,12 @@ impl Server {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.is_ready()
+    }
+
+    /// Why the server is not [ready](Self::is_ready), in the words of `/readyz`; `None` if it is.
+    #[must_use]
+    pub fn why_not_ready(&self) -> Option<Cow<'static, str>> {
+        self.state.why_not_ready()
     }
 
     /// A room, to send messages, read its history and its members, and moderate it.

@@ -1,5 +1,6 @@
 //! What all connections of a server share.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -230,6 +231,23 @@ impl State {
             && self.moderation.is_loaded()
             && self.can_authenticate()
             && self.hub.broker().status() == Status::Ready
+    }
+
+    /// Why [`is_ready`](Self::is_ready) is not so; `None` if it is.
+    pub(crate) fn why_not_ready(&self) -> Option<Cow<'static, str>> {
+        if self.is_ready() {
+            return None;
+        }
+        let broker = self.hub.broker();
+        Some(if self.is_draining() {
+            "draining".into()
+        } else if broker.status() == Status::Ready && !self.moderation.is_loaded() {
+            "the bans are not known yet".into()
+        } else if !self.can_authenticate() {
+            "the keys of tokens are not known yet, or all have ended".into()
+        } else {
+            broker.stats().outage.map_or("the broker takes no messages".into(), Cow::Owned)
+        })
     }
 
     /// Whether the authenticator, if there is one, can check what clients send.

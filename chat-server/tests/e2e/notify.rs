@@ -76,6 +76,12 @@ async fn supervisor_learns_of_start_reload_and_stop() {
     let ready = supervisor.received();
     assert!(ready.lines().eq(["READY=1", "STATUS=ready"]), "{ready}");
 
+    redis.kill();
+    let status = supervisor.received();
+    assert!(status.starts_with("STATUS=not ready: Redis is unavailable: "), "{status}");
+    redis.restart();
+    assert_eq!(supervisor.until("STATUS=ready").trim_end(), "STATUS=ready");
+
     server.signal("HUP");
     let reloading = supervisor.received();
     let time = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
