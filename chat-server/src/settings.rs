@@ -188,7 +188,7 @@ impl Task {
 
 impl Cli {
     fn load(sources: &mut Sources) -> Result<Self, Exit> {
-        let command = sources.with_variables(Self::command());
+        let command = with_negative_numbers(sources.with_variables(Self::command()));
         let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
         sources.check_names(&command).map_err(Exit::Unknown)?;
@@ -217,6 +217,18 @@ impl Cli {
         cli.settings.tokens.tables = tables.jwt_keys;
         Ok(cli)
     }
+}
+
+/// With `--history -1` as an error of that setting, and not of an argument `-1`.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes_value = |arg: &clap::Arg| arg.get_action().takes_values() && !arg.is_positional();
+    let in_all = |command: clap::Command| {
+        command.mut_args(|arg| {
+            let is_one = takes_value(&arg);
+            arg.allow_negative_numbers(is_one)
+        })
+    };
+    in_all(command).mut_subcommands(in_all)
 }
 
 /// What `given` says, and the file where it says nothing.

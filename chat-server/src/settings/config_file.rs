@@ -28,10 +28,10 @@ const ROOMS: &str = "
 const JWT_KEYS: &str = "
 # Keys of tokens that end, such as the former one while clients receive tokens of the next. A table has
 # one of secret, secret-file, public-key and jwks-file.
-#
-# [[jwt_keys]]
-# secret-file = \"/etc/chat/former-secret\"
-# until = \"2027-06-30\"
+
+#[[jwt_keys]]
+#secret-file = \"/etc/chat/former-secret\"
+#until = \"2027-06-30\"
 ";
 
 const API_KEYS: &str = "
@@ -39,6 +39,9 @@ const API_KEYS: &str = "
 
 #[[api_keys]]
 ";
+
+/// An example in the place of a default, which as an empty list would be refused.
+const ROOMS_OF_KEY: &[(&str, &str)] = &[("rooms", "shop-*")];
 
 /// Every setting at its default, in a comment.
 pub(super) fn config_file() -> String {
@@ -54,20 +57,20 @@ pub(super) fn config_file() -> String {
         file.push_str(&setting(arg, &default(arg)));
     }
     // Tables are last: what follows them would belong to them.
-    for (top, table, required) in [
+    for (top, table, examples) in [
         (ROOMS, RoomClass::command(), RoomClass::REQUIRED),
-        (API_KEYS, ApiKeyTable::command(), ApiKeyTable::REQUIRED),
+        (API_KEYS, ApiKeyTable::command(), &[ApiKeyTable::REQUIRED, ROOMS_OF_KEY].concat()),
     ] {
         file.push_str(top);
-        file.push_str(&keys(&table, required));
+        file.push_str(&keys(&table, examples));
     }
     file + JWT_KEYS
 }
 
-fn keys(table: &Command, required: &[(&str, &str)]) -> String {
+fn keys(table: &Command, examples: &[(&str, &str)]) -> String {
     let key = |arg: &Arg| {
         let name = arg.get_long().unwrap_or_default();
-        let example = required.iter().find(|(key, _)| *key == name);
+        let example = examples.iter().find(|(key, _)| *key == name);
         setting(arg, &example.map_or(default(arg), |(_, example)| value(arg, example)))
     };
     table.get_arguments().map(key).collect()
@@ -153,6 +156,7 @@ mod tests {
             assert_eq!(settings.matches(&key).count(), 1, "{key}");
         }
         assert!(tables.contains("history-ttl = \"\"") && tables.contains("until = \"\""));
+        assert!(tables.contains("\n[[jwt_keys]]\nsecret-file = "));
         assert!(config_file().lines().all(|line| line.len() <= WIDTH + 10), "{}", config_file());
     }
 }

@@ -29,7 +29,8 @@ impl Settings {
     /// A line for each setting that another takes the effect of. `server` is the configuration by these
     /// settings. Defaults are no mistake: those who set a shorter `drain-timeout` alone mean that.
     pub(super) fn contradictions(&self, server: &ServerConfig) -> Vec<String> {
-        let pairs = self.of_times_and_sizes(server).into_iter().chain(of_limits(&server.limits));
+        let pairs = self.of_times_and_sizes(server).into_iter();
+        let pairs = pairs.chain(self.of_redis()).chain(of_limits(&server.limits));
         let found = pairs.filter(|pair| pair.is_so && self.values.is_given(pair.setting));
         found
             .map(|Contradiction { setting, by, why, .. }| format!("{setting} and {by}: {why}"))
@@ -70,6 +71,16 @@ impl Settings {
                 "no proxy is trusted, so the header is not read",
             ),
         ])
+    }
+}
+
+impl Settings {
+    fn of_redis(&self) -> impl Iterator<Item = Contradiction> {
+        let is_absent = self.redis.url().is_none();
+        let why = "there is no Redis: rooms live in the memory of this process";
+        ["redis-ca", "redis-cert", "redis-key", "redis-prefix", "presence-lease"]
+            .into_iter()
+            .map(move |setting| pair(is_absent, setting, "redis-url", why))
     }
 }
 
@@ -142,6 +153,8 @@ mod tests {
             ),
             ("ping-interval = \"0s\"\npong-timeout = \"5s\"", "pong-timeout and ping-interval"),
             ("forwarded-header = \"forwarded\"", "forwarded-header and trusted-proxies"),
+            ("redis-cert = \"a\"", "redis-cert and redis-url"),
+            ("presence-lease = \"20s\"", "presence-lease and redis-url"),
             ("max-rooms = 2000", "max-rooms and max-rooms-per-user"),
             ("rate = \"101/200\"", "rate and rate-per-user"),
             ("rate = \"50/2000\"", "rate and rate-per-user"),
@@ -166,6 +179,7 @@ mod tests {
         for fine in [
             "",
             "drain-timeout = \"1s\"",
+            "redis-url = \"redis://a\"\nredis-prefix = \"a\"",
             "ping-interval = \"0s\"",
             "rate-per-user = 1",
             "rate = \"off\"",

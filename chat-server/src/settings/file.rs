@@ -26,6 +26,16 @@ pub(super) struct File {
 /// What stands in tables of a name of their own: it has no flag and no variable.
 pub(super) const TABLES: [&str; 3] = ["rooms", "api_keys", "jwt_keys"];
 
+/// Keys of tables whose empty value looks like a restriction and would be none, and what to write.
+const NEVER_EMPTY: [(&str, &str, &str); 2] = [
+    ("rooms", "name", "expected a pattern of names; * is for all rooms"),
+    (
+        "api_keys",
+        "rooms",
+        "expected a pattern at least; without this key of the table, it is for all",
+    ),
+];
+
 /// The tables of a file.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -40,7 +50,13 @@ struct Entry {
     line: usize,
     values: Vec<String>,
     is_list: bool,
+    /// A list of which at least one value is a number.
+    has_number_in_list: bool,
 }
+
+/// What is wrong with a list where a setting has one value, or with what is in a list.
+const NO_LIST: &str = "expected one value, and no list in brackets";
+const NO_NUMBERS: &str = "expected a list of texts in quotes, without numbers";
 
 impl File {
     /// # Errors
@@ -99,10 +115,7 @@ impl File {
             if entry.is_empty() || is_given(given, id.as_str()) {
                 continue;
             }
-            let takes_list = matches!(setting.get_action(), ArgAction::Append);
-            if entry.is_list && !takes_list {
-                return Err(self.wrong(entry, "expected one value, and no list in brackets"));
-            }
+            entry.check_list(takes_list(setting)).map_err(|why| self.wrong(entry, why))?;
             let is_secret = setting.is_hide_env_values_set();
             if entry.is_list {
                 command = command.mut_arg(&id, |arg: Arg| arg.value_delimiter(None));
@@ -139,6 +152,10 @@ impl File {
         entries: &[Entry],
         required: &[(&str, &str)],
     ) -> Result<T, String> {
+        let command = T::command();
+        for entry in entries {
+            self.check_entry(name, entry, &command)?;
+        }
         let is_required = |entry: &Entry| required.iter().any(|(key, _)| *key == entry.key);
         let entries: Vec<_> =
             entries.iter().filter(|entry| is_required(entry) || !entry.is_empty()).collect();
@@ -148,7 +165,7 @@ impl File {
             let others = others.map(|(key, value)| format!("--{key}={value}"));
             T::try_parse_from(entry.arguments().chain(others)).map_err(|error| {
                 let why = refusal(&error).or_else(|| none_of(&error));
-                let why = why.unwrap_or_else(|| unknown("key", entry, &T::command()));
+                let why = why.unwrap_or_else(|| unknown("key", entry, &command));
                 self.wrong(entry, &format!("{why}, in [[{name}]]"))
             })?;
         }
@@ -158,6 +175,18 @@ impl File {
             let line = entries.first().map_or(0, |entry| entry.line);
             format!("{}, line {line}, {name}: {missing} is missing", self.path.display())
         })
+    }
+
+    /// What the parser of a table's values does not see: the form of a value in the file.
+    fn check_entry(&self, name: &str, entry: &Entry, command: &Command) -> Result<(), String> {
+        let wrong = |why: &str| self.wrong(entry, &format!("{why}, in [[{name}]]"));
+        let is_this = |(table, key, _): &&(&str, &str, &str)| *table == name && *key == entry.key;
+        if let Some((_, _, why)) = NEVER_EMPTY.iter().find(is_this).filter(|_| entry.is_blank()) {
+            return Err(wrong(why));
+        }
+        let mut known = command.get_arguments();
+        let Some(key) = known.find(|arg| arg.get_long() == Some(&entry.key)) else { return Ok(()) };
+        entry.check_list(takes_list(key)).map_err(wrong)
     }
 
     fn wrong(&self, entry: &Entry, why: &str) -> String {
@@ -183,6 +212,10 @@ fn unknown(what: &str, entry: &Entry, command: &Command) -> String {
     format!("there is no such {what}{meant}")
 }
 
+fn takes_list(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Append)
+}
+
 /// Why a value is none that a setting has.
 fn expected(key: &str, value: &DeValue<'_>) -> String {
     match value {
@@ -192,6 +225,10 @@ fn expected(key: &str, value: &DeValue<'_>) -> String {
         // Of a table, or of several.
         DeValue::Array(_) | DeValue::Table(_) if TABLES.contains(&&*key.replace('-', "_")) => {
             format!("there is no such table; did you mean [[{}]]?", key.replace('-', "_"))
+        }
+        DeValue::Table(_) => {
+            "there is no such table; settings stand above all tables, such as port = 8080"
+                .to_owned()
         }
         _ => "expected a text in quotes, a whole number, or a list of them in brackets".to_owned(),
     }
@@ -205,13 +242,30 @@ impl Entry {
             DeValue::Integer(number) => Some(number.to_string()),
             _ => None,
         };
-        let (values, is_list) = match value {
+        let is_number = |value: &DeValue<'_>| matches!(value, DeValue::Integer(_));
+        let (values, is_list, has_number_in_list) = match value {
             DeValue::Array(list) => {
-                (list.iter().map(|value| single(value.get_ref())).collect::<Option<_>>()?, true)
+                let mut values = list.iter().map(|value| value.get_ref());
+                let texts = values.clone().map(single).collect::<Option<_>>()?;
+                (texts, true, values.any(is_number))
             }
-            value => (vec![single(value)?], false),
+            value => (vec![single(value)?], false, false),
         };
-        Some(Self { key: key.to_owned(), line, values, is_list })
+        Some(Self { key: key.to_owned(), line, values, is_list, has_number_in_list })
+    }
+
+    /// A number in a list is a mistake: all that may be several are texts.
+    fn check_list(&self, takes_list: bool) -> Result<(), &'static str> {
+        match (self.is_list, takes_list) {
+            (true, false) => Err(NO_LIST),
+            (true, true) if self.has_number_in_list => Err(NO_NUMBERS),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether no value has more than white space.
+    fn is_blank(&self) -> bool {
+        self.values.iter().all(|value| trim(value).is_empty())
     }
 
     /// Whether it is the text, or the list, that stands for no value.

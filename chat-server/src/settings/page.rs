@@ -33,15 +33,16 @@ file over the default. `chat-server --help` prints the same list.
 | rate | `A SECOND/AT ONCE`, such as `50/300`; `50` alone is `50/50`. A number may end in `K` (1024) or `M` \
 (1024²), and is 1 at least. `off` is no rate | in quotes; `50` also without them |
 | list | separated by commas, with or without spaces; what is empty between two commas counts for nothing, \
-and is an error among files. A secret is one value, whatever commas it has | an array, `[\"a\", \"b\"]`, whose texts may have commas; or as in a \
+and is an error among files. A secret is one value, whatever commas it has | an array of texts, `[\"a\", \"b\"]`, which may have commas; or as in a \
 variable |
 | choice, such as `on` or `off` | one of the words of the list below, in lower case | in quotes |
 | text, such as an address, a URL, a name or a file | as it is | in quotes |
 | filter of the log | levels, and modules with a level each: `info,chat_broker=debug`. A level is a word in any \
 case, or a number from 0 (`off`) to 5 (`trace`) | in quotes |
 
-An empty variable, and an empty text in the file, are no setting, whatever its kind. `[]` is none either. White \
-space around the values of variables and of the file, and around those of a list, is removed; so is a byte order mark. A setting is given once: a flag that is \
+An empty variable, and an empty text in the file, are no setting, whatever its kind. `[]` is none either. The `name` \
+of `[[rooms]]` and the `rooms` of `[[api_keys]]` may not be empty. White space around the values of variables and of \
+the file, and around those of a list, is removed; so is a byte order mark. A setting is given once: a flag that is \
 there twice, a key that is there twice, and an array where one value is expected, are errors.
 ";
 

@@ -76,8 +76,11 @@ mod config {
     use chat_broker::{BrokerError, RedisConfig};
 
     use super::super::files;
-    use super::super::value::Invalid;
+    use super::super::value::{EXAMPLE, Invalid};
     use super::Redis;
+
+    /// The passwords of the documentation, in a URL.
+    const EXAMPLES: [&str; 2] = [":PASSWORD@", ":ANOTHER-PASSWORD@"];
 
     impl Redis {
         /// The settings for the Redis at `url`, with the grace of the hub. They are checked one by
@@ -102,6 +105,9 @@ mod config {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)
             })?;
+            if EXAMPLES.iter().any(|password| url.contains(password)) {
+                return Err(Invalid::hidden("redis-url", format!("its password is {EXAMPLE}")));
+            }
             Ok(config)
         }
 

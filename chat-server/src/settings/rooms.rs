@@ -64,7 +64,7 @@ pub(super) struct RoomClass {
 
 impl RoomClass {
     /// The keys that a table must have, each with a value that can be read.
-    pub(super) const REQUIRED: &'static [(&'static str, &'static str)] = &[("name", "")];
+    pub(super) const REQUIRED: &'static [(&'static str, &'static str)] = &[("name", "*")];
 }
 
 impl Rooms {

@@ -28,7 +28,7 @@ impl Sources {
         Self::new(std::env::args_os().collect(), std::env::vars_os().collect())
     }
 
-    fn new(arguments: Vec<OsString>, variables: BTreeMap<OsString, OsString>) -> Self {
+    pub(super) fn new(arguments: Vec<OsString>, variables: BTreeMap<OsString, OsString>) -> Self {
         let mut sources = Self { arguments, variables, ..Self::default() };
         sources.drop_service_links();
         sources
@@ -169,13 +169,14 @@ impl Sources {
 
     /// A setting as its value was written: `--port`, `CHAT_PORT`, or `port (chat.toml, line 3)`.
     pub(crate) fn name(&self, setting: &str) -> String {
-        // A table, which no flag and no variable is for.
-        if TABLES.contains(&setting) {
-            return format!("[[{setting}]]");
-        }
         let (flag, variable) = (format!("--{setting}"), self.variable(setting));
+        // Commands have a flag `--rooms` of their own.
         if self.has_flag(&flag) {
             return flag;
+        }
+        // A table, which no variable is for.
+        if TABLES.contains(&setting) {
+            return format!("[[{setting}]]");
         }
         if self.has(&variable) {
             return variable;

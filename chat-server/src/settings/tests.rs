@@ -1,5 +1,6 @@
 //! Settings from the command line and the file, and the configuration that the server runs with.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chat_core::{Retention, RoomId};
@@ -155,6 +156,14 @@ fn errors_of_the_file_name_the_line_and_the_key() {
         ("port = 1\nport = 2", "line 2: duplicate key"),
         ("port = [\"1\"]", "line 1, port: expected one value, and no list in brackets"),
         ("\nhost = [\"a\", \"b\"]", "line 2, host: expected one value"),
+        ("allow-host = [\"a\", 5]", "line 1, allow-host: expected a list of texts in quotes"),
+        ("[server]\nport = 1", "line 1, server: there is no such table; settings stand above"),
+        ("server.port = 1", "line 1, server: there is no such table"),
+        ("[[rooms]]\nname = \" \"", "line 2, name: expected a pattern of names"),
+        ("[[rooms]]\nname = \"a\"\nhistory = [1]", "line 3, history: expected one value"),
+        ("[[api_keys]]\nname = \"a\"\nrooms = []", "line 3, rooms: expected a pattern at least"),
+        ("[[api_keys]]\nrooms = \"\"", "line 2, rooms: expected a pattern at least"),
+        ("[[api_keys]]\nrooms = [\"a\", 1]", "line 2, rooms: expected a list of texts in quotes"),
     ] {
         assert!(file_error(text).contains(error), "{}", file_error(text));
     }
@@ -285,4 +294,112 @@ fn ended_secret_signs_no_tokens() {
     assert!(!tokens(&lasting).all_keys_have_ended());
     let other = format!("jwt-jwks-url = \"https://a.example/jwks\"\n{ended}");
     assert!(!tokens(&other).all_keys_have_ended());
+}
+
+/// The secrets in the text of a page or of a file, each with its setting: `jwt-secret = "…"`, `api-key: …`,
+/// `JWT_SECRET=…`, `redis://chat:…@…`. What a command or a variable gives is none.
+#[cfg(all(feature = "jwt", feature = "redis"))]
+fn example_secrets(text: &str) -> Vec<(&'static str, &str)> {
+    let mut found = Vec::new();
+    for (name, setting) in [
+        ("jwt-secret", "jwt-secret"),
+        ("JWT_SECRET", "jwt-secret"),
+        ("\nsecret", "jwt-secret"),
+        ("api-key", "api-key"),
+        ("API_KEY", "api-key"),
+    ] {
+        for (at, _) in text.match_indices(name) {
+            let assignment = text[at + name.len()..].lines().next().unwrap_or_default();
+            let values = written_values(assignment.trim_start());
+            found.extend(values.into_iter().map(|value| (setting, value)));
+        }
+    }
+    let urls = text.split([' ', '\n', '"', '\'', '`']).filter(|word| word.contains("redis://"));
+    let urls = urls.map(|word| &word[word.find("redis://").unwrap()..]);
+    let with_password = urls.filter(|url| url.contains('@') && !url.contains(['$', '…']));
+    found.extend(with_password.map(|url| ("redis-url", url)));
+    found
+}
+
+/// The texts in quotes of a value that begins with one or with a list; else the first word, and in YAML all.
+#[cfg(all(feature = "jwt", feature = "redis"))]
+fn written_values(assignment: &str) -> Vec<&str> {
+    let is_yaml = assignment.starts_with(':');
+    let value = assignment.strip_prefix(['=', ':']).map(str::trim).unwrap_or_default();
+    let values = if value.starts_with(['"', '\'', '[']) {
+        value.split(['"', '\'']).skip(1).step_by(2).collect()
+    } else if is_yaml {
+        vec![value]
+    } else {
+        vec![value.split([' ', '`']).next().unwrap_or_default()]
+    };
+    let is_written = |value: &&str| !value.is_empty() && !value.starts_with(['$', '?']);
+    values.into_iter().filter(is_written).collect()
+}
+
+#[cfg(all(feature = "jwt", feature = "redis"))]
+fn is_accepted(setting: &str, secret: &str) -> bool {
+    let Ok(settings) = Settings::of_file(&format!("{setting} = {secret:?}"), &[]) else {
+        return false;
+    };
+    settings.tokens.keys().is_ok() && settings.redis.check_url().is_ok()
+}
+
+/// Everybody knows them.
+#[cfg(all(feature = "jwt", feature = "redis"))]
+#[test]
+fn no_secret_of_an_example_is_accepted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut found = Vec::new();
+    let mut directories = vec![root.join("docs"), root.join("deploy")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                for (setting, secret) in example_secrets(&text) {
+                    assert!(!is_accepted(setting, secret), "{}: {secret}", path.display());
+                    found.push((setting, secret.to_owned()));
+                }
+            }
+        }
+    }
+    for (setting, example) in [
+        ("jwt-secret", "<openssl rand -hex 32>"),
+        ("jwt-secret", "<the old secret>"),
+        ("api-key", "<openssl rand -hex 32>"),
+        ("redis-url", "redis://chat:PASSWORD@redis.example:6379"),
+    ] {
+        assert!(found.contains(&(setting, example.to_owned())), "{example} in {found:?}");
+    }
+    for (setting, former) in [
+        ("jwt-secret", "32 random bytes or more: openssl rand -hex 32"),
+        ("jwt-secret", "<a text of more than 32 bytes in brackets>"),
+        ("api-key", "16 random bytes or more"),
+    ] {
+        assert!(!is_accepted(setting, former), "{former}");
+    }
+    let random = "6b1f0e9d3c5a7788990011223344556677aabbccddeeff001122334455667788";
+    assert!(is_accepted("jwt-secret", random) && is_accepted("api-key", random));
+    assert!(is_accepted("redis-url", &format!("redis://chat:{random}@redis.example:6379")));
+}
+
+#[test]
+fn negative_number_is_an_error_of_its_setting() {
+    let error = |arguments: &[&str]| {
+        let arguments = ["chat-server"].iter().chain(arguments);
+        let mut sources = Sources::new(arguments.map(Into::into).collect(), BTreeMap::new());
+        Task::load(&mut sources).err().map(|exit| exit.message(&sources)).unwrap_or_default()
+    };
+    let whole = "expected a whole number without a unit";
+    assert_eq!(error(&["--history", "-1"]), format!("invalid value '-1' for --history: {whole}"));
+    let rooms = error(&["bench", "--rooms", "-1"]);
+    assert!(rooms.starts_with("invalid value '-1' for --rooms"), "{rooms}");
+    assert_eq!(
+        error(&["--history", "--port"]),
+        "a value is required for --history but none was supplied"
+    );
+    assert_eq!(error(&["-1"]), "unexpected argument '-1' found");
+    assert_eq!(error(&["check", "-1"]), "unexpected argument '-1' found");
 }

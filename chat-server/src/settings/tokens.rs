@@ -215,8 +215,7 @@ mod keys {
     use chat_server::{InvalidKey, JwtKeys, Secret};
 
     use super::super::files;
-    use super::super::value::Invalid;
-    use super::super::value::secret;
+    use super::super::value::{Invalid, check_no_example, secret};
     #[cfg(feature = "jwks")]
     use super::invalid_jwks_url;
     use super::{JwtKeyTable, Tokens};
@@ -298,13 +297,17 @@ mod keys {
     const TABLE: &str = "jwt_keys";
 
     fn with_secret(keys: JwtKeys, setting: &str, secret: &Secret) -> Result<JwtKeys, Invalid> {
-        keys.secret(secret.reveal().as_bytes())
-            .map_err(|error| Invalid::hidden(setting, error.to_string()))
+        add_secret(keys, secret).map_err(|why| Invalid::hidden(setting, why))
     }
 
     fn with_secret_file(keys: JwtKeys, setting: &str, file: &Path) -> Result<JwtKeys, Invalid> {
         let secret = secret_in(setting, file)?;
-        keys.secret(secret.reveal().as_bytes()).map_err(|error| wrong(setting, file, &error))
+        add_secret(keys, &secret).map_err(|why| Invalid::new(setting, file.display(), why))
+    }
+
+    fn add_secret(keys: JwtKeys, secret: &Secret) -> Result<JwtKeys, String> {
+        check_no_example(secret.reveal())?;
+        keys.secret(secret.reveal().as_bytes()).map_err(|error| error.to_string())
     }
 
     fn with_public_key(keys: JwtKeys, setting: &str, file: &Path) -> Result<JwtKeys, Invalid> {

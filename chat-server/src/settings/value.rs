@@ -34,6 +34,17 @@ pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
 /// The fewest characters of an API key: a shorter one can be guessed.
 const SHORTEST_KEY: usize = 16;
 
+/// The secrets of former examples in the documentation.
+const EXAMPLES: [&str; 3] = [
+    "32 random bytes or more: openssl rand -hex 32",
+    "32 random bytes or more",
+    "16 random bytes or more",
+];
+
+/// What is wrong with the secret of an example, and what to do.
+pub(super) const EXAMPLE: &str =
+    "an example that everybody knows: write the output of openssl rand -hex 32 in its place";
+
 /// The longest prefix of keys that `RedisConfig` takes.
 const MAX_PREFIX_BYTES: usize = 64;
 
@@ -167,8 +178,19 @@ pub(super) fn room(text: &str) -> Result<String, String> {
     }
 }
 
+/// Refuses the secret of an example, which was to be replaced. Those of the documentation are in angle
+/// brackets.
+pub(super) fn check_no_example(secret: &str) -> Result<(), String> {
+    let is_placeholder = secret.starts_with('<') && secret.ends_with('>');
+    if is_placeholder || EXAMPLES.contains(&secret) {
+        return Err(format!("it is {EXAMPLE}"));
+    }
+    Ok(())
+}
+
 pub(super) fn api_key(text: &str) -> Result<Secret, String> {
     let key = trim(text);
+    check_no_example(key)?;
     let is_shown = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     if (1..SHORTEST_KEY).contains(&key.len()) || !is_shown {
         return Err(format!("at least {SHORTEST_KEY} characters of ASCII"));

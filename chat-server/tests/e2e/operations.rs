@@ -20,7 +20,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 69] = [
+    let table: [Case<'_>; 70] = [
         (&["--allow-host", "chat.example:port"], &[], "'chat.example:port' for --allow-host"),
         (&["--allow-host", "chat.*.example"], &[], "'chat.*.example' for --allow-host"),
         (&["--allow-origin", "*"], &[], "'*' for --allow-origin"),
@@ -89,7 +89,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--port", "70000"], &[], "for --port: at most 65535"),
         (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
-        (&["--port", "-1"], &[], "unexpected argument '-1'"),
+        (&["--port", "-1"], &[], "'-1' for --port: expected a whole number"),
+        (&["-1"], &[], "unexpected argument '-1'"),
         (&["chekc"], &[], "unrecognized subcommand 'chekc'; did you mean check?"),
         (&["Tail", "r"], &[], "'Tail'; did you mean tail?"),
         (&["xyzzy"], &[], "'xyzzy'; chat-server help lists the commands"),
@@ -218,6 +219,9 @@ fn wrong_setting_is_exit_code_2_where_the_port_is_taken_as_well() {
     let port = taken.local_addr().unwrap().port().to_string();
     for (flags, named) in [
         (["--jwt-secret", "short"], "--jwt-secret"),
+        (["--jwt-secret", "<openssl rand -hex 32>"], "for --jwt-secret: it is an example that"),
+        (["--api-key", "<openssl rand -hex 32>"], "for --api-key: it is an example that"),
+        (["--redis-url", "redis://a:PASSWORD@b"], "for --redis-url: its password is an example"),
         (["--jwt-public-key", "/nonexistent"], "--jwt-public-key"),
         (["--redis-url", "http://a.example"], "--redis-url"),
         (["--log", "chat_server=debgu"], "--log"),
