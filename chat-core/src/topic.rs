@@ -1,6 +1,6 @@
 //! The addresses of a broker.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::id::{RoomId, UserId};
 
@@ -55,12 +55,20 @@ impl From<UserId> for Topic {
     }
 }
 
-/// For logs and errors: characters that a terminal would not print are escaped.
+/// For logs and errors: characters that a terminal would not print are escaped. Quotes and backslashes are
+/// not: a log escapes those of a value that it quotes.
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Room(room) => write!(f, "room {}", room.escaped()),
-            Self::User(user) => write!(f, "user {}", user.escaped()),
+            Self::Room(_) => f.write_str("room ")?,
+            Self::User(_) => f.write_str("user ")?,
         }
+        for c in self.name().chars() {
+            match c {
+                '"' | '\'' | '\\' => f.write_char(c)?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        Ok(())
     }
 }
