@@ -15,6 +15,7 @@ use crate::limits::network;
 use crate::log_budget::LogBudget;
 use crate::metrics::REFUSALS;
 use crate::refusal::Refusal;
+use crate::throttled::Throttled;
 
 /// How often the numbers of suppressed lines are logged.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -42,8 +43,8 @@ const READS: u32 = 10_000;
 const LONGEST_TEXT: usize = 200;
 
 /// Lines in a minute of rejected credentials, of refused handshakes for each cause and of refused joins
-/// for each code, and those of one user or address: a client that tries again in a loop must not suppress
-/// the others.
+/// and sends for each code, and those of one user or address: a client that tries again in a loop must
+/// not suppress the others.
 const REJECTED: u32 = 60;
 const REJECTED_OF_SOURCE: u32 = 10;
 
@@ -76,9 +77,13 @@ pub(crate) struct ClientLines {
     /// By cause. The last is of those that are not counted as refused handshakes, such as requests above
     /// the rate of an address.
     refused: [LogBudget; REFUSALS.len() + 1],
-    /// By code.
-    joins: [LogBudget; ErrorCode::ALL.len()],
+    joins: ByCode,
+    sends: ByCode,
+    pub(crate) throttled: Throttled,
 }
+
+/// Of refused frames, by their error code.
+type ByCode = [LogBudget; ErrorCode::ALL.len()];
 
 /// Whose lines share a budget: a user, and before the user is known an address.
 type Source<'a> = (Option<&'a UserId>, Option<IpAddr>);
@@ -87,13 +92,24 @@ fn source(user: Option<&UserId>, address: Option<IpAddr>) -> Source<'_> {
     (user, if user.is_none() { address.map(network) } else { None })
 }
 
-/// A join that is refused.
+/// What a user notices if it is refused: each has lines at `info`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Join,
+    /// To a room or to a user.
+    Send,
+}
+
+/// A join or a message that is refused.
 #[derive(Debug)]
-pub(crate) struct RefusedJoin<'a> {
+pub(crate) struct RefusedAttempt<'a> {
+    pub(crate) attempt: Attempt,
     pub(crate) rejection: &'a Rejection,
     pub(crate) user: Option<&'a UserId>,
     /// As the client has sent it.
     pub(crate) room: Option<&'a str>,
+    /// The recipient of a direct message, as the client has sent it.
+    pub(crate) to: Option<&'a str>,
     /// The id of the connection.
     pub(crate) connection: &'a str,
     pub(crate) address: Option<IpAddr>,
@@ -159,12 +175,14 @@ impl Default for ClientLines {
             reads: LogBudget::new(READS, 1),
             refused: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
             joins: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
+            sends: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
+            throttled: Throttled::default(),
         }
     }
 }
 
 impl ClientLines {
-    /// Logs the numbers of suppressed lines, until the future is dropped.
+    /// Logs what is logged once a minute, until the future is dropped.
     pub(crate) async fn report(self: Arc<Self>) {
         let mut minutes = interval(MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -174,8 +192,9 @@ impl ClientLines {
         }
     }
 
-    /// Logs the numbers of lines that were suppressed since the last call.
+    /// Logs who was throttled, and the numbers of lines that were suppressed, since the last call.
     pub(crate) fn log_suppressed(&self) {
+        self.throttled.log();
         for (cause, budget) in Cause::ALL.into_iter().zip(&self.ended) {
             if let Some(lines) = budget.take_suppressed() {
                 let cause = cause.as_str();
@@ -206,11 +225,11 @@ impl ClientLines {
                 tracing::info!(cause, lines, "suppressed log lines of refused handshakes");
             }
         }
-        for (code, budget) in ErrorCode::ALL.iter().zip(&self.joins) {
-            if let Some(lines) = budget.take_suppressed() {
-                let code = code.as_str();
-                tracing::info!(code, lines, "suppressed log lines of refused joins");
-            }
+        for (code, lines) in suppressed_by_code(&self.joins) {
+            tracing::info!(code, lines, "suppressed log lines of refused joins");
+        }
+        for (code, lines) in suppressed_by_code(&self.sends) {
+            tracing::info!(code, lines, "suppressed log lines of refused sends");
         }
     }
 
@@ -225,22 +244,32 @@ impl ClientLines {
         self.ended[cause as usize].take(&source(user, address))
     }
 
-    /// Logs why a client could not join a room.
-    pub(crate) fn join_refused(&self, refused: &RefusedJoin<'_>) {
-        let RefusedJoin { rejection, user, room, connection, address, by_backend } = *refused;
+    /// Logs why a client could not join a room, or send a message.
+    pub(crate) fn attempt_refused(&self, refused: &RefusedAttempt<'_>) {
+        let RefusedAttempt { attempt, rejection, user, room, to, connection, address, by_backend } =
+            *refused;
+        let budgets = match attempt {
+            Attempt::Join => &self.joins,
+            Attempt::Send => &self.sends,
+        };
         let place = ErrorCode::ALL.iter().position(|known| *known == rejection.code);
-        let budget = place.and_then(|place| self.joins.get(place));
+        let budget = place.and_then(|place| budgets.get(place));
         let is_permitted = budget.is_some_and(|budget| budget.take(&source(user, address)));
         let (code, user) = (rejection.code.as_str(), user.map(UserId::as_str));
-        let (room, detail) = (room.map(shown), shown(&rejection.message));
-        let (room, detail, address) = (room.as_deref(), &*detail, address.map(display));
-        let by = by_backend.then_some("backend");
+        let (room, to, detail) = (room.map(shown), to.map(shown), shown(&rejection.message));
+        let (room, to, detail) = (room.as_deref(), to.as_deref(), &*detail);
+        let (address, by) = (address.map(display), by_backend.then_some("backend"));
         macro_rules! log {
-            ($level:ident) => {
-                tracing::$level!(code, user, room, by, connection, address, detail, "join refused")
+            ($level:ident, $what:literal) => {
+                tracing::$level!(code, user, room, to, by, connection, address, detail, $what)
             };
         }
-        if is_permitted { log!(info) } else { log!(debug) }
+        match (attempt, is_permitted) {
+            (Attempt::Join, true) => log!(info, "join refused"),
+            (Attempt::Join, false) => log!(debug, "join refused"),
+            (Attempt::Send, true) => log!(info, "send refused"),
+            (Attempt::Send, false) => log!(debug, "send refused"),
+        }
     }
 
     /// Logs why a handshake was refused, unless the log has it already.
@@ -388,8 +417,13 @@ impl ClientLines {
     }
 }
 
+fn suppressed_by_code(budgets: &ByCode) -> impl Iterator<Item = (&'static str, u64)> {
+    let budgets = ErrorCode::ALL.iter().zip(budgets);
+    budgets.filter_map(|(code, budget)| Some((code.as_str(), budget.take_suppressed()?)))
+}
+
 /// What a client may have written, in one line of a bounded length.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let clipped: String = text.chars().take(LONGEST_TEXT).collect();
     printable(&clipped).into_owned()
 }

@@ -7,6 +7,7 @@ mod hello;
 mod history;
 mod join_request;
 mod permit;
+mod refused;
 mod report;
 mod rooms;
 mod sanctions;
@@ -40,6 +41,7 @@ use crate::service::send::Outgoing;
 use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
 use held::Held;
+use refused::Refused;
 use rooms::JoinedRoom;
 use send::Permitted;
 use timer::Renewal;
@@ -129,8 +131,8 @@ struct InFlight {
     receipt: Receipt,
     /// When the client's frame was read.
     started: Instant,
-    /// A direct message: its `ok` has the number of servers that delivered it.
-    direct: bool,
+    /// Of a direct message, the `ok` has the number of servers that delivered it.
+    topic: Topic,
     /// Whether the client was charged for a new room.
     is_new_room: bool,
 }
@@ -310,8 +312,7 @@ impl Connection {
         let Request { id, command, .. } = match admitted {
             Ok(request) => request,
             Err(rejection) => {
-                self.log_if_join(text, &rejection);
-                self.reject(&rejection);
+                self.reject(&Refused::frame(text), &rejection);
                 return None;
             }
         };
@@ -332,9 +333,6 @@ impl Connection {
         is_new_room: bool,
         verdict: Result<(), Rejection>,
     ) -> Option<Unfinished<'a>> {
-        if let (Err(rejection), Command::Join(join)) = (&verdict, &command) {
-            self.log_refused_join(Some(join.room.as_str()), rejection, false);
-        }
         match verdict.and_then(|()| self.prepare(id, text, command)) {
             Ok(Permitted::Message(message)) => {
                 return Some(Unfinished::Message { id, message, is_new_room });
@@ -344,7 +342,7 @@ impl Connection {
                 self.member.reply(&ServerFrame::Pong(Pong::default()).to_request(id));
             }
             Ok(Permitted::Other(command)) => return Some(Unfinished::Command { id, command }),
-            Err(rejection) => self.reject(&rejection.to_request(id)),
+            Err(rejection) => self.reject(&Refused::frame(text), &rejection.to_request(id)),
         }
         None
     }
@@ -378,7 +376,7 @@ impl Connection {
                     return session.drive(publishing).await;
                 }
                 Unfinished::Command { id, command } => {
-                    return session.drive(Box::pin(self.execute(id, command))).await;
+                    return session.drive(Box::pin(self.execute(text, id, command))).await;
                 }
             };
             match rest {
@@ -398,10 +396,10 @@ impl Connection {
     }
 
     /// Carries out a command that is neither a message nor a ping.
-    async fn execute(&mut self, id: Option<&RawValue>, command: Command<'_>) {
+    async fn execute(&mut self, text: &str, id: Option<&RawValue>, command: Command<'_>) {
         let done = match command {
             Command::Hello(hello) => self.hello(id, hello).await,
-            Command::Join(join) => self.join(id, join).await,
+            Command::Join(join) => self.join(id, &join).await,
             Command::Leave { room } => self.leave(id, room).await,
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
@@ -415,7 +413,7 @@ impl Connection {
             )),
         };
         if let Err(rejection) = done {
-            self.reject(&rejection.to_request(id));
+            self.reject(&Refused::frame(text), &rejection.to_request(id));
         }
     }
 
@@ -477,7 +475,7 @@ impl Connection {
 
     /// Sends the outcome of the oldest publication to the client.
     fn acknowledge_oldest(&mut self, outcome: Result<Published, BrokerError>) {
-        let Some(InFlight { id, started, direct, is_new_room, .. }) = self.in_flight.pop_front()
+        let Some(InFlight { id, started, topic, is_new_room, .. }) = self.in_flight.pop_front()
         else {
             return;
         };
@@ -489,15 +487,19 @@ impl Connection {
                     self.refund_room();
                 }
                 let mut accepted = Accepted::new(published.position);
-                accepted.delivered = direct.then_some(published.nodes);
+                let is_direct = matches!(topic, Topic::User(_));
+                accepted.delivered = is_direct.then_some(published.nodes);
                 let ok = ServerFrame::Ok(accepted).to_request(id.as_deref());
-                if direct {
+                if is_direct {
                     self.member.reply(&ok);
                 } else {
                     self.reply_with_copy(&ok);
                 }
             }
-            Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
+            Err(error) => {
+                let refused = Refused::message(&topic);
+                self.reject(&refused, &unavailable(&error).to_request(id.as_deref()));
+            }
         }
     }
 
@@ -510,9 +512,9 @@ impl Connection {
     }
 
     /// Answers a frame with an error. The client was charged for it as for any other frame.
-    fn reject(&self, rejection: &Rejection) {
+    fn reject(&self, frame: &Refused<'_>, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
-        self.log_refused_frame(rejection);
+        self.log_refused(frame, rejection);
         self.member.reply(&ServerFrame::from(rejection));
     }
 

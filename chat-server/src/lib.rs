@@ -48,6 +48,7 @@ mod service;
 mod sessions;
 mod setters;
 mod state;
+mod throttled;
 mod undelivered;
 mod upgrade;
 mod web;

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 
 use super::Connection;
+use super::refused::Refused;
 use crate::auth::Action;
 use crate::hooks::{Draft, JoinAttempt};
 use crate::service::send::{self, Outgoing};
@@ -39,6 +40,16 @@ pub(super) struct HeldMessage {
 pub(super) enum Recipient {
     Room { room: RoomId, members_only: bool },
     User { to: UserId, frame: String },
+}
+
+impl Recipient {
+    /// What the log has of a message to it that is refused.
+    fn refused(&self) -> Refused<'_> {
+        match self {
+            Self::Room { room, .. } => Refused::in_room("send", room),
+            Self::User { to, .. } => Refused::to_user(to),
+        }
+    }
 }
 
 enum Decision {
@@ -142,9 +153,11 @@ impl Connection {
             let Decision::Made((draft, decision)) = decision else { return };
             let id = id.as_deref();
             match decision {
-                Ok(()) => match self.encode(id, to, &draft) {
+                Ok(()) => match self.encode(id, &to, &draft) {
                     Ok(message) => self.publish(id, message, is_new_room).await,
-                    Err(rejection) => self.reject(&rejection.to_request(id)),
+                    Err(rejection) => {
+                        self.reject(&to.refused(), &rejection.to_request(id));
+                    }
                 },
                 Err(rejection) => self.deny(id, &to, &draft, rejection).await,
             }
@@ -168,11 +181,11 @@ impl Connection {
             _ => Ok(None),
         };
         match published {
-            Ok(None) => self.reject(&rejection.to_request(id)),
+            Ok(None) => self.reject(&to.refused(), &rejection.to_request(id)),
             Ok(position) => {
                 self.member.reply(&ServerFrame::Ok(Accepted::new(position)).to_request(id));
             }
-            Err(unknown) => self.reject(&unknown.to_request(id)),
+            Err(unknown) => self.reject(&to.refused(), &unknown.to_request(id)),
         }
     }
 
@@ -191,7 +204,7 @@ impl Connection {
     fn encode(
         &self,
         id: Option<&RawValue>,
-        to: Recipient,
+        to: &Recipient,
         draft: &Draft,
     ) -> Result<Outgoing, Rejection> {
         let content = draft.content();
@@ -200,17 +213,17 @@ impl Connection {
         }
         match to {
             Recipient::Room { room, members_only } => {
-                if members_only {
-                    self.must_be_in(&room)?;
+                if *members_only {
+                    self.must_be_in(room)?;
                 }
                 // `hello` may have made the client another user.
-                self.not_banned_as(&draft.user().id, Action::send(&room))?;
-                Outgoing::to_room(&self.state, room, draft.user().as_sender(), &content)
+                self.not_banned_as(&draft.user().id, Action::send(room))?;
+                Outgoing::to_room(&self.state, room.clone(), draft.user().as_sender(), &content)
             }
             Recipient::User { to, frame } => {
-                let frame =
-                    if draft.is_changed() { send::direct_frame(&to, &content) } else { frame };
-                self.direct(id, to, draft.user().as_sender(), &content, &frame)
+                let changed = draft.is_changed().then(|| send::direct_frame(to, &content));
+                let frame = changed.as_ref().unwrap_or(frame);
+                self.direct(id, to.clone(), draft.user().as_sender(), &content, frame)
             }
         }
     }

@@ -1,19 +1,17 @@
 //! What operators learn of a connection: what it sends, when it opened, and why it ended.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use chat_core::{Rejection, RoomId, Sample, UserId, printable};
 use chat_transport::{End, Session};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::Connection;
+use super::refused::Refused;
 use super::sanctions::EvictionReason;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
-use crate::client_lines::RefusedJoin;
+use crate::client_lines::{RefusedAttempt, shown};
 use crate::sessions::Client;
 
 /// What a frame weighs beside its bytes, in bytes.
@@ -73,7 +71,7 @@ impl Connection {
 
     /// The user, unless the client has yet to authenticate: then the id is made from that of the
     /// connection.
-    fn known_user(&self) -> Option<&UserId> {
+    pub(super) fn known_user(&self) -> Option<&UserId> {
         (!self.access.is_pending()).then_some(&self.member.user.id)
     }
 
@@ -83,34 +81,39 @@ impl Connection {
         lines.credentials_rejected(error, user, self.address(), Some(&self.name()));
     }
 
-    /// `room` is what the client wants to join. `by_backend`: what a backend wants it to.
-    pub(super) fn log_refused_join(
-        &self,
-        room: Option<&str>,
-        rejection: &Rejection,
-        by_backend: bool,
-    ) {
-        self.state.client_lines.join_refused(&RefusedJoin {
-            rejection,
-            user: self.known_user(),
-            room,
-            connection: &self.name(),
-            address: self.address(),
-            by_backend,
-        });
-    }
-
-    /// Logs a frame that was refused before it was a command, if the client wants to join by it.
-    pub(super) fn log_if_join(&self, text: &str, rejection: &Rejection) {
-        if let Some(WantedRoom { room, .. }) = WantedRoom::read(text) {
-            let name = room.and_then(|room| serde_json::from_str::<String>(room.get()).ok());
-            self.log_refused_join(name.as_deref(), rejection, false);
+    /// Logs a frame that was refused: at `debug`, and at `info` as well if it is one that users notice.
+    pub(super) fn log_refused(&self, frame: &Refused<'_>, rejection: &Rejection) {
+        let Refused { kind, to, by_backend, .. } = frame;
+        let room = match &frame.room {
+            None if frame.is_to_current_room() => self.current().map(RoomId::as_str),
+            room => room.as_deref(),
+        };
+        let (connection, user, address) = (self.name(), self.known_user(), self.address());
+        if let Some(attempt) = frame.attempt() {
+            self.state.client_lines.attempt_refused(&RefusedAttempt {
+                attempt,
+                rejection,
+                user,
+                room,
+                to: to.as_deref(),
+                connection: &connection,
+                address,
+                by_backend: *by_backend,
+            });
         }
-    }
-
-    pub(super) fn log_refused_frame(&self, rejection: &Rejection) {
-        let (code, detail) = (rejection.code.as_str(), &*rejection.message);
-        tracing::debug!(connection = self.name(), code, detail, "frame refused");
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let kind = kind.as_deref().map(shown);
+            let room = room.map(shown);
+            tracing::debug!(
+                connection,
+                user = user.map(UserId::as_str),
+                room = room.as_deref(),
+                "type" = kind.as_deref(),
+                code = rejection.code.as_str(),
+                detail = &*shown(&rejection.message),
+                "frame refused"
+            );
+        }
     }
 
     /// Logs that the server has removed the client from a room.
@@ -176,22 +179,6 @@ impl Connection {
         }
         let may_log = self.state.client_lines.may_log_end(cause, user, self.address());
         if may_log { log!(info) } else { log!(debug) }
-    }
-}
-
-/// What a frame wants to join, in any dialect, although it may be no valid command.
-#[derive(Deserialize)]
-struct WantedRoom<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(default, borrow)]
-    room: Option<&'a RawValue>,
-}
-
-impl<'a> WantedRoom<'a> {
-    fn read(text: &'a str) -> Option<Self> {
-        let wanted: Self = serde_json::from_str(text).ok()?;
-        matches!(&*wanted.kind, "join" | "join_room" | "SUBSCRIBE").then_some(wanted)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::Connection;
 use super::join_request::JoinRequest;
+use super::refused::Refused;
 use super::send::not_in_a_room;
 use crate::auth::Action;
 use crate::error::unavailable;
@@ -109,15 +110,14 @@ impl Connection {
     pub(super) async fn join(
         &mut self,
         id: Option<&RawValue>,
-        join: Join,
+        join: &Join,
     ) -> Result<(), Rejection> {
         if join.exclusive {
             // Boxed, as other rare steps below: ten thousand joins may wait at a time after a restart,
             // and each holds this future.
-            Box::pin(self.leave_current(&join)).await;
+            Box::pin(self.leave_current(join)).await;
         }
-        let joined = self.join_room(id, &join, JoinKind::Requested).await;
-        joined.inspect_err(|why| self.log_refused_join(Some(join.room.as_str()), why, false))?;
+        self.join_room(id, join, JoinKind::Requested).await?;
         if join.exclusive
             && let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == join.room)
         {
@@ -149,19 +149,20 @@ impl Connection {
     pub(super) async fn carry_out_requests(&mut self) {
         self.may_have_requests = false;
         for request in self.state.sessions.take_requests(self.id) {
-            let done = match request {
+            let (kind, room, done) = match request {
                 RoomRequest::Join(room) if self.joined_room(&room).is_some() => continue,
                 RoomRequest::Join(room) => {
                     let join = Join::new(room);
                     let joined = self.join_room(None, &join, JoinKind::ByBackend).await;
-                    joined.inspect_err(|why| {
-                        self.log_refused_join(Some(join.room.as_str()), why, true);
-                    })
+                    ("join", join.room, joined)
                 }
-                RoomRequest::Leave(room) => self.leave(None, Some(room)).await,
+                RoomRequest::Leave(room) => {
+                    let left = self.leave(None, Some(room.clone())).await;
+                    ("leave", room, left)
+                }
             };
             if let Err(rejection) = done {
-                self.log_refused_frame(&rejection);
+                self.log_refused(&Refused::in_room(kind, &room).by_backend(), &rejection);
             }
         }
     }
@@ -176,23 +177,18 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let Charge { wait, refused } = self.charge_join();
+        let mut join = Join::new(room);
+        (join.history, join.exclusive) = (Some(history), true);
+        let frame = Refused::in_room("join", &join.room);
         if let Some(wait) = wait {
             self.wait_for_budget(session, wait).await;
         }
         let joined = match refused {
-            None => {
-                let mut join = Join::new(room);
-                (join.history, join.exclusive) = (Some(history), true);
-                session.drive(self.join(None, join)).await
-            }
-            Some(refused) => {
-                let rejection = self.rate_limited(refused);
-                self.log_refused_join(Some(room.as_str()), &rejection, false);
-                Err(rejection)
-            }
+            None => session.drive(self.join(None, &join)).await,
+            Some(refused) => Err(self.rate_limited(refused)),
         };
         if let Err(rejection) = joined {
-            self.reject(&rejection);
+            self.reject(&frame, &rejection);
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::held::{HeldMessage, Recipient};
+use super::refused::Refused;
 use super::{Connection, InFlight};
 use crate::auth::Action;
 use crate::error::unavailable;
@@ -80,15 +81,17 @@ impl Connection {
         message: Outgoing,
         is_new_room: bool,
     ) {
-        let (started, direct) = (Instant::now(), message.is_direct());
+        let (started, topic) = (Instant::now(), message.topic().clone());
         match send::publish(&self.state, message).await {
             Ok(receipt) => {
                 let id = id.map(ToOwned::to_owned);
                 // Most clients have one message in flight, and the queue would grow to four at first.
                 self.in_flight.reserve_exact(usize::from(self.in_flight.capacity() == 0));
-                self.in_flight.push_back(InFlight { id, receipt, started, direct, is_new_room });
+                self.in_flight.push_back(InFlight { id, receipt, started, topic, is_new_room });
             }
-            Err(error) => self.reject(&unavailable(&error).to_request(id)),
+            Err(error) => {
+                self.reject(&Refused::message(&topic), &unavailable(&error).to_request(id));
+            }
         }
     }
 }

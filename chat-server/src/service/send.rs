@@ -57,9 +57,8 @@ impl Outgoing {
         self
     }
 
-    /// Whether the message is for one user.
-    pub(crate) fn is_direct(&self) -> bool {
-        matches!(self.topic, Topic::User(_))
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.topic
     }
 }
 

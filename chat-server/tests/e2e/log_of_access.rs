@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::auth::{SECRET, granting, native, signed};
 use super::backend::{KEY, request};
-use crate::support::{Chat, ask, command};
+use crate::support::{Chat, ask, command, next_of};
 
 const SHOP: &str = "ck_shop_0123456789abcdef";
 
@@ -145,8 +145,17 @@ async fn rejected_key_is_logged_with_the_name_in_it() {
 
 /// As [`line`], of a refused join.
 fn refused_join(server: &Chat, code: &str) -> Value {
-    let line = line(server, &format!(r#""code":"{code}","user""#));
-    assert_eq!(line["message"], "join refused", "{line}");
+    refused(server, "join refused", &format!(r#""code":"{code}","user""#))
+}
+
+/// As [`line`], of a refused message.
+fn refused_send(server: &Chat, text: &str) -> Value {
+    refused(server, "send refused", text)
+}
+
+fn refused(server: &Chat, what: &str, text: &str) -> Value {
+    let line = line(server, text);
+    assert_eq!(line["message"], what, "{line}");
     assert_eq!((&line["level"], &line["address"]), (&json!("INFO"), &json!("127.0.0.1")), "{line}");
     assert!(line["connection"].is_string() && line["detail"].is_string(), "{line}");
     line
@@ -191,15 +200,127 @@ async fn refused_joins_are_logged_with_their_codes() {
 }
 
 #[tokio::test]
-async fn other_refused_frames_are_logged_at_debug() {
+async fn refused_sends_are_logged_with_their_codes() {
+    let server = server("json", &["--rate-per-user=1/40", "--max-wait=1ms"]);
+    let mut ann = native(&server, &granting("ann", &[("a*", &["join", "send"])])).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "a"})).await;
+    let ban = json!({"user": "ann", "reason": "spam"});
+    assert_eq!(post(&server, "/rooms/a-closed/ban", &ban).await, 200);
+    let (secret, long) = ("a secret text", "a secret text".repeat(10_000));
+    for (frame, code) in [
+        (json!({"room": "staff", "message": secret}), "forbidden"),
+        (json!({"room": "a-closed", "message": secret}), "banned"),
+        (json!({"room": "a-other", "message": secret}), "not_in_room"),
+        (json!({"room": "a", "message": long}), "message_too_long"),
+        (json!({"room": "\u{1b}[31m", "message": secret}), "room_name_invalid"),
+    ] {
+        let mut send = frame.clone();
+        send["type"] = json!("send");
+        assert_eq!(ask(&mut ann, "error", send).await["code"], code);
+        let line = refused_send(&server, &format!(r#""code":"{code}","user":"ann""#));
+        let shown = line["room"].as_str().unwrap();
+        assert!(shown == frame["room"] || code == "room_name_invalid", "{line}");
+        assert!(!shown.contains('\u{1b}'), "{line}");
+    }
+    let send = json!({"type": "send", "message": secret});
+    assert_eq!(ask(&mut ann, "error", send).await["code"], "missing_field");
+    assert_eq!(refused_send(&server, r#""code":"missing_field""#)["room"], Value::Null);
+    let direct = json!({"type": "direct", "to": "bob", "data": secret});
+    ask(&mut ann, "error", direct).await;
+    assert_eq!(refused_send(&server, r#""to":"bob""#)["room"], Value::Null);
+
+    for _ in 0..70 {
+        let send = json!({"type": "send", "room": "staff", "message": secret});
+        ask(&mut ann, "error", send).await;
+    }
+    assert_eq!(refused_send(&server, r#""code":"rate_limited""#)["room"], "staff");
+    let at_info = server.logged("send refused");
+    assert!(at_info <= 60, "{at_info} lines of 77 refusals, and a minute may end in between");
+    assert_eq!((server.logged("frame refused"), server.logged(secret)), (0, 0));
+}
+
+#[tokio::test]
+async fn refused_sends_of_other_dialects_are_logged() {
+    let server = server("json", &[]);
+    for (user, frame, field, value) in [
+        ("topics", json!({"type": "sendMessage", "roomId": "staff"}), "room", json!("staff")),
+        ("rooms", json!({"type": "chat_message", "message": "x"}), "room", Value::Null),
+        ("direct", json!({"to": "zoe", "message": "x".repeat(100_000)}), "to", json!("zoe")),
+    ] {
+        let token = granting(user, &[("a", &["join"])]);
+        let mut client = WsClient::connect(&server.ws(&format!("/ws?token={token}"))).await;
+        client.send_json(&frame).await;
+        let line = refused_send(&server, &format!(r#","user":"{user}""#));
+        assert_eq!(line[field], value, "{line}");
+    }
+    // Messages of this dialect are to the room that the client is in.
+    let token = granting("rob", &[("a", &["join"])]);
+    let mut rob = WsClient::connect(&server.ws(&format!("/join-room/a?token={token}"))).await;
+    next_of(&mut rob, "system").await;
+    rob.send_json(&json!({"type": "chat_message", "message": "x"})).await;
+    let line = refused_send(&server, r#","user":"rob""#);
+    assert_eq!((&line["code"], &line["room"]), (&json!("forbidden"), &json!("a")), "{line}");
+}
+
+/// The room of the message, which is not the latest that the client has joined.
+#[tokio::test]
+async fn message_that_redis_refuses_is_logged_with_its_room() {
+    let redis = RedisServer::start();
+    let server = server("json", &["--redis-url", &redis.url()]);
+    server.until_ready().await;
+    let mut ann = native(&server, &granting("ann", &[("*", &["join", "send"])])).await;
+    for room in ["full", "other"] {
+        ask(&mut ann, "joined", json!({"type": "join", "room": room})).await;
+    }
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let send = json!({"type": "send", "room": "full", "message": "x"});
+    assert_eq!(ask(&mut ann, "error", send).await["code"], "broker_unavailable");
+    let line = refused_send(&server, r#""code":"broker_unavailable""#);
+    assert_eq!((&line["room"], &line["user"]), (&json!("full"), &json!("ann")), "{line}");
+}
+
+#[tokio::test]
+async fn refused_frames_are_logged_at_debug() {
     let server = server("json", &["--log=info,chat_server::connection::report=debug"]);
     let mut ann = native(&server, &granting("ann", &[("a", &["join"])])).await;
-    let send = json!({"type": "send", "room": "a", "message": "a secret text"});
-    assert_eq!(ask(&mut ann, "error", send).await["code"], "forbidden");
-    let line = line(&server, "frame refused");
-    assert_eq!((&line["level"], &line["code"]), (&json!("DEBUG"), &json!("forbidden")), "{line}");
-    assert!(line["connection"].is_string(), "{line}");
+    for frame in [
+        json!({"type": "send", "room": "b", "message": "a secret text"}),
+        json!({"type": "typing", "room": "b"}),
+    ] {
+        let error = ask(&mut ann, "error", frame.clone()).await;
+        let (kind, code) = (&frame["type"], &error["code"]);
+        let line = line(&server, &format!(r#""type":{kind}"#));
+        assert_eq!((&line["message"], &line["level"]), (&json!("frame refused"), &json!("DEBUG")));
+        assert_eq!((&line["code"], &line["user"]), (code, &json!("ann")), "{line}");
+        assert!(line["room"] == "b" && line["connection"].is_string(), "{line}");
+    }
     assert_eq!(server.logged("a secret text"), 0);
+}
+
+/// One line for each, however often.
+#[tokio::test]
+async fn users_who_are_throttled_are_logged() {
+    let mut server = server("json", &["--rate=10/2", "--max-wait=1m"]);
+    let mut ann = native(&server, &granting("ann", &[("*", &["join"])])).await;
+    let mut bob = native(&server, &granting("bob", &[("*", &["join"])])).await;
+    ask(&mut bob, "pong", json!({"type": "ping"})).await;
+    for _ in 0..20 {
+        ann.send_json(&json!({"type": "ping"})).await;
+    }
+    for _ in 0..20 {
+        next_of(&mut ann, "pong").await;
+    }
+    server.signal("TERM");
+    server.exit();
+    let line = line(&server, "client throttled");
+    assert_eq!((&line["level"], &line["user"]), (&json!("INFO"), &json!("ann")), "{line}");
+    assert_eq!(line["limit"], "connection_frames", "{line}");
+    assert!(line["connection"].is_string() && line["waits"].as_u64() > Some(1), "{line}");
+    assert!(line["waited_ms"].as_u64() >= Some(1000) && line["refused"] == 0, "{line}");
+    // A minute may end in between.
+    assert!(server.logged("client throttled") <= 2);
+    let of_bob = |line: &&String| line.contains("client throttled") && line.contains("\"bob\"");
+    assert_eq!(server.log().iter().find(of_bob), None);
 }
 
 /// A user whose client tries again in a loop does not hide the others at the same address.
