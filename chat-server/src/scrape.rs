@@ -164,6 +164,8 @@ fn keys(page: &mut Page<'_>, state: &State) -> fmt::Result {
     let authenticator = state.authenticator.as_ref();
     if let Some(keys) = authenticator.and_then(|authenticator| authenticator.key_set()) {
         page.gauge("token_keys", "Keys of tokens in effect", keys.count)?;
+        let digest = ("digest", &*keys.digest);
+        page.info("token_keys_info", "The digest of the keys of tokens in effect", &[digest])?;
     }
     let now = SystemTime::now();
     let api_keys = state.api_keys.all();

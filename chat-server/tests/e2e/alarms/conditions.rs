@@ -234,7 +234,18 @@ async fn clients(world: &mut World) {
     fs::write(&file, "history = \"seven\"\n").unwrap();
     third.signal("HUP");
     world.until_fires("ChatReloadFailed", async |_| {}).await;
+    fs::write(&file, "history = 8\n").unwrap();
+    third.signal("HUP");
+    world.until_fires("ChatRestartPending", async |_| {}).await;
     drop(third);
+
+    let with_secret =
+        |secret| Chat::start(command().env("JWT_SECRET", secret).args(["--port", "0"]));
+    let differing = [secret.to_owned(), secret.replace('0', "1")].map(with_secret);
+    let ports = differing.each_ref().map(Chat::port);
+    world.prometheus.scrape(&[&world.ports()[..], &ports].concat());
+    world.until_fires("ChatTokenKeysDiffer", async |_| {}).await;
+    drop(differing);
 
     // A machine whose latest copy is of 1970.
     let machine = answering("chat_backup_timestamp_seconds 0\n".to_owned()).await;

@@ -206,4 +206,11 @@ async fn keys_of_tokens_are_compared_between_servers() {
     digests.sort_unstable();
     digests.dedup();
     assert_eq!(digests.len(), 2, "{nodes:?}");
+    for server in &servers {
+        let own = get(&server.server, "/samples").await["node"].clone();
+        let node = nodes.iter().find(|node| node["node"] == own).unwrap();
+        let metric = format!("chat_token_keys_info{{digest={}}} 1", node["token_keys"]);
+        let (_, _, page) = server.server.http("GET", "/metrics").await;
+        assert!(page.contains(&metric), "{metric}: {page}");
+    }
 }
