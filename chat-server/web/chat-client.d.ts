@@ -136,7 +136,8 @@ export type StateChange =
   | { state: "connecting" }
   /** Welcome; rooms are being joined or are joined. */
   | { state: "online" }
-  /** The connection was lost, with this WebSocket close code; the next attempt is in `retryInMs`. */
+  /** The connection was lost, with this WebSocket close code; the next attempt is in `retryInMs`.
+   *  In the back/forward cache this is 0, and the next attempt begins when the page is shown again. */
   | { state: "waiting"; retryInMs: number; code: number; reason: string }
   /** Over, until `connect()` is called again. `message`: the moderator's words. `until`: when the
    *  ban ends, in milliseconds since 1970, if the server says so. `error` has the code `kicked` or

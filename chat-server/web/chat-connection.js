@@ -19,7 +19,7 @@ import {
   TOO_BIG,
 } from "./chat-numbers.js";
 import { Requests } from "./chat-requests.js";
-import { watchSigns } from "./chat-signs.js";
+import { signs } from "./chat-signs.js";
 import { clearDeadline, now, setDeadline, unref } from "./chat-time.js";
 import { Unauthorized, tokenSource } from "./chat-token.js";
 
@@ -82,11 +82,15 @@ export class Connection {
    *  would else lose one connection after another. */
   #patience = 1;
   /** Whether a sign or the application asked for a check, and nothing was received since. */
-  #isChecking = false;
+  #isChecking;
   /** Timers and deadlines of the connection, by name. */
   #timers = {};
-  /** Ends the watch for signs that the connection may have died. */
-  #unwatchSigns;
+  /** Begins and ends the watch for signs that the connection may have died. */
+  #watchSigns = signs((type) => {
+    if (type === "pagehide") this.#suspend();
+    // The connection may have died, or the network may be back.
+    else if (this.isOnline || type !== "offline") this.check();
+  });
 
   /** `onStatus(status)` is called at each change of state, and `onFrame(frame)` for each frame that
    *  answers nothing. */
@@ -117,7 +121,7 @@ export class Connection {
    *  attempts go on. */
   connect() {
     if (this.isOnline) return Promise.resolve(this.welcome);
-    this.#connecting ??= outcome((resolve, reject) => {
+    const connecting = (this.#connecting ??= outcome((resolve, reject) => {
       const timer = setTimeout(() => this.#settle(new ChatError("timeout")), this.options.sendTimeoutMs);
       this.#settle = (error) => {
         clearTimeout(timer);
@@ -125,8 +129,7 @@ export class Connection {
         if (error) reject(error);
         else resolve(this.welcome);
       };
-    });
-    const connecting = this.#connecting;
+    }));
     if (!this.#line) this.#open();
     return connecting;
   }
@@ -137,7 +140,6 @@ export class Connection {
     if (name !== undefined && !isName(name)) throw new ChatError("bad_field", NAME_RULE);
     this.options.name = name;
     this.#hangUp();
-    this.requests.disconnect();
     this.status = { state: "idle" };
     return this.connect();
   }
@@ -167,18 +169,16 @@ export class Connection {
 
   /** Sends a text. Returns whether there was a connection to send it to. */
   write(text) {
-    const isOpen = this.#socket?.readyState === 1;
-    if (isOpen) this.#socket.send(text);
+    const socket = this.#socket;
+    const isOpen = socket?.readyState === 1;
+    if (isOpen) socket.send(text);
     return isOpen;
   }
 
   #open() {
     clearDeadline(this.#timers.retry);
     this.#goodbye = null;
-    this.#unwatchSigns ??= watchSigns((type) => {
-      // The connection may have died, or the network may be back.
-      if (this.isOnline || type !== "offline") this.check();
-    });
+    this.#watchSigns("addEventListener");
     const line = (this.#line = {});
     this.#change({ state: "connecting" });
     // A handler of that may have ended it.
@@ -330,7 +330,7 @@ export class Connection {
     this.#answerDueAt = dueAt;
     const late = () => {
       this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
-      this.#lose("no answer to a ping");
+      this.#lose("no answer");
     };
     unref(this.#after("watch", timeoutMs, late, setDeadline));
     this.requests.request({ type: "ping" }, {}, true);
@@ -362,7 +362,6 @@ export class Connection {
       this.#end({ code, reason, by, message, until }, error);
       return;
     }
-    this.requests.disconnect();
     // With jitter also after the time that the server gives: it may be the same for many.
     const pauseMs = (goodbye.after_ms ?? 0) + this.#backoff(code);
     const retryInMs = isDue ? 0 : pauseMs;
@@ -397,7 +396,15 @@ export class Connection {
     const socket = this.#socket;
     this.#socket = null;
     this.#line = null;
+    this.requests.disconnect();
     return socket;
+  }
+
+  /** The browser keeps the page in its back/forward cache, where nothing runs. Its user is away, so
+   *  the connection ends as that of a page that was closed. The next sign opens another one. */
+  #suspend() {
+    this.#hangUp();
+    this.#change({ state: "waiting", retryInMs: 0, code: LOST, reason: "pagehide" });
   }
 
   /** Ends the connection, for good with the code 1000. */
@@ -407,9 +414,7 @@ export class Connection {
 
   /** The end of the client. `by` says who ended it. */
   #end({ code, reason, ...detail }, error = new ChatError("closed", reason || undefined)) {
-    this.requests.disconnect();
-    this.#unwatchSigns?.();
-    this.#unwatchSigns = null;
+    this.#watchSigns("removeEventListener");
     this.#settle?.(error);
     this.#change({ state: "closed", code, reason: reason || error.message, ...detail, error });
   }

@@ -408,3 +408,77 @@ suite("the network", () => {
     ok(pauses.at(-1) <= 100);
   });
 });
+
+suite("the back/forward cache", () => {
+  let page;
+
+  beforeEach(() => {
+    page = new EventTarget();
+    for (const method of ["addEventListener", "removeEventListener"]) {
+      globalThis[method] = (...details) => page[method](...details);
+    }
+  });
+  afterEach(() => {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  });
+
+  /** Leaves the page, which the browser keeps, or shows it again. */
+  const happen = (type, persisted = true) => page.dispatchEvent(Object.assign(new Event(type), { persisted }));
+  const received = () => server.received.filter(({ type }) => type === "send").map(({ message }) => message);
+
+  test("a page that is kept has no connection; shown again, it connects at once and sends what it had not", async () => {
+    const chat = await member();
+    const states = [];
+    chat.on("state", ({ state, retryInMs }) => states.push([state, retryInMs]));
+    server.isSilent = true;
+    const sent = [codeOf(chat.send("r", "in flight"))];
+    await settled();
+    happen("pagehide");
+    server.isSilent = false;
+    sent.push(codeOf(chat.send("r", "written while leaving")));
+    await time.advance(20_000);
+    deepStrictEqual([states, server.connections], [[["waiting", 0]], 0]);
+    happen("pageshow");
+    strictEqual(chat.state, "connecting");
+    await settled();
+    deepStrictEqual([chat.state, chat.rooms, server.connections], ["online", ["r"], 1]);
+    deepStrictEqual(await Promise.all(sent), ["none", "none"]);
+    deepStrictEqual(received(), ["in flight", "written while leaving"]);
+    chat.close();
+  });
+
+  test("neither a pause nor a token leads to a connection of a page that is kept", async () => {
+    const tokens = [];
+    const token = () => new Promise((resolve) => tokens.push(resolve));
+    const chat = newClient({ token, backoffBaseMs: 100 });
+    chat.connect();
+    await settled();
+    happen("pagehide");
+    tokens[0]("ann");
+    await time.advance(20_000);
+    deepStrictEqual([chat.state, server.connections, tokens.length], ["waiting", 0, 1]);
+    happen("pageshow");
+    await settled();
+    tokens[1]("ann");
+    await settled();
+    strictEqual(chat.state, "online");
+    server.drop();
+    await settled();
+    strictEqual(chat.state, "waiting");
+    happen("pagehide");
+    await time.advance(20_000);
+    deepStrictEqual([chat.state, tokens.length], ["waiting", 2]);
+    chat.close();
+  });
+
+  test("a page that is not kept ends its connection by itself", async () => {
+    const chat = await member();
+    happen("pagehide", false);
+    strictEqual(chat.state, "online");
+    chat.close();
+    happen("pagehide");
+    happen("pageshow");
+    strictEqual(chat.state, "closed");
+  });
+});
