@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::AWAY;
 use crate::package::{Node, socket};
 use crate::server::Server;
-use crate::tokens;
+use crate::tokens::{self, KEY, SECRET};
 use crate::webdriver::{Browser, Tab};
 
 /// Whether an element shows a text.
@@ -21,8 +21,13 @@ struct App {
 
 impl App {
     fn start(server: &Server) -> Self {
+        Self::start_with(server, &[])
+    }
+
+    fn start_with(server: &Server, variables: &[(&str, &str)]) -> Self {
         let url = socket(server);
-        let variables = [("CHAT_URL", url.as_str()), ("CHAT_SECRET", tokens::SECRET)];
+        let own = [("CHAT_URL", url.as_str()), ("CHAT_SECRET", SECRET)];
+        let variables = [&own[..], variables].concat();
         let mut process = Node::start_with(&["examples-app.js"], &variables);
         let address = process.line();
         Self { _process: process, address }
@@ -82,7 +87,7 @@ fn page_offers_to_send_or_discard_what_failed() {
     tab.until("document.querySelector('#log').childElementCount === 0", &[]);
     // What failed is not there for the next user.
     say(&tab, &"x".repeat(100_000));
-    tab.until("sessionStorage['unsent ann'].includes('xxx')", &[]);
+    tab.until("sessionStorage['unsent ann general'].includes('xxx')", &[]);
     press(&tab, "#log-out");
     tab.until("location.pathname === '/login'", &[]);
     assert_eq!(tab.run("return sessionStorage.length", &[]), 0);
@@ -108,7 +113,7 @@ fn survives_a_reload_and_is_sent_once(path: &str) {
     tab.until(SHOWS, &["#log", "You: Written offline …"]);
     server.restart();
     press(&tab, "#again");
-    tab.until("sessionStorage['unsent ann'] === '[]'", &[]);
+    tab.until("sessionStorage['unsent ann general'] === '[]'", &[]);
     say(&tab, "The next one");
     let rows =
         "[...document.querySelectorAll('li')].map((row) => row.innerText).join() === arguments[0]";
@@ -159,7 +164,7 @@ fn service_worker_keeps_files_alone_and_no_token() {
     // The application cannot be reached.
     tab.run("window.there = fetch; window.fetch = () => Promise.reject(new TypeError());", &[]);
     press(&tab, "#log-out");
-    tab.until(SHOWS, &["#failure", "You are not logged out."]);
+    tab.until(SHOWS, &["#failure", "It is not known whether you are logged out."]);
     tab.run("window.fetch = there", &[]);
     press(&tab, "#log-out");
     tab.until("location.pathname === '/login'", &[]);
@@ -261,7 +266,7 @@ fn tabs_of_a_worker_stay_out_while_one_logs_out() {
     }
     hold_requests(&two);
     press(&two, "#log-out");
-    three.until(SHOWS, &["#state", "The chat is disconnected."]);
+    three.until(SHOWS, &["#state", "Logging out…"]);
     press(&three, "#again");
     let late = app.open(&browser, "/shared");
     stays_out(&server);
@@ -274,6 +279,84 @@ fn tabs_of_a_worker_stay_out_while_one_logs_out() {
         tab.until("location.pathname === '/login'", &[]);
     }
     stays_out(&server);
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The same without a worker.
+#[test]
+fn tabs_of_the_page_stay_out_while_one_logs_out() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/"), app.open(&browser, "/"));
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    hold_requests(&one);
+    press(&one, "#log-out");
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Logging out…"]);
+        tab.until("document.querySelector('#again').hidden", &[]);
+        press(tab, "#again");
+    }
+    let late = app.open(&browser, "/");
+    late.until(SHOWS, &["#state", "Connecting…"]);
+    stays_out(&server);
+    one.run("letGo()", &[]);
+    for tab in [&one, &two, &late] {
+        tab.until("location.pathname === '/login'", &[]);
+    }
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The application has all connections of the user closed.
+#[test]
+fn log_out_is_no_removal_by_a_moderator() {
+    let server = tokens::start();
+    let app = App::start_with(&server, &[("CHAT_KEY", KEY)]);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let (one, two) = (app.open(&browser, path), app.open(&browser, path));
+        two.until(SHOWS, &["#state", "Connected"]);
+        // What the page shows on the way, for the next page.
+        two.run(
+            "const state = document.querySelector('#state');
+            const note = () => (localStorage.shown = (localStorage.shown ?? '') + state.innerText);
+            new MutationObserver(note).observe(state, { childList: true, characterData: true, subtree: true });",
+            &[],
+        );
+        press(&one, "#log-out");
+        two.until("location.pathname === '/login' && localStorage.shown", &[]);
+        let shown =
+            two.run("const { shown } = localStorage; localStorage.clear(); return shown", &[]);
+        let shown = shown.as_str().unwrap();
+        assert!(shown.contains("Logging out…") && !shown.contains("moderator"), "{shown}");
+    }
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The application has ended the session, or has not: a request that failed does not tell.
+#[test]
+fn log_out_without_an_answer_is_asked_for() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open(&browser, path);
+        tab.until(SHOWS, &["#state", "Connected"]);
+        let lose_log_outs = "window.there ??= fetch;
+            const late = () => Promise.reject(new DOMException('', 'TimeoutError'));
+            window.fetch = (path, options) => {
+                if (path !== '/logout') return there(path, options);
+                return arguments[0] === 'request' ? late() : there(path, options).then(late);
+            };";
+        tab.run(lose_log_outs, &["request"]);
+        press(&tab, "#log-out");
+        tab.until(SHOWS, &["#failure", "It is not known whether you are logged out."]);
+        tab.run(lose_log_outs, &["answer"]);
+        press(&tab, "#log-out");
+        tab.until("location.pathname === '/login'", &[]);
+    }
     browser.assert_no_errors(&["401"]);
 }
 
@@ -301,7 +384,7 @@ fn tabs_connect_again_when_the_log_out_of_one_failed() {
     for tab in [&one, &two] {
         tab.until(SHOWS, &["#state", "Connected"]);
     }
-    one.run("window.fetch = () => Promise.reject(new TypeError())", &[]);
+    one.run("window.fetch = async () => new Response('', { status: 403 })", &[]);
     press(&one, "#log-out");
     one.until(SHOWS, &["#failure", "You are not logged out."]);
     two.until(SHOWS, &["#state", "The chat is disconnected."]);
@@ -322,7 +405,7 @@ fn log_out_of_the_page_is_one_in_all_tabs() {
         tab.until(SHOWS, &["#state", "Connected"]);
     }
     say(&two, &"x".repeat(100_000));
-    two.until("sessionStorage['unsent ann'].includes('xxx')", &[]);
+    two.until("sessionStorage['unsent ann general'].includes('xxx')", &[]);
     press(&one, "#log-out");
     for tab in [&one, &two] {
         tab.until("location.pathname === '/login' && sessionStorage.length === 0", &[]);
@@ -399,7 +482,7 @@ fn what_was_not_sent_for_a_ban_does_not_say_that_the_user_is_out() {
     let browser = Browser::start();
     let tab = app.open(&browser, "/");
     tab.until(SHOWS, &["#state", "Connected"]);
-    server.post("/api/rooms/general/kick", tokens::KEY, r#"{"user":"ann"}"#);
+    server.post("/api/rooms/general/kick", KEY, r#"{"user":"ann"}"#);
     tab.until(SHOWS, &["#state", "A moderator has removed you."]);
     say(&tab, "Hello");
     tab.until(SHOWS, &["#log", "ann: Hello It was not sent."]);
@@ -408,4 +491,84 @@ fn what_was_not_sent_for_a_ban_does_not_say_that_the_user_is_out() {
     press(&tab, "#log [data-action=resend]");
     tab.until("document.querySelector('#log').innerText === 'ann: Hello'", &[]);
     browser.assert_no_errors(&[]);
+}
+
+/// While the browser shows another page, the user is away as after a tab was closed: gone from the room
+/// after the grace, here a long one.
+#[test]
+fn page_in_the_back_forward_cache_has_no_connection() {
+    let server =
+        Server::start_with(&["--jwt-secret", SECRET, "--api-key", KEY, "--presence-grace", "60s"]);
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    keep(&tab, &app);
+    server.until_metric("chat_connections ", |count| count == 0);
+    assert_eq!(member_count(&server), 1);
+    server.post("/api/rooms/general/messages", KEY, r#"{"message":"Said meanwhile"}"#);
+    show_again(&tab);
+    tab.until(SHOWS, &["#state", "Connected"]);
+    tab.until(SHOWS, &["#log", "Said meanwhile"]);
+    say(&tab, "Back again");
+    tab.until(SHOWS, &["#log", "ann: Back again"]);
+    browser.assert_no_errors(&[]);
+}
+
+/// The worker goes on, for other tabs.
+#[test]
+fn tab_of_a_worker_in_the_back_forward_cache_is_in_no_room() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let (one, two) = (app.open(&browser, "/shared"), app.open(&browser, "/shared?room=other"));
+    for tab in [&one, &two] {
+        tab.until(SHOWS, &["#state", "Connected"]);
+    }
+    server.until_metric("chat_rooms ", |count| count == 2);
+    keep(&one, &app);
+    server.until_metric("chat_rooms ", |count| count == 1);
+    server.until_metric("chat_connections ", |count| count == 1);
+    show_again(&one);
+    server.until_metric("chat_rooms ", |count| count == 2);
+    say(&one, "Back again");
+    one.until(SHOWS, &["#log", "ann: Back again"]);
+    browser.assert_no_errors(&[]);
+}
+
+/// Leaves a page for another one.
+fn keep(tab: &Tab<'_>, app: &App) {
+    tab.run("window.isTheSame = true", &[]);
+    tab.go(&app.url("/login"));
+}
+
+/// Goes back to the page, which the browser has kept as it was.
+fn show_again(tab: &Tab<'_>) {
+    tab.run("history.back()", &[]);
+    tab.until("window.isTheSame === true", &[]);
+}
+
+fn member_count(server: &Server) -> u64 {
+    let headers = [&format!("X-Api-Key: {KEY}"), "Host: localhost"];
+    let (status, _, body) = server.request("GET /api/rooms/general/members", &headers);
+    assert_eq!(status, 200, "{body}");
+    let members: serde_json::Value = serde_json::from_str(&body).unwrap();
+    members["count"].as_u64().unwrap()
+}
+
+#[test]
+fn tab_shows_what_a_worker_that_is_not_there_has_not_sent() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    browser.open(&app.url("/login?user=ann"));
+    let script = "window.Real = SharedWorker;
+        window.SharedWorker = class { constructor() { return new Real('/missing.js'); } };";
+    let tab = browser.open_after(script, &app.url("/shared"));
+    tab.until(SHOWS, &["#state", "Connecting…"]);
+    say(&tab, "Written early");
+    tab.until("document.querySelector('#log').innerText === 'You: Written early …'", &[]);
+    tab.run("window.SharedWorker = Real", &[]);
+    tab.until("document.querySelector('#log').innerText === 'ann: Written early'", &[]);
+    browser.assert_no_errors(&["404", "Failed to fetch a worker script"]);
 }

@@ -1,12 +1,12 @@
 // The application of the examples: it serves their page, logs users in by a cookie, and gives tokens. Prints
 // its address. `/login?user=ann&lifetime=2` logs in, `/count` has the number of tokens given, `?room=` names
-// another room, and files with `?no-store` are not to be stored.
+// another room, and files with `?no-store` are not to be stored. With CHAT_KEY a log-out disconnects the user.
 
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 
-const { CHAT_URL, CHAT_SECRET } = process.env;
+const { CHAT_URL, CHAT_SECRET, CHAT_KEY } = process.env;
 const TYPES = { html: "text/html", js: "text/javascript" };
 const PAGES = { "/": "page.js", "/shared": "shared-tab.js" };
 let given = 0;
@@ -29,7 +29,13 @@ function fileOf(path, room) {
   return example(path.split("/").at(-1), room);
 }
 
-function answer({ url, headers, method }) {
+/** On all servers and devices. */
+async function disconnect(user) {
+  const { host } = new URL(CHAT_URL);
+  await fetch(`http://${host}/api/users/${user}/disconnect`, { method: "POST", headers: { "x-api-key": CHAT_KEY } });
+}
+
+async function answer({ url, headers, method }) {
   const { pathname, searchParams } = new URL(url, "http://app.example");
   const [, user, lifetime] = /session=([^-]*)-(-?\d+)/.exec(headers.cookie) ?? [];
   const setSession = (session) => ({ "set-cookie": `session=${session}; Path=/; HttpOnly` });
@@ -40,7 +46,9 @@ function answer({ url, headers, method }) {
       return { text: "", headers: setSession(`${name}-${searchParams.get("lifetime") ?? 3_600}`) };
     }
     case "/logout":
-      return method === "POST" ? { text: "", headers: setSession("; Max-Age=0") } : { status: 405, text: "" };
+      if (method !== "POST") return { status: 405, text: "" };
+      if (CHAT_KEY) await disconnect(user);
+      return { text: "", headers: setSession("; Max-Age=0") };
     case "/chat-token":
       // Not that of another user, who has logged in since the page was loaded.
       if (!user || (searchParams.get("user") ?? user) !== user) return { status: 401, text: "" };
@@ -60,13 +68,8 @@ function answer({ url, headers, method }) {
   return { text, headers: { "content-type": TYPES[script ? "html" : pathname.split(".").at(-1)], ...control } };
 }
 
-const server = createServer((request, response) => {
-  let found;
-  try {
-    found = answer(request);
-  } catch {
-    found = { status: 404, text: "" };
-  }
+const server = createServer(async (request, response) => {
+  const found = await answer(request).catch(() => ({ status: 404, text: "" }));
   response.writeHead(found.status ?? 200, { "content-type": "text/plain", ...found.headers }).end(found.text);
 });
 server.listen(0, "localhost", () => console.log(`http://localhost:${server.address().port}`));

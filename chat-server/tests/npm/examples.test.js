@@ -174,14 +174,30 @@ test("a message whose answer was lost is sent again after a reload, and there on
   deepStrictEqual(room.snapshot.messages.map(({ message, data, state }) => [message, data.mood, state]), [
     ["Hello", "good", "received"],
   ]);
-  strictEqual(storage.items["unsent ann"], "[]");
+  strictEqual(storage.items["unsent ann r"], "[]");
   chat.close();
+});
+
+test("the messages of each room are sent again in their own room", async () => {
+  const storage = storageOf();
+  const open = (chat) => {
+    for (const name of ["a", "b"]) keepUnsent(chat.room(name), "unsent ann", storage);
+  };
+  const before = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket });
+  open(before);
+  for (const name of ["a", "b"]) before.room(name).send(`for ${name}`);
+  const kept = structuredClone(storage.items);
+  before.close();
+  Object.assign(storage.items, kept);
+  open(client);
+  await settled();
+  deepStrictEqual(["a", "b"].map((name) => texts(client.room(name).snapshot)), [["for a"], ["for b"]]);
 });
 
 test("a message that is stored too long is a draft", async () => {
   const old = { key: "k", message: "Hello", at: Date.now() - 5 * 60_000 };
   const room = client.room("r");
-  deepStrictEqual(keepUnsent(room, "unsent", storageOf({ unsent: JSON.stringify([old]) })), ["Hello"]);
+  deepStrictEqual(keepUnsent(room, "unsent", storageOf({ "unsent r": JSON.stringify([old]) })), ["Hello"]);
   await settled();
   deepStrictEqual(texts(room.snapshot), []);
 });
@@ -191,11 +207,11 @@ test("after a reload only failures of the connection are sent again, and what wa
   const at = Date.now();
   const codes = [undefined, "timeout", "outcome_unknown", "disconnected", "offline", "closed", "rejected", "queue_full"];
   const stored = codes.map((code) => ({ key: `key-${code}`, message: `text ${code}`, at, code }));
-  const storage = storageOf({ unsent: JSON.stringify(stored) });
+  const storage = storageOf({ "unsent r": JSON.stringify(stored) });
   deepStrictEqual(keepUnsent(room, "unsent", storage), ["text rejected", "text queue_full"]);
   await settled();
   deepStrictEqual(texts(room.snapshot), codes.slice(0, -2).map((code) => `text ${code}`));
-  strictEqual(storage.items.unsent, "[]");
+  strictEqual(storage.items["unsent r"], "[]");
 });
 
 test("a message keeps the time of its first attempt, and the code of its failure", async () => {
@@ -205,17 +221,17 @@ test("a message keeps the time of its first attempt, and the code of its failure
   await settled();
   server.refuse("send", "rejected");
   await room.send("Hello").catch(() => {});
-  const [failed] = JSON.parse(storage.items.unsent);
+  const [failed] = JSON.parse(storage.items["unsent r"]);
   strictEqual(failed.code, "rejected");
   await settled();
   server.isSilent = true;
   room.resend(failed.key);
-  const [again] = JSON.parse(storage.items.unsent);
+  const [again] = JSON.parse(storage.items["unsent r"]);
   deepStrictEqual([again.at, again.code], [failed.at, undefined]);
 });
 
 test("a storage that is full keeps nothing, and the messages are sent", async () => {
-  const storage = storageOf({ unsent: "[]" });
+  const storage = storageOf({ "unsent r": "[]" });
   storage.setItem = () => {
     throw new DOMException("It is full.", "QuotaExceededError");
   };

@@ -1,4 +1,5 @@
 import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
+import { endSession } from "./end-session.js";
 import { SEND_TIMEOUT_MS, keepDraft, keepUnsent } from "./unsent.js";
 import { bind, show } from "./view.js";
 
@@ -15,9 +16,25 @@ const chat = new ChatClient("wss://chat.example/ws", {
 });
 const room = chat.room("general");
 
-/** The tabs of this browser have one session. */
+/** Connects, though not while a tab logs out: the session is still there then. */
+const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
+
+let isLoggingOut = false;
+
+/** The tabs of this browser have one session: while one logs out, all are disconnected. */
 const logouts = new BroadcastChannel("logout");
-logouts.onmessage = leave;
+logouts.onmessage = ({ data }) => (data === "begin" ? beginLogOut() : leave());
+
+/** Disconnects until the tab that logs out knows the outcome, and releases its lock. */
+function beginLogOut() {
+  isLoggingOut = true;
+  chat.close();
+  update();
+  navigator.locks.request("logout", { mode: "shared" }, () => {
+    isLoggingOut = false;
+    update();
+  });
+}
 
 /** Nothing is there for the next user, not even by the button "Back" of the browser. */
 function leave() {
@@ -37,24 +54,26 @@ bind({
   again() {
     if (chat.status.by === "no_token") location.assign("/login");
     else if (chat.state === "online") room.join();
-    else chat.connect(); // also joins the room
+    else connect(); // also joins the room
   },
   async logOut() {
     if (chat.queued > 0 && !confirm("Messages are not sent yet. Log out without them?")) return;
-    // First, since it waits for nothing: the other users see at once that this one has left.
-    chat.close();
-    const answer = await fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
-    if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
-    logouts.postMessage("");
+    await navigator.locks.request("logout", async () => {
+      // First, since it waits for nothing: the other users see at once that this one has left.
+      beginLogOut();
+      logouts.postMessage("begin");
+      await endSession(user);
+      logouts.postMessage("end");
+    });
     leave();
   },
 });
 
-const update = () => show(chat.status, room.snapshot);
+const update = () => show(isLoggingOut ? { state: "logging_out" } : chat.status, room.snapshot);
 room.on("change", update);
 chat.on("state", update);
 update();
-chat.connect();
+connect();
 
 const addDrafts = keepDraft(document.getElementById("text"), `draft ${user}`);
 addDrafts(keepUnsent(room, `unsent ${user}`));

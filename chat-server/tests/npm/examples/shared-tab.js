@@ -1,3 +1,4 @@
+import { endSession } from "./end-session.js";
 import { isSentAgain, keepDraft, store } from "./unsent.js";
 import { EMPTY, bind, show } from "./view.js";
 
@@ -6,12 +7,14 @@ const WORKER = "/shared-worker.js?version=1";
 const PING_MS = 2_000;
 const MOST_UNANSWERED = 3;
 
+const ROOM = "general";
+
 const { user } = document.body.dataset;
-const PLACE = `unsent ${user}`;
+const PLACE = `unsent ${user} ${ROOM}`;
 const addDrafts = keepDraft(document.getElementById("text"), `draft ${user}`);
 let port;
 let tab;
-let status;
+let status = { state: "connecting" };
 let snapshot = EMPTY;
 let unanswered = 0;
 /** Ends the wait for the end of the worker. */
@@ -37,17 +40,32 @@ function open() {
 
 /** Connects to the worker of this user. The browser starts one if there is none. */
 function start() {
-  call("leave");
-  port?.close();
-  waiting.abort();
+  close();
   waiting = new AbortController();
   unanswered = 0;
   status = { state: "connecting" };
-  show(status, snapshot);
+  update();
   ({ port } = new SharedWorker(WORKER, { type: "module", name: user }));
   port.onmessage = ({ data }) => receive(data);
-  call("join", "general", tab);
+  call("join", ROOM, tab);
   sendUnsent();
+}
+
+/** Shows also what the worker does not have yet: its script may not be loaded. */
+function update() {
+  const known = new Set(snapshot.messages.map(({ key }) => key));
+  const isPending = ([key, { code }]) => !known.has(key) && !code;
+  const row = ([key, { text }]) => ({ id: key, key, user: {}, message: text, state: "sending" });
+  const messages = [...snapshot.messages, ...[...unsent].filter(isPending).map(row)];
+  show(status, { ...snapshot, messages });
+}
+
+/** Ends the connection to the worker, which leaves the room. */
+function close() {
+  call("leave");
+  port?.close();
+  port = undefined;
+  waiting.abort();
 }
 
 /** What could be there twice, or was refused, is a draft. */
@@ -62,6 +80,7 @@ function toDraft(key) {
   if (unsent.has(key)) addDrafts([unsent.get(key).text]);
   unsent.delete(key);
   save();
+  update();
 }
 
 function receive(data) {
@@ -72,7 +91,7 @@ function receive(data) {
   if (data.draft) toDraft(data.draft);
   if (!data.status) return;
   ({ status, snapshot } = data);
-  show(status, snapshot);
+  update();
 }
 
 function settle(key, code) {
@@ -86,10 +105,7 @@ function settle(key, code) {
 /** Nothing is there for the next user, not even by the button "Back" of the browser. */
 function forget() {
   document.body.inert = true;
-  call("leave");
-  port?.close();
-  port = undefined;
-  waiting.abort();
+  close();
   unsent.clear();
   sessionStorage.clear();
   location.replace("/login");
@@ -108,6 +124,7 @@ bind({
     const key = crypto.randomUUID();
     unsent.set(key, { text, at: Date.now() });
     save();
+    update();
     call("send", text, key);
   },
   resend: (key) => call("resend", key),
@@ -120,16 +137,15 @@ bind({
     if (isUnsent && !confirm("Messages are not sent yet. Log out without them?")) return;
     // The worker, or another one after a crash, does not connect before the outcome.
     await navigator.locks.request("logout", async () => {
-      call("close");
-      const answer = await fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
-      if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // the session goes on
+      call("logOut");
+      await endSession(user);
       logouts.postMessage("");
     });
     forget();
   },
 });
 
-show({ state: "connecting" }, snapshot);
+update();
 open();
 setInterval(ping, PING_MS);
 document.addEventListener("visibilitychange", () => {
@@ -138,5 +154,6 @@ document.addEventListener("visibilitychange", () => {
   ping();
 });
 addEventListener("beforeunload", (event) => unsent.size > 0 && event.preventDefault());
-// A page that returns from the cache of the browser may have lost its lock there.
+// While the browser keeps the page in its back/forward cache, the tab is in no room. It may lose its lock there.
+addEventListener("pagehide", ({ persisted }) => persisted && close());
 addEventListener("pageshow", ({ persisted }) => persisted && open());

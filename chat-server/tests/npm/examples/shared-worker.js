@@ -17,6 +17,19 @@ const chat = new ChatClient("wss://chat.example/ws", {
 /** Connects, though not while a tab logs out: the session is still there then. */
 const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
 
+let isLoggingOut = false;
+
+/** Disconnects until the tab that logs out knows the outcome, and releases its lock. */
+function beginLogOut() {
+  isLoggingOut = true;
+  chat.close();
+  showAll();
+  navigator.locks.request("logout", { mode: "shared" }, () => {
+    isLoggingOut = false;
+    showAll();
+  });
+}
+
 /** The tabs of this browser have one session. */
 const logouts = new BroadcastChannel("logout");
 logouts.onmessage = () => chat.close();
@@ -30,8 +43,10 @@ const isLocked = new Promise((resolve) => {
   });
 });
 
-const ports = new Set();
-const post = (data) => ports.forEach((port) => port.postMessage(data));
+/** By port of a tab: what shows it the status and its room. */
+const tabs = new Map();
+const showAll = () => tabs.forEach((show) => show());
+const post = (data) => tabs.forEach((show, port) => port.postMessage(data));
 
 /** Keys of messages on their way: a tab that was loaded again sends its messages again. */
 const sending = new Set();
@@ -52,14 +67,19 @@ self.onconnect = ({ ports: [port] }) => {
   let length = 100;
   const leaving = new AbortController();
   const { signal } = leaving;
-  ports.add(port);
+  tabs.set(port, () => {});
   isLocked.then(() => port.postMessage({ lock }));
 
   const show = () => {
     const { error, messages, members, hasMore, ...rest } = room.snapshot;
     const shown = messages.slice(-length).map((message) => ({ ...message, error: plain(message.error) }));
     port.postMessage({
-      status: { state: chat.state, by: chat.status.by, queued: chat.queued, error: plain(chat.status.error) },
+      status: {
+        state: isLoggingOut ? "logging_out" : chat.state,
+        by: chat.status.by,
+        queued: chat.queued,
+        error: plain(chat.status.error),
+      },
       snapshot: {
         ...rest,
         error: plain(error),
@@ -74,6 +94,7 @@ self.onconnect = ({ ports: [port] }) => {
     join(name, tab) {
       if (chat.state === "idle" || chat.state === "closed") connect();
       room = chat.room(name);
+      tabs.set(port, show);
       room.on("change", show, { signal });
       chat.on("state", show, { signal });
       signal.addEventListener("abort", () => room.release());
@@ -82,7 +103,7 @@ self.onconnect = ({ ports: [port] }) => {
       show();
     },
     leave() {
-      ports.delete(port);
+      tabs.delete(port);
       leaving.abort();
     },
     ping: () => port.postMessage({}),
@@ -105,7 +126,7 @@ self.onconnect = ({ ports: [port] }) => {
       room.history().then(show, show);
     },
     again: () => (chat.state === "online" ? room.join() : connect()),
-    close: () => chat.close(),
+    logOut: beginLogOut,
   };
   port.onmessage = ({ data: [action, ...details] }) => actions[action](...details);
 };

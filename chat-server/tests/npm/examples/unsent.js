@@ -23,8 +23,9 @@ export function store(storage, place, text) {
 }
 
 /** Stores the messages of a room that are not sent, and sends those that were stored before the reload.
- *  Returns the texts that are too old for that, or were refused. `place` names the user. */
-export function keepUnsent(room, place, storage = sessionStorage) {
+ *  Returns the texts that are too old for that, or were refused. `prefix` names the user. */
+export function keepUnsent(room, prefix, storage = sessionStorage) {
+  const place = `${prefix} ${room.name}`;
   let stored = JSON.parse(storage.getItem(place) ?? "[]");
   const drafts = stored.filter((message) => !isSentAgain(message)).map(({ message }) => message);
   for (const { key, message, data } of stored.filter(isSentAgain)) room.send(message, { key, data });

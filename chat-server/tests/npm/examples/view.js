@@ -24,17 +24,15 @@ export function bind(actions) {
   element("again").onclick = () => actions.again();
   element("log-out").onclick = () => {
     fail("");
-    actions.logOut().catch(() => fail("You are not logged out. Try again."));
+    actions.logOut().catch((error) => fail(sentence(error)));
   };
   element("log").onclick = ({ target: { dataset } }) => dataset.action && actions[dataset.action](dataset.key);
 }
 
 /** Shows the `status` of a client and the `snapshot` of a room. */
 export function show(status, snapshot) {
-  const { state, error, messages, hasMore, isLoading, members, count, typists } = snapshot;
-  // The user has a session, whose token the chat refuses: another log-in would not help.
-  const isRefused = status.by === "token_refused";
-  const end = isRefused ? { code: status.by } : state === "left" ? error : status.error;
+  const { state, messages, hasMore, isLoading, members, count, typists } = snapshot;
+  const end = endOf(status, snapshot);
   const isJoining = status.state === "online" && state === "joining";
   say(end ? sentence(end) : isJoining ? "Joining…" : STATES[status.state]);
   element("reason").textContent = end?.reason ?? "";
@@ -42,11 +40,21 @@ export function show(status, snapshot) {
   const isLeft = status.state === "online" && state === "left";
   element("again").textContent = status.by === "no_token" ? "Log in" : isLeft ? "Join again" : "Connect now";
   element("again").hidden = !end && status.state !== "waiting";
+  element("log-out").disabled = status.state === "logging_out";
   element("members").textContent = `${count} here: ${namesOf(members)}`;
   element("typing").textContent = typists.length > 0 ? `Typing: ${namesOf(typists)}` : "";
   element("older").hidden = !hasMore;
   element("older").disabled = isLoading;
   showMessages(messages);
+}
+
+/** Why the user is out, if that is so. */
+function endOf(status, { state, error }) {
+  // Whatever ends the connection now, the user has asked for it.
+  if (status.state === "logging_out") return undefined;
+  // The user has a session, whose token the chat refuses: another log-in would not help.
+  if (status.by === "token_refused") return { code: status.by };
+  return state === "left" ? error : status.error;
 }
 
 const namesOf = (users) => users.map(({ name }) => name).join(", ");

@@ -6,8 +6,10 @@ const SENTENCES = {
   disconnected: "The connection was lost before the answer.",
   forbidden: "You may not do that here.",
   kicked: "A moderator has removed you.",
+  log_out_unknown: "It is not known whether you are logged out. Try again.",
   message_too_long: "The message is too long.",
   not_in_room: "You are not in the room.",
+  not_logged_out: "You are not logged out. Try again.",
   offline: "There is no connection. Try again later.",
   other_user: "Another user wrote this message.",
   outcome_unknown: "No answer came. The message may have been sent.",
@@ -34,6 +36,7 @@ export const STATES = {
   connecting: "Connecting…",
   online: "Connected",
   waiting: "The connection is lost. The page connects again.",
+  logging_out: "Logging out…",
 };
 
 /** A sentence for an error. Its `reason`, the moderator's words, is shown apart from it. */
