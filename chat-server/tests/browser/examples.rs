@@ -241,7 +241,7 @@ fn tabs_open_while_the_server_is_away_and_log_out_together() {
     let bob = browser.open(&app.url("/login?user=bob"));
     bob.go(&app.url("/shared"));
     bob.until(SHOWS, &["#members", "2 here"]);
-    two.run("sessionStorage['draft ann'] = 'Written by Ann'", &[]);
+    two.run("sessionStorage['draft ann general'] = 'Written by Ann'", &[]);
     press(&one, "#log-out");
     // Nothing of this user is left for the next one, in any tab.
     for tab in [&one, &two] {
@@ -280,6 +280,42 @@ fn tabs_of_a_worker_stay_out_while_one_logs_out() {
     }
     stays_out(&server);
     browser.assert_no_errors(&["401"]);
+}
+
+#[test]
+fn page_has_a_list_of_rooms_with_their_unread_messages() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    let say_in = |room: &str, text: &str| {
+        let body = json!({"message": text}).to_string();
+        server.post(&format!("/api/rooms/{room}/messages"), KEY, &body);
+    };
+    say_in("help", "Said before");
+    let tab = app.open(&browser, "/");
+    tab.until(SHOWS, &["#state", "Connected"]);
+    server.until_metric("chat_rooms ", |count| count == 2);
+    for text in ["One", "Two"] {
+        say_in("help", text);
+    }
+    tab.until("document.querySelector('#rooms').innerText === 'generalhelp (2)'", &[]);
+    tab.run(
+        "const text = document.querySelector('#text');
+        text.value = 'For general';
+        text.dispatchEvent(new Event('input'));",
+        &[],
+    );
+    press(&tab, "#rooms button:last-child");
+    tab.until("document.querySelector('#rooms').innerText === 'generalhelp'", &[]);
+    tab.until("document.querySelector('#log').childElementCount === 3", &[]);
+    tab.until("document.querySelector('#text').value === ''", &[]);
+    say(&tab, "Hello");
+    tab.until(SHOWS, &["#log", "ann: Hello"]);
+    press(&tab, "#rooms button:first-child");
+    tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    tab.until("document.querySelector('#text').value === 'For general'", &[]);
+    tab.until("document.querySelector('#rooms').innerText === 'generalhelp'", &[]);
+    browser.assert_no_errors(&[]);
 }
 
 /// The same without a worker.
@@ -404,6 +440,10 @@ fn log_out_of_the_page_is_one_in_all_tabs() {
     for tab in [&one, &two] {
         tab.until(SHOWS, &["#state", "Connected"]);
     }
+    let kept = app.open(&browser, "/");
+    say(&kept, "Of Ann");
+    kept.until(SHOWS, &["#log", "ann: Of Ann"]);
+    kept.go(&app.url("/count"));
     say(&two, &"x".repeat(100_000));
     two.until("sessionStorage['unsent ann general'].includes('xxx')", &[]);
     press(&one, "#log-out");
@@ -414,8 +454,12 @@ fn log_out_of_the_page_is_one_in_all_tabs() {
     two.run("history.back()", &[]);
     std::thread::sleep(Duration::from_millis(500));
     two.until("document.querySelector('#log') === null", &[]);
+    // Nor in the back/forward cache.
+    kept.run("history.back()", &[]);
+    kept.until(SHOWS, &["#state", "You are logged out."]);
+    kept.until("document.querySelector('#log').innerText === ''", &[]);
     server.until_metric("chat_connections ", |count| count == 0);
-    browser.assert_no_errors(&[]);
+    browser.assert_no_errors(&["401"]);
 }
 
 #[test]

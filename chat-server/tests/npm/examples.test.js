@@ -15,7 +15,7 @@ import { offerToJoin } from "./examples/rejoin.js";
 import { openRoom } from "./examples/room.js";
 import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
-import { keepDraft, keepUnsent } from "./examples/unsent.js";
+import { keepDrafts, keepUnsent } from "./examples/unsent.js";
 import { FINAL, sentence } from "./examples/words.js";
 
 let server;
@@ -244,20 +244,25 @@ test("a storage that is full keeps nothing, and the messages are sent", async ()
   deepStrictEqual(storage.items, {});
 });
 
-test("a draft survives a reload, and the next save", () => {
-  const storage = storageOf({ draft: "Written" });
-  const open = () => {
+test("a draft of each room survives a reload, and the next save", () => {
+  const storage = storageOf({ "draft ann a": "Written" });
+  const open = (name) => {
     const input = Object.assign(new EventTarget(), { form: new EventTarget() });
-    return { input, addDrafts: keepDraft(input, "draft", storage) };
+    const drafts = keepDrafts(input, "draft ann", storage);
+    drafts.show(name);
+    return { input, drafts };
   };
-  open().addDrafts(["before", "the reload"]);
-  const { input } = open();
+  const { drafts } = open("a");
+  drafts.add("a", ["before", "the reload"]);
+  drafts.add("b", ["for b"]);
+  const { input, drafts: later } = open("a");
   strictEqual(input.value, "Written before the reload");
   input.value = "Hello";
   input.dispatchEvent(new Event("input"));
-  strictEqual(open().input.value, "Hello");
+  later.show("b");
+  strictEqual(input.value, "for b");
   input.form.dispatchEvent(new Event("reset"));
-  strictEqual(open().input.value, "");
+  deepStrictEqual(["a", "b"].map((name) => open(name).input.value), ["Hello", ""]);
 });
 
 test("each code that a user may meet has a sentence, and the moderator's words are apart", () => {

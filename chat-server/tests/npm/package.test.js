@@ -43,6 +43,15 @@ test("the modules are as small as they are said to be", async (context) => {
   }
 });
 
+test("the recipes copy the files that the client needs, and no others", async () => {
+  const page = readFileSync(new URL("../../../docs/recipes.md", import.meta.url), "utf8");
+  const [, names] = /cp node_modules\/roomcast\/chat-\{(.*?)\}\.js/.exec(page);
+  const options = { bundle: true, format: "esm", write: false, metafile: true };
+  const { metafile } = await build({ entryPoints: [join(here, "node_modules/roomcast/chat-client.js")], ...options });
+  const needed = Object.keys(metafile.inputs).map((path) => /chat-(.*)\.js$/.exec(path)[1]);
+  deepStrictEqual(names.split(","), needed.sort());
+});
+
 test("what is not used is left out", async () => {
   const options = { bundle: true, minify: true, format: "esm", write: false };
   const stdin = { contents: 'import { ChatClient } from "roomcast";', resolveDir: here };

@@ -35,7 +35,7 @@ function Page({ client, onLogin }: { client: ChatClient<Data>; onLogin: (name: s
         }}
       >
         {connection.code !== 1000 && <p role="alert">{connection.error.message}</p>}
-        {hasFailed && <p role="alert">You are not logged out. Load the page again.</p>}
+        {hasFailed && <p role="alert">It is not known whether you are logged out. Load the page again.</p>}
         <input aria-label="Name" value={name} onChange={(event) => setName(event.target.value)} />
         <button>Log in</button>
       </form>

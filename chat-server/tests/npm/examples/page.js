@@ -1,6 +1,7 @@
 import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
 import { endSession } from "./end-session.js";
-import { SEND_TIMEOUT_MS, keepDraft, keepUnsent } from "./unsent.js";
+import { listRooms } from "./rooms.js";
+import { SEND_TIMEOUT_MS, keepDrafts, keepUnsent } from "./unsent.js";
 import { bind, show } from "./view.js";
 
 const { user } = document.body.dataset;
@@ -14,7 +15,9 @@ const chat = new ChatClient("wss://chat.example/ws", {
   },
   sendTimeoutMs: SEND_TIMEOUT_MS,
 });
-const room = chat.room("general");
+const rooms = ["general", "help"].map((name) => chat.room(name));
+/** The one that is shown. */
+let [room] = rooms;
 
 /** Connects, though not while a tab logs out: the session is still there then. */
 const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
@@ -39,7 +42,7 @@ function beginLogOut() {
 /** Nothing is there for the next user, not even by the button "Back" of the browser. */
 function leave() {
   document.body.inert = true;
-  room.release(); // so that what fails now is not stored
+  for (const each of rooms) each.release(); // so that what fails now is not stored
   chat.close();
   sessionStorage.clear();
   location.replace("/login");
@@ -70,11 +73,16 @@ bind({
 });
 
 const update = () => show(isLoggingOut ? { state: "logging_out" } : chat.status, room.snapshot);
-room.on("change", update);
+for (const each of rooms) each.on("change", () => each === room && update());
 chat.on("state", update);
-update();
 connect();
 
-const addDrafts = keepDraft(document.getElementById("text"), `draft ${user}`);
-addDrafts(keepUnsent(room, `unsent ${user}`));
+const drafts = keepDrafts(document.getElementById("text"), `draft ${user}`);
+for (const each of rooms) drafts.add(each.name, keepUnsent(each, `unsent ${user}`));
+listRooms(rooms, document.getElementById("rooms"), (next) => {
+  room.typing(false);
+  room = next;
+  drafts.show(room.name);
+  update();
+});
 addEventListener("beforeunload", (event) => chat.queued > 0 && event.preventDefault());

@@ -1,5 +1,5 @@
 import { endSession } from "./end-session.js";
-import { isSentAgain, keepDraft, store } from "./unsent.js";
+import { isSentAgain, keepDrafts, store } from "./unsent.js";
 import { EMPTY, bind, show } from "./view.js";
 
 /** Another one with each version of the worker: tabs of the version before keep theirs. */
@@ -11,7 +11,8 @@ const ROOM = "general";
 
 const { user } = document.body.dataset;
 const PLACE = `unsent ${user} ${ROOM}`;
-const addDrafts = keepDraft(document.getElementById("text"), `draft ${user}`);
+const drafts = keepDrafts(document.getElementById("text"), `draft ${user}`);
+drafts.show(ROOM);
 let port;
 let tab;
 let status = { state: "connecting" };
@@ -77,7 +78,7 @@ function sendUnsent() {
 }
 
 function toDraft(key) {
-  if (unsent.has(key)) addDrafts([unsent.get(key).text]);
+  if (unsent.has(key)) drafts.add(ROOM, [unsent.get(key).text]);
   unsent.delete(key);
   save();
   update();

@@ -44,14 +44,24 @@ export function keepUnsent(room, prefix, storage = sessionStorage) {
   return drafts;
 }
 
-/** Keeps the text of an input over a reload. Returns a function that adds texts. `place` names the user. */
-export function keepDraft(input, place, storage = sessionStorage) {
-  const save = () => store(storage, place, input.value);
-  input.value = storage.getItem(place) ?? "";
-  input.addEventListener("input", save);
-  input.form.addEventListener("reset", () => store(storage, place, ""));
-  return (texts) => {
-    input.value = [input.value, ...texts].filter(Boolean).join(" ");
-    save();
+/** Keeps the text of an input for each room, also over a reload. `prefix` names the user. `show(name)` begins with
+ *  a room, and `add(name, texts)` adds to its text. */
+export function keepDrafts(input, prefix, storage = sessionStorage) {
+  let shown;
+  const placeOf = (name) => `${prefix} ${name}`;
+  const save = (name, text) => store(storage, placeOf(name), text);
+  const textOf = (name) => (name === shown ? input.value : storage.getItem(placeOf(name)) ?? "");
+  input.addEventListener("input", () => save(shown, input.value));
+  input.form.addEventListener("reset", () => save(shown, ""));
+  return {
+    show(name) {
+      input.value = textOf(name);
+      shown = name;
+    },
+    add(name, texts) {
+      const text = [textOf(name), ...texts].filter(Boolean).join(" ");
+      save(name, text);
+      if (name === shown) input.value = text;
+    },
   };
 }
