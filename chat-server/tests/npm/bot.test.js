@@ -1,6 +1,6 @@
 // The bot of docs/recipes.md, as a process of its own, with a `TestServer` behind a port.
 
-import { deepStrictEqual, ok, strictEqual } from "node:assert";
+import { deepStrictEqual, ok, strictEqual, throws } from "node:assert";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -8,7 +8,7 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
-import { afterEach, beforeEach, test } from "node:test";
+import { afterEach, beforeEach, suite, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { TestServer } from "roomcast/testing";
@@ -20,7 +20,7 @@ let folder;
 const bots = [];
 
 beforeEach(async () => {
-  server = new TestServer();
+  server = new TestServer({ can: () => ["join", "send", "history", "presence", "moderate"] });
   port = await portOf(server);
   folder = mkdtempSync(join(tmpdir(), "roomcast-bot-"));
 });
@@ -137,6 +137,32 @@ test("the bot asks for a new token when one has expired", async () => {
     ok(rooms["*"].includes("moderate"));
   } finally {
     api.close();
+  }
+});
+
+suite("a ban is carried out although the first attempt fails", () => {
+  const FAILURES = {
+    "with the connection, before it": () => server.loseAnswer("members"),
+    "with the connection, behind it": () => server.loseAnswer("ban"),
+    "since Redis is unavailable": () => server.refuse("ban", "broker_unavailable"),
+  };
+  for (const [name, fail] of Object.entries(FAILURES)) {
+    test(name, async () => {
+      say("Hello");
+      await start({ MODERATORS: "Ann" });
+      await handled({ offset: 1 });
+      server.join("general", "bob");
+      fail();
+      say("!ban bob 60 spam");
+      say("!echo later");
+      await until(() => server.faults.length === 0);
+      server.drop();
+      await handled({ offset: 4 });
+      deepStrictEqual(answers(), ["Done.", "later"]);
+      const { user, seconds, reason } = framesOf("ban").at(-1);
+      deepStrictEqual([user, seconds, reason], ["bob", 60, "spam"]);
+      throws(() => server.join("general", "bob"), /bob is banned/);
+    });
   }
 });
 

@@ -42,28 +42,37 @@ const commands = {
     const { members, count } = await chat.members(room);
     return `${count}: ${members.map(({ id, name }) => `${name} (${id})`).join(", ")}`;
   },
-  async kick(room, [user, ...reason]) {
+  async kick(room, [user, ...reason], key) {
     if (!user) return "Usage: !kick id [reason]";
-    if (!(await isMember(room, user))) return `${user} is not here. !who lists the ids.`;
+    if (!(await isMember(room, user, key))) return `${user} is not here. !who lists the ids.`;
     await chat.kick(room, user, reason.join(" ") || undefined);
     return "Done.";
   },
-  async ban(room, [user, seconds, ...reason]) {
+  async ban(room, [user, seconds, ...reason], key) {
     // A ban without a number of seconds would have no end.
     if (!/^[1-9]\d*$/.test(seconds)) return "Usage: !ban id seconds [reason]";
-    if (!(await isMember(room, user))) return `${user} is not here. !who lists the ids.`;
+    if (!(await isMember(room, user, key))) return `${user} is not here. !who lists the ids.`;
     await chat.ban(room, user, { seconds: Number(seconds), reason: reason.join(" ") || undefined });
     return "Done.";
   },
 };
 
-async function isMember(room, user) {
+/** Keys of answers to commands whose user was found: a kick that is repeated may have removed the user before. */
+const found = new Set();
+
+async function isMember(room, user, key) {
+  if (found.has(key)) return true;
   const { members, count } = await chat.members(room);
   // The server lists so many at most.
-  return members.length < count || members.some(({ id }) => id === user);
+  const isHere = members.length < count || members.some(({ id }) => id === user);
+  if (isHere && key) found.add(key);
+  return isHere;
 }
 
 const forModerators = new Set(["kick", "ban"]);
+
+/** Errors after which a command is carried out again: a kick or a ban may be repeated. */
+const REPEATED = new Set(["broker_unavailable", "disconnected", "offline", "timeout"]);
 
 /** Errors that the same answer would have again. */
 const FINAL = new Set(["bad_field", "forbidden", "message_too_long", "rejected", "too_large"]);
@@ -87,21 +96,32 @@ async function answer({ room, user, message, epoch, offset }) {
   const key = offset === undefined ? undefined : `answer-${epoch}-${offset}`;
   if (!message.startsWith("!") || !Object.hasOwn(commands, name) || answered.has(key)) return true;
   const isAllowed = moderators.includes(user.id) || !forModerators.has(name);
-  const answering = isAllowed ? commands[name](room, words) : Promise.resolve("That is for moderators.");
-  const text = await answering.catch(({ code }) => `That failed: ${code}.`);
+  let text = "That is for moderators.";
+  try {
+    if (isAllowed) text = await commands[name](room, words, key);
+  } catch (error) {
+    // Without a position the command would not come again.
+    if (key && REPEATED.has(error.code)) return again(room, { code: error.code, until: Date.now() + 1_000 });
+    text = `That failed: ${error.code}.`;
+  }
   try {
     await chat.send(room, text, { key });
-    return true;
   } catch (error) {
+    if (!FINAL.has(error.code)) return again(room, error);
     console.error("not answered:", room, error.code);
-    if (FINAL.has(error.code)) return true;
-    // What follows the stored position is received again after the next join, or by the next start.
-    if (chat.rooms.includes(room)) {
-      chat.leave(room);
-      onLeft(room, error);
-    }
-    return false;
   }
+  found.delete(key);
+  return true;
+}
+
+/** What follows the stored position is received again after the next join, or by the next start. */
+function again(room, error) {
+  console.error("not done:", room, error.code);
+  if (chat.rooms.includes(room)) {
+    chat.leave(room);
+    onLeft(room, error);
+  }
+  return false;
 }
 
 function store(room, position) {
