@@ -59,8 +59,10 @@ export class TestServer {
    *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; with it a client
    *  without a token is refused. By default none needs one, and a token is the id and the name, but for
    *  what follows a `#`: `ann#2` is another token of `ann`. `can`: the capabilities of a user in a room, or, for
-   *  `direct`, with the recipient: `room` is `@bob` for a direct message to the user `bob`. By default all. It is asked
-   *  at each request; what a client receives by itself follows its latest join or token. `history`: whether rooms keep messages, and so have positions; by default they do. */
+   *  `direct`, with the recipient: `room` is `@bob` for a direct message to the user `bob`. By default all but
+   *  `moderate`, as on a real server without tokens, and by a token without `rooms`. It is asked at each request; what a
+   *  client receives by itself follows its latest join or token. `history`: whether rooms keep messages, and so have
+   *  positions; by default they do. */
   constructor(options?: {
     limits?: Partial<Limits> | undefined;
     expiresInMs?: number | undefined;

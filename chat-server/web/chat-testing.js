@@ -32,8 +32,11 @@ const KEPT = 256;
 /** For how long the key of a message is known. */
 const KEY_MS = 5 * 60_000;
 
-/** What users may do, unless a test says otherwise. */
-const EVERYTHING = ["join", "send", "direct", "history", "presence", "moderate"];
+/** What users may do, unless a test says otherwise: as on a server without tokens, and by a token without `rooms`. */
+const BY_DEFAULT = ["join", "send", "direct", "history", "presence"];
+
+/** All capabilities, in the order of a real server. */
+const EVERYTHING = [...BY_DEFAULT, "moderate"];
 
 /** The capability that a request needs: in a room, or for a direct message with its recipient. */
 const NEEDS = {
@@ -89,12 +92,12 @@ export class TestServer {
    * `limits`: members of `limits` in `welcome`, beside the default ones. `expiresInMs`: the
    * lifetime of tokens. `userOf(token)`: the user of a token, or nothing if it is not valid; with it
    * each client needs a token. By default none does, and a token is the id and the name, but for what
-   * follows a `#`: `ann#2` is another token of `ann`. `can(user, room)`: the capabilities of a user, where
-   * `@bob` in place of a room is for direct messages to the user `bob`. `history`: whether rooms keep messages.
+   * follows a `#`: `ann#2` is another token of `ann`. `can(user, room)`: the capabilities of a user, by default
+   * all but `moderate`, where `@bob` in place of a room is for direct messages to the user `bob`. `history`: whether rooms keep messages.
    */
   constructor(options = {}) {
     checkOptions("TestServer", options, ["limits", "expiresInMs", "userOf", "can", "history"]);
-    const { limits, expiresInMs, userOf, can = () => EVERYTHING, history = true } = options;
+    const { limits, expiresInMs, userOf, can = () => BY_DEFAULT, history = true } = options;
     checkOptions("limits", limits ?? {}, LIMIT_NAMES);
     this.#limits = { ...LIMITS, ...limits };
     this.#expiresInMs = expiresInMs;

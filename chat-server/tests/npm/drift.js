@@ -203,7 +203,16 @@ const WITH_TOKENS = [
   ["bob", { type: "hello", token: "$token of bob" }],
 ];
 
-const BY_NAME = ["ann", "bob", "cid", "dan", "eve"];
+/** By a token without `rooms`. */
+const WITHOUT_ROOMS = [
+  ["fay", { type: "hello", token: "$token of fay" }],
+  ["fay", { type: "join", room: "fay" }],
+  ["fay", { type: "send", room: "fay", message: "one" }],
+  ["fay", { type: "direct", to: "nobody", message: "psst" }],
+  ["fay", { type: "kick", room: "fay", user: "nobody" }],
+];
+
+const BY_NAME = ["ann", "bob", "cid", "dan", "eve", "fay"];
 
 /** A token that names a user. */
 function tokenOf(name) {
@@ -212,7 +221,7 @@ function tokenOf(name) {
     sub: name,
     name,
     exp: Math.floor(Date.now() / 1000) + 3_600,
-    rooms: { "*": GRANTS[name] },
+    rooms: GRANTS[name] && { "*": GRANTS[name] },
   })}`;
   return `${text}.${createHmac("sha256", SECRET).update(text).digest("base64url")}`;
 }
@@ -331,12 +340,11 @@ async function post(socketUrl, { path, of }, user) {
 
 const nameOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).name;
 const [open, withTokens, withoutHistory] = process.env.CHAT_URLS.split(",");
+const userOf = (token) => token && { id: nameOf(token), name: nameOf(token), color: "" };
 const found = await Promise.all([
-  differences(OPEN_TO_ALL, open, { can: () => ["join", "send", "direct", "history", "presence"] }),
-  differences(WITHOUT_HISTORY, withoutHistory, { can: () => ["join", "send", "direct", "history", "presence"], history: false }),
-  differences(WITH_TOKENS, withTokens, {
-    can: ({ id }) => GRANTS[id],
-    userOf: (token) => token && { id: nameOf(token), name: nameOf(token), color: "" },
-  }),
+  differences(OPEN_TO_ALL, open, {}),
+  differences(WITHOUT_HISTORY, withoutHistory, { history: false }),
+  differences(WITH_TOKENS, withTokens, { can: ({ id }) => GRANTS[id], userOf }),
+  differences(WITHOUT_ROOMS, withTokens, { userOf }),
 ]);
 console.log(JSON.stringify({ others: found.flatMap(({ others }) => others), ours: found.flatMap(({ ours }) => ours) }));

@@ -26,6 +26,9 @@ const CAUSES = {
   goodbye: (server, { type, ...goodbye }, { code }) => server.goodbye(code, goodbye),
 };
 
+/** What the users of the vectors may do. */
+const CAPABILITIES = ["join", "send", "direct", "history", "presence", "moderate"];
+
 /** A `TestServer` beside a client that plays a vector. */
 export class ServerPlayer {
   #server;
@@ -41,7 +44,8 @@ export class ServerPlayer {
     const welcome = steps.find(({ receive }) => receive?.type === "welcome")?.receive ?? {};
     const { limits, expires_in_ms: expiresInMs } = welcome;
     const hasTokens = steps.some(({ start }) => start?.token !== undefined);
-    this.#server = new TestServer({ limits, expiresInMs, userOf: hasTokens ? () => this.#user : undefined });
+    const userOf = hasTokens ? () => this.#user : undefined;
+    this.#server = new TestServer({ limits, expiresInMs, userOf, can: () => CAPABILITIES });
   }
 
   /** The client acts. `answer`: what the vector answers to its request. */

@@ -131,7 +131,7 @@ function knownFrames() {
 
 /** All that a client receives that asks for everything, and to whom everything happens. */
 async function sentFrames() {
-  const server = new TestServer();
+  const server = new TestServer({ can: () => ["join", "send", "direct", "history", "presence", "moderate"] });
   const socket = new server.WebSocket("ws://chat.example/ws", ["chat.v1"]);
   const frames = [];
   socket.onmessage = ({ data }) => frames.push(JSON.parse(data));
@@ -232,6 +232,14 @@ test("capabilities and older messages are in joined, and in the room", async () 
   strictEqual((await chat.join("general", { history: 1 })).more, false);
   await chat.kick("general", "bob");
   chat.close();
+});
+
+test("users are no moderators, unless the test says so", async () => {
+  const server = newServer();
+  const chat = newClient(server);
+  deepStrictEqual((await chat.join("r")).can, ["join", "send", "history", "presence"]);
+  strictEqual((await chat.direct("bob", "hi")).delivered, 0);
+  for (const request of ["kick", "ban", "unban"]) await rejects(chat[request]("r", "bob"), { code: "forbidden" });
 });
 
 test("a new name reaches the other members", async () => {
@@ -455,7 +463,7 @@ suite("inputs that a real server refuses", () => {
   ];
   for (const [code, name, request] of REFUSED) {
     test(name, async () => {
-      const server = newServer();
+      const server = newServer({ can: () => ["join", "send", "direct", "history", "moderate"] });
       const chat = newClient(server);
       await chat.join("r");
       await rejects(request(chat), { code });
