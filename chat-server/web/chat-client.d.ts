@@ -164,6 +164,7 @@ export type Presence =
   | { room: string; event: "joined" | "left" | "renamed"; user: User }
   | { room: string; event: "count"; count: number };
 
+/** The details of events. They may have more members than these, such as the `type` and the `id` of a frame. */
 export interface ChatEvents<Data = unknown> {
   state: StateChange;
   /** `rejoined`: after a reconnect, or to repair a hole. New ones of `messages` are `message` events as well. */
@@ -335,7 +336,7 @@ export interface ChatOptions {
   /** How long the token function may take before it is called again. Default 120,000. */
   tokenTimeoutMs?: number | undefined;
   /** From when a request is sent. A join without an answer is then repeated, as long as the room is
-   *  not left. Default 15,000. */
+   *  not left, after a pause of 1 to 2 s. Default 15,000. */
   requestTimeoutMs?: number | undefined;
   /** From the first byte to the welcome, without the time that a token takes before.
    *  Default 10,000. */
@@ -403,9 +404,12 @@ export class ChatClient<Data = unknown> {
   /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
    *  many of the latest messages to bring. `since`: a position that an earlier client saved; the
    *  messages after it are `message` events, after a `gap` if some are lost; if the room cannot
-   *  continue there, only the latest 256 follow, and `history` has those before. Joins are not counted:
-   *  one `leave` ends them all. */
-  join(room: string, options?: { history?: number | undefined } | { since: Position | undefined }): Promise<Joined<Data>>;
+   *  continue there, only the latest 256 follow, and `history()` has those before. Beside a position the option `history`
+   *  would not count. Joins are not counted: one `leave` ends them all. */
+  join(
+    room: string,
+    options?: { history?: number | undefined; since?: undefined } | { since: Position | undefined; history?: undefined },
+  ): Promise<Joined<Data>>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
 

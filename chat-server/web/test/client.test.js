@@ -172,6 +172,21 @@ suite("calls", () => {
     strictEqual(await codeOf(later.send("r", "hi")), "none");
   });
 
+  test("without a connection joins and sends wait, and other requests are refused", async () => {
+    const chat = await member({ backoffBaseMs: 1_000_000 });
+    server.drop();
+    await settled();
+    strictEqual(chat.state, "waiting");
+    const waiting = [chat.join("s"), chat.send("r", "hi")].map(codeOf);
+    const refused = ["members", "history", "kick", "ban", "unban"].map((name) => chat[name]("r", "bob"));
+    const codes = await Promise.all([...refused, chat.direct("bob", "hi"), chat.leave("s2")].map(codeOf));
+    deepStrictEqual(codes, [...Array(6).fill("offline"), "none"]);
+    chat.typing("r", true);
+    await chat.connect();
+    deepStrictEqual(await Promise.all(waiting), ["none", "none"]);
+    ok(server.received.every(({ type }) => type !== "typing"));
+  });
+
   test("a ban without a number of seconds is none", async () => {
     server = new TestServer({ can: () => ["join", "send", "presence", "moderate"] });
     const chat = await member();

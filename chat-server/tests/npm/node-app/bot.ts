@@ -1,6 +1,6 @@
 // A program without a DOM: each option may be undefined, and each member that may be absent is checked.
 
-import { ChatClient, ChatError, type GoodbyeReason, type LeftReason } from "roomcast";
+import { ChatClient, ChatError, type GoodbyeReason, type LeftReason, type Position } from "roomcast";
 import { TestServer } from "roomcast/testing";
 
 const { NAME: name, TOKEN: token } = process.env;
@@ -53,4 +53,9 @@ const banned: Promise<void> = chat.ban("general", "bob", { seconds: undefined, r
 const kicked: Promise<void> = room.kick("bob");
 await Promise.all([banned, kicked]);
 await chat.join("general", { history: undefined });
+const saved: Record<string, Position> = {};
+await chat.join("general", { since: saved["general"] });
+await chat.join("general", { history: 5, since: undefined });
+// @ts-expect-error beside a position `history` would not count.
+await chat.join("general", { since: { epoch: "e", offset: 1 }, history: 5 });
 server.close();
