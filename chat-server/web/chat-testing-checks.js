@@ -1,7 +1,7 @@
 // Mistakes of a test that uses the server for tests. Each is an error at once: the test would wait in
 // vain, or pass for another reason than it says.
 
-import { TYPES } from "./chat-testing-rules.js";
+import { TYPES, readRequest } from "./chat-testing-rules.js";
 
 /** The codes of the errors of a server. */
 const ERROR_CODES = [
@@ -44,6 +44,9 @@ export const CLOSE_REASONS = {
   4004: "token expired",
 };
 
+/** Why a server ends a connection. */
+const GOODBYE_REASONS = ["shutdown", "rebalance", "disconnected", "kicked", "banned", "token_expired"];
+
 /** Why a client is out of a room. */
 const LEFT_REASONS = ["kicked", "banned", "forbidden"];
 
@@ -63,19 +66,36 @@ export function checkErrorCode(code) {
   checkOneOf("a code of a server's errors", code, ERROR_CODES);
 }
 
-/** A connection ends with this code: one of the server, of a proxy or of a later server. */
-export function checkCloseCode(code) {
-  const isStandard = code >= 1000 && code <= 1014 && code !== 1004;
-  const isOther = code >= 3000 && code <= 4999;
-  if (Number.isInteger(code) && (isStandard || isOther)) return;
-  throw new TypeError(`${String(code)} is not a close code: those are 1000 to 1003, 1005 to 1014 and 3000 to 4999.`);
+/** An option is a function, if given. */
+export function checkFunction(name, value) {
+  if (value !== undefined && typeof value !== "function") throw new TypeError(`${name} is a function.`);
 }
 
-/** A `goodbye` is followed by a code of the server, has a reason, and no members of another frame. */
+/** A token lasts for some milliseconds, if it expires. */
+export function checkLifetime(ms) {
+  if (ms !== undefined && !(Number.isFinite(ms) && ms >= 0)) throw new TypeError(`expiresInMs is no number from 0 on: ${ms}.`);
+}
+
+/** A real server takes this request. */
+export function checkRequest(request, limits) {
+  const { error } = readRequest(JSON.stringify(request), limits);
+  if (error) throw new TypeError(error.join(": "));
+}
+
+/** A connection ends with this code: one of the server, of a proxy or of a later server. No server ends one without
+ *  a code, which is 1005. */
+export function checkCloseCode(code) {
+  const isStandard = code >= 1000 && code <= 1014 && code !== 1004 && code !== 1005;
+  const isOther = code >= 3000 && code <= 4999;
+  if (Number.isInteger(code) && (isStandard || isOther)) return;
+  throw new TypeError(`${String(code)} is not a close code: those are 1000 to 1003, 1006 to 1014 and 3000 to 4999.`);
+}
+
+/** A `goodbye` is followed by a code of the server, has one of its reasons, and no members of another frame. */
 export function checkGoodbye(code, goodbye) {
   checkOneOf("a close code of a server", code, Object.keys(CLOSE_REASONS).map(Number));
   checkOptions("goodbye", goodbye, ["reason", "reconnect", "after_ms", "message", "until"]);
-  if (typeof goodbye.reason !== "string") throw new TypeError("A goodbye has a reason, which is text.");
+  checkOneOf("a reason of a goodbye", goodbye.reason, GOODBYE_REASONS);
 }
 
 /** A kick has the moderator's words, and a reason. */

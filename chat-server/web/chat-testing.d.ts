@@ -8,12 +8,12 @@ export type Person = string | { id: string; name?: string | undefined; color?: s
 /** Which requests a fault is meant for: by default those of all users, in all rooms. The user of a first `hello` is
  *  not known yet. */
 export interface Whose {
-  /** The id of a user. */
+  /** The id of a user, who need not have connected yet. */
   user?: string | undefined;
   room?: string | undefined;
 }
 
-/** How long a ban lasts, by default until it is lifted, and the moderator's words. */
+/** How long a ban lasts, by default and from ten years on until it is lifted, and the moderator's words. */
 export interface BanOptions {
   seconds?: number | undefined;
   message?: string | undefined;
@@ -53,7 +53,7 @@ export interface TestWebSocket extends EventTarget {
 
 /** A chat server in memory. It has no timers: what it sends arrives when the promises of a test
  *  have settled, under fake timers as well. Its methods throw a `TypeError` for an option, a code or the id of a user
- *  that they do not know. */
+ *  that they do not know; docs/javascript.md lists what is accepted. */
 export class TestServer {
   /** `limits`: members of `limits` in `welcome`. `expiresInMs`: the lifetime of tokens; by default
    *  they do not expire. `userOf`: the user of a token, or nothing if it is not valid; with it a client
@@ -95,8 +95,9 @@ export class TestServer {
 
   /** The position after the latest message of a room; empty in a room without history. */
   position(room: string): Position;
-  /** A user sends a message to a room, at a time in milliseconds since 1970, by default now. Throws a
-   *  `TypeError` for what a real server refuses. */
+  /** A message of a user is sent to a room, at a time in milliseconds since 1970, by default now. As with the HTTP
+   *  API, the user need not be in the room and does not join it, and neither capabilities nor bans count. Throws a
+   *  `TypeError` for a message that a real server refuses from everybody, such as a blank one. */
   say(
     room: string,
     user: Person,
@@ -110,7 +111,8 @@ export class TestServer {
    *  not there. */
   leave(room: string, user: Person): void;
   /** The grace period is over: users whose connections were lost, or this one, leave the rooms in
-   *  which they still are. Until then a lost user stays, and nothing is sent when it returns. */
+   *  which they still are. Until then a lost user stays, and nothing is sent when it returns. Throws a `TypeError` for
+   *  one who is lost in no room. */
   expireGrace(user?: string): void;
   /** A user types, or stops with `false`. */
   typing(room: string, user: Person, typing?: boolean): void;

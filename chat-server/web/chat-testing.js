@@ -6,10 +6,13 @@ import {
   checkBan,
   checkCloseCode,
   checkErrorCode,
+  checkFunction,
   checkGoodbye,
   checkKick,
+  checkLifetime,
   checkOneOf,
   checkOptions,
+  checkRequest,
   checkType,
 } from "./chat-testing-checks.js";
 import { readRequest, repairedName } from "./chat-testing-rules.js";
@@ -28,6 +31,9 @@ const QUIET_TURNS = 100;
 
 /** Messages that a room keeps, and those of a page. */
 const KEPT = 256;
+
+/** A ban of as many seconds, ten years, or more has no end. */
+const ENDLESS_SECONDS = 10 * 365 * 24 * 60 * 60;
 
 /** For how long the key of a message is known. */
 const KEY_MS = 5 * 60_000;
@@ -97,6 +103,9 @@ export class TestServer {
    */
   constructor(options = {}) {
     checkOptions("TestServer", options, ["limits", "expiresInMs", "userOf", "can", "history"]);
+    checkLifetime(options.expiresInMs);
+    checkFunction("userOf", options.userOf);
+    checkFunction("can", options.can);
     const { limits, expiresInMs, userOf, can = () => BY_DEFAULT, history = true } = options;
     checkOptions("limits", limits ?? {}, LIMIT_NAMES);
     this.#limits = { ...LIMITS, ...limits };
@@ -130,13 +139,13 @@ export class TestServer {
     return this.#keepsHistory ? { epoch, offset } : {};
   }
 
-  /** A user, by name or as `{id, name, color}`, sends a message to a room. Throws a `TypeError` for one that a
-   *  real server refuses. */
+  /** A message of a user, by name or as `{id, name, color}`, is sent to a room, as by the HTTP API: the user need not
+   *  be there, and neither capabilities nor bans count. Throws a `TypeError` for a message that a real server
+   *  refuses from everybody. */
   say(room, user, message, options = {}) {
     checkOptions("say", options, ["data", "key", "at"]);
     const { data, key, at } = options;
-    const { error } = readRequest(JSON.stringify({ type: "send", room, message, data, key }), this.#limits);
-    if (error) throw new TypeError(error.join(": "));
+    checkRequest({ type: "send", room, message, data, key }, this.#limits);
     return this.#publish(room, { user: this.#person(user), message, data, key, at });
   }
 
@@ -180,9 +189,10 @@ export class TestServer {
   }
 
   /** The time is over in which the users whose connections were lost, or this one, could return:
-   *  they leave the rooms in which they still were. */
+   *  they leave the rooms in which they still were. Throws a `TypeError` for one who is lost in no room. */
   expireGrace(user) {
-    this.#checkUser(user);
+    const lost = [...this.#rooms.values()].flatMap(({ lost }) => [...lost]);
+    if (user !== undefined) checkOneOf("a user who is lost in a room", user, lost);
     this.#expireGrace(user);
   }
 
@@ -195,6 +205,7 @@ export class TestServer {
   }
 
   typing(room, user, typing = true) {
+    checkRequest({ type: "typing", room, typing }, this.#limits);
     this.#broadcast(room, { type: "typing", room, user: this.#person(user), typing });
   }
 
@@ -202,6 +213,7 @@ export class TestServer {
   direct(to, user, message, options = {}) {
     checkOptions("direct", options, ["data"]);
     const { data } = options;
+    checkRequest({ type: "direct", to, message, data }, this.#limits);
     const connections = this.#connectionsOf(to);
     for (const { socket } of connections) {
       socket.receive({ type: "direct", user: this.#person(user), message, data, at: Date.now() });
@@ -250,8 +262,8 @@ export class TestServer {
     this.unban(undefined, id);
   }
 
-  #addBan(room, id, { seconds, message }) {
-    const until = seconds === undefined ? undefined : Date.now() + seconds * 1000;
+  #addBan(room, id, { seconds = ENDLESS_SECONDS, message }) {
+    const until = seconds >= ENDLESS_SECONDS ? undefined : Date.now() + seconds * 1000;
     const ban = { until, reason: message };
     this.#bans.set(banKey(room, id), ban);
     return ban;

@@ -23,7 +23,12 @@ const CAUSES = {
   direct: (server, { user, message, data }, { self }) => server.direct(self, user, message, { data }),
   gap: (server, { room }) => server.forget(room),
   left: (server, { room, message, reason }, { self }) => server.kick(room, self, message, reason),
-  goodbye: (server, { type, ...goodbye }, { code }) => server.goodbye(code, goodbye),
+  goodbye: (server, { type, ...goodbye }, { code }) => {
+    if (goodbye.reason !== "moved") return server.goodbye(code, goodbye);
+    // That of a later server.
+    server.push({ type, ...goodbye });
+    server.drop(code);
+  },
 };
 
 /** What the users of the vectors may do. */

@@ -330,7 +330,13 @@ suite("a member whose connection ends", () => {
     const { server, bob, seen, listed } = await two();
     server.drop(1006, { user: "Bob" });
     await server.settled();
-    server.expireGrace("Ann");
+    // Ann, who is there, and a lost user of another room stay.
+    throws(() => server.expireGrace("Ann"), /Ann is not a user who is lost.*Bob/);
+    const cid = newClient(server, { token: "Cid", backoffBaseMs: 1_000_000 });
+    await cid.join("other");
+    server.drop(1006, { user: "Cid" });
+    await server.settled();
+    server.expireGrace("Cid");
     await server.settled();
     deepStrictEqual(seen, []);
     server.expireGrace("Bob");
@@ -493,6 +499,10 @@ test("a mistake of the test is an error at once, which names what there is", asy
   await newClient(server, { token: "ann" }).connect();
   const MISTAKES = [
     [() => new TestServer({ token: "ann" }), /token.*limits, expiresInMs/],
+    [() => new TestServer({ userOf: "ann" }), /userOf is a function/],
+    [() => new TestServer({ can: ["join"] }), /can is a function/],
+    [() => new TestServer({ expiresInMs: -1 }), /expiresInMs/],
+    [() => new TestServer({ expiresInMs: "60" }), /expiresInMs/],
     [() => new TestServer({ limits: { messageBytes: 1 } }), /messageBytes.*message_bytes/],
     [() => server.refuse("joinn", "forbidden"), /joinn.*join, leave/],
     [() => server.refuse("join", "timeout"), /timeout.*rate_limited/],
@@ -505,6 +515,13 @@ test("a mistake of the test is an error at once, which names what there is", asy
     [() => server.join("r", null), /user is a name/],
     [() => server.drop(400), /400.*1000/],
     [() => server.drop("1001"), /1001/],
+    [() => server.drop(1005), /1005.*1006 to/],
+    [() => server.typing("r", "Bob", "yes"), /typing/],
+    [() => server.typing(" ", "Bob"), /room/],
+    [() => server.direct("ann", "Bob", " "), /visible/],
+    [() => server.direct({ id: "ann" }, "Bob", "hi"), /"to"/],
+    [() => server.expireGrace("ann"), /ann is not a user who is lost in a room/],
+    [() => server.goodbye(1001, { reason: "moved" }), /moved.*shutdown/],
     [() => server.drop(1006, "ann"), /object/],
     [() => server.drop(1006, { user: "anne" }), /anne is not a user: known are ann,/],
     [() => server.goodbye(4005, { reason: "disconnected" }), /4005.*4004/],
@@ -537,6 +554,14 @@ test("a test may refuse with each code of a server's errors", () => {
   for (const code of codes) server.refuse("join", code);
   deepStrictEqual(server.faults.map(({ code }) => code), codes);
   ok(codes.length > 15);
+});
+
+test("a test may say goodbye with each reason of a server", () => {
+  const server = newServer();
+  const [, union] = /export type GoodbyeReason =([^;]*);/.exec(readFileSync(TYPES, "utf8"));
+  const reasons = [...union.matchAll(/"(\w+)"/g)].map(([, reason]) => reason);
+  for (const reason of reasons) server.goodbye(1001, { reason });
+  ok(reasons.length > 5);
 });
 
 test("with a close code comes what a real server says with it", async () => {
@@ -722,6 +747,31 @@ test("a ban from the server lasts by the clock, or until it is lifted", async ()
   }
 });
 
+test("a ban of ten years or more has no end", async () => {
+  const server = newServer();
+  const chat = newClient(server, { token: "ann" });
+  const ends = [];
+  chat.on("left", ({ until }) => ends.push(until !== undefined));
+  for (const seconds of [315_359_999, 315_360_000, 1e12]) {
+    await chat.join("r");
+    server.ban("r", "ann", { seconds });
+    await server.settled();
+    server.unban("r", "ann");
+  }
+  deepStrictEqual(ends, [true, false, false]);
+});
+
+test("a message is said as by the HTTP API", async () => {
+  const server = newServer({ can: ({ id }) => (id === "Bob" ? [] : ["join", "presence"]) });
+  const room = newClient(server, { token: "ann" }).room("r");
+  await server.settled();
+  server.ban("r", "Bob");
+  server.say("r", "Bob", "hi");
+  await server.settled();
+  const { messages, members } = room.snapshot;
+  deepStrictEqual([messages.map(({ user }) => user.id), members.map(({ id }) => id)], [["Bob"], ["ann"]]);
+});
+
 test("a user who is made to leave is out of the room", async () => {
   const server = newServer();
   const chat = newClient(server, { token: "ann" });
@@ -849,7 +899,7 @@ test("after a goodbye a client connects again as the code says", async () => {
     const server = newServer();
     const chat = newClient(server);
     await chat.connect();
-    server.goodbye(code, { reason: "any" });
+    server.goodbye(code, { reason: "disconnected" });
     await server.settled();
     strictEqual(chat.state, state);
     chat.close();
