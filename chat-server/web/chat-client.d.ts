@@ -405,10 +405,10 @@ export class ChatClient<Data = unknown> {
    *  many of the latest messages to bring. `since`: a position that an earlier client saved; the
    *  messages after it are `message` events, after a `gap` if some are lost; if the room cannot
    *  continue there, only the latest 256 follow, and `history()` has those before. Beside a position the option `history`
-   *  would not count. Joins are not counted: one `leave` ends them all. */
+   *  does not count; without one, where `since` is undefined, it does. Joins are not counted: one `leave` ends them all. */
   join(
     room: string,
-    options?: { history?: number | undefined; since?: undefined } | { since: Position | undefined; history?: undefined },
+    options?: { history?: number | undefined; since?: Position | undefined },
   ): Promise<Joined<Data>>;
   /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
