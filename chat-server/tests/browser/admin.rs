@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use chat_broker::testing::RedisServer;
 use chat_server::{ApiKey, Secret};
+use tokio::runtime::Runtime;
 
 use crate::accessibility;
 use crate::layout::assert_fits;
@@ -141,7 +142,16 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.click("to-bans");
     tab.until_shows("bans", &user);
     tab.until_shows("bans", "by the key api, since ");
+    // The question may be declined, and has nothing to fill in.
     tab.click(&format!("unban-{user}"));
+    tab.until_shows("sanction-title", &format!("Unban {user} from all servers"));
+    tab.until_hidden("sanction-reason");
+    tab.until_hidden("sanction-time");
+    tab.click("sanction-cancel");
+    tab.until_hidden("sanction-title");
+    tab.until_shows("bans", &user);
+    tab.click(&format!("unban-{user}"));
+    tab.click("sanction-confirm");
     tab.until_shows("bans", "There are no bans.");
     browser.assert_no_errors(&["401", "WebSocket connection to"]);
 }
@@ -529,6 +539,114 @@ fn outage_of_redis_leaves_the_figures_on_the_page() {
     tab.until("document.querySelector('#view').matches(':not(.stale)')", &[]);
     browser.assert_no_errors(&["503"]);
 }
+
+/// Waits until the page has read twice more: what it read at first has been shown, and has succeeded.
+fn until_reads(tab: &Tab<'_>) {
+    let reads = "window.reads ??= (() => {
+        const call = window.fetch;
+        window.fetch = (url, options) => {
+            if (options?.method === 'GET') window.reads += 1;
+            return call(url, options);
+        };
+        return 0;
+    })()";
+    let before = tab.run(&format!("return {reads}"), &[]).as_u64().unwrap();
+    // Each view that reads again makes three requests at a time, or four.
+    tab.until(&format!("({reads}) >= {}", before + 5), &[]);
+}
+
+/// What a page reads of a Redis that is full succeeds: that hides no message which was not sent.
+#[test]
+fn message_that_was_refused_is_said_to_be_until_the_next_action() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+    let server = Server::start_with(&arguments);
+    let browser = Browser::start();
+    let tab = browser.open(&server.operators_url("/admin/#/rooms/general"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    tab.until_shows("facts", "0 users");
+    let runtime = Runtime::new().unwrap();
+    let set = |most: &str| {
+        runtime.block_on(redis.command(&["CONFIG", "SET", "maxmemory", most]));
+    };
+    let refused = || {
+        tab.click("message-submit");
+        tab.until_shows("failure", "Sending the message failed: ");
+        until_reads(&tab);
+        tab.until_shows("failure", "Sending the message failed: ");
+        tab.until_hidden("problem");
+    };
+    set("1");
+    tab.fill("message", "Is anybody there?");
+    refused();
+    accessibility::check(&tab, "an action that failed");
+    assert_fits(&tab);
+    tab.click("failure-close");
+    tab.until_hidden("failure");
+    refused();
+    tab.run("location.hash = '#/rooms'", &[]);
+    tab.until_hidden("failure");
+    tab.go(&server.operators_url("/admin/#/rooms/general"));
+    tab.fill("message", "Is anybody there?");
+    refused();
+    set("0");
+    tab.until(UNTIL_SENT, &[]);
+    tab.until_shows("log", "Is anybody there?");
+    tab.until_hidden("failure");
+    browser.assert_no_errors(&["507", "503"]);
+}
+
+/// Presses the button until the server has noticed that Redis has room again.
+const UNTIL_SENT: &str = "(() => {
+        const field = document.querySelector('[data-testid=message]');
+        if (field.value !== '') field.form.requestSubmit();
+        return field.value === '';
+    })()";
+
+/// Each action says what has failed, and the reads that follow do not hide it.
+#[test]
+fn sanction_that_failed_is_said_to_have() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let _ann = chat.member(&browser);
+    let tab = browser.open("about:blank");
+    chat.log_in(&tab, KEY);
+    tab.go(&chat.server.operators_url("/admin/#/rooms/general"));
+    let user = listed_user(&tab);
+    chat.server.post("/api/rooms/elsewhere/ban", KEY, &format!("{{\"user\":\"{user}\"}}"));
+    tab.run(REFUSING, &[]);
+    let fails = |button: &str, what: &str| {
+        tab.click(button);
+        tab.until_shows("sanction-confirm", "");
+        tab.click("sanction-confirm");
+        let text = format!("{what} failed: Not today.");
+        tab.until_shows("failure", &text);
+        until_reads(&tab);
+        tab.until_shows("failure", &text);
+        tab.until_hidden("problem");
+    };
+    fails(&format!("kick-{user}"), "Kicking Ann");
+    fails(&format!("ban-{user}"), "Banning Ann");
+    tab.run("location.hash = `#/users/${arguments[0]}`", &[&user]);
+    tab.until_shows("facts", "Ann. Online");
+    tab.until_hidden("failure");
+    fails("disconnect", "Disconnecting the user");
+    fails("ban", "Banning the user");
+    fails(&format!("unban-{user}"), "Unbanning the user");
+    tab.fill("message", "Hello");
+    tab.click("message-submit");
+    tab.until_shows("failure", "Sending the message failed: Not today.");
+    browser.assert_no_errors(&[]);
+}
+
+/// Refuses what changes something.
+const REFUSING: &str = "
+    const call = window.fetch;
+    const refusal = JSON.stringify({ code: 'internal_error', message: 'Not today.' });
+    window.fetch = async (url, options) =>
+        options?.method === 'POST' ? new Response(refusal, { status: 500 }) : call(url, options);";
 
 #[test]
 fn page_is_not_on_the_port_for_clients() {

@@ -22,6 +22,10 @@ byId("login-form").addEventListener("submit", async (event) => {
   await logIn(byId("key").value.trim());
 });
 byId("logout").addEventListener("click", () => logOut());
+byId("failure-close").addEventListener("click", () => {
+  show("failure");
+  focusView();
+});
 window.addEventListener("hashchange", () => {
   if (!session) return;
   showView();
@@ -79,7 +83,8 @@ function showView() {
   shown.abort();
   shown = new AbortController();
   closeSanction();
-  report();
+  show("problem");
+  show("failure");
   const [, path, name] = /^#?\/?([^/]*\/?)(.*)$/.exec(location.hash);
   const view = byId("view");
   view.replaceChildren();
@@ -116,14 +121,28 @@ function context(view, signal) {
     try {
       await action();
       view.classList.remove("stale");
-      report();
+      show("problem");
       return true;
     } catch (error) {
       if (signal.aborted) return false;
       // Nothing on the page is true any longer for certain.
       view.classList.toggle("stale", error.status === 0);
       if (error.status === 401) logOut(inWords(error));
-      else report(inWords(error));
+      else show("problem", inWords(error));
+      return false;
+    }
+  };
+  /** Runs what the operator has asked for, and returns whether it succeeded. That it failed is shown until the next
+   *  action: what the page reads meanwhile says nothing about it. `what` begins a sentence. */
+  const act = async (what, action) => {
+    show("failure");
+    try {
+      await action();
+      return true;
+    } catch (error) {
+      if (signal.aborted) return false;
+      if (error.status === 401) logOut(inWords(error));
+      else show("failure", `${what} failed: ${inWords(error)}${outcomeOf(error)}`);
       return false;
     }
   };
@@ -139,6 +158,7 @@ function context(view, signal) {
     signal,
     api: session.api,
     attempt,
+    act,
     repeat,
     has: (scope) => session.key.scopes.includes(scope),
     isForAll: session.key.rooms.includes("*"),
@@ -146,8 +166,13 @@ function context(view, signal) {
   };
 }
 
-/** Shows what has failed, until something succeeds. */
-function report(problem = "") {
-  byId("problem").textContent = problem;
-  byId("problem").hidden = problem === "";
+/** What is known of an action without an answer. An answer says so itself. */
+function outcomeOf(error) {
+  return error.status === 0 ? " It is unknown whether it was carried out." : "";
+}
+
+/** Shows why the page cannot read, as `problem`, or what action has failed, as `failure`; without a text, hides it. */
+function show(id, text = "") {
+  (byId(`${id}-text`) ?? byId(id)).textContent = text;
+  byId(id).hidden = text === "";
 }

@@ -2,10 +2,11 @@
 
 import { roomPath, userPath } from "./api.js";
 import { button, isolated, linkToRoom, linkToUser, make, muted, named, table, time } from "./elements.js";
+import { askForSanction } from "./sanctions.js";
 
 const PAGE = 100;
 
-export function bans({ view, api, has, attempt, signal }) {
+export function bans({ view, api, has, attempt, act, signal }) {
   const list = make("div");
   view.append(make("h1", {}, "Bans"), list);
   if (!has("moderate")) return list.append(muted("The list of bans needs a key with the scope moderate."));
@@ -16,17 +17,17 @@ export function bans({ view, api, has, attempt, signal }) {
     const next = page.next && button("More", "more", () => attempt(() => load(page.next)), "");
     list.replaceChildren(listOfBans(found, end), ...(next ? [next] : []));
   };
-  const end = (ban) =>
-    attempt(async () => {
-      await unban(api, ban);
-      await load();
-    });
+  const end = async (ban) => {
+    if (await unban(api, act, ban)) await attempt(load);
+  };
   attempt(load);
 }
 
-/** Ends a ban. */
-export function unban(api, { user, room }) {
-  return room ? api.post(roomPath(room, "/unban"), { user }) : api.post(userPath(user, "/unban"));
+/** Asks, and ends a ban. Returns whether it has ended. */
+export async function unban(api, act, { user, room }) {
+  const title = ["Unban ", isolated(user), " from ", room ? isolated(room) : "all servers"];
+  if (!(await askForSanction({ title, action: "Unban", timed: false, reasoned: false }))) return false;
+  return act("Unbanning the user", () => (room ? api.post(roomPath(room, "/unban"), { user }) : api.post(userPath(user, "/unban"))));
 }
 
 export function listOfBans(bans, end) {

@@ -12,7 +12,7 @@ const SHOWN = 200;
 /** Members that are listed. */
 const LISTED = 500;
 
-export function room({ view, api, has, attempt, repeat }, name) {
+export function room({ view, api, has, act, repeat }, name) {
   if (!has("read")) return view.append(make("h1", { "data-testid": "title" }, name), muted("A room needs a key with the scope read."));
   const facts = make("p", { class: "muted", "data-testid": "facts" });
   const log = make("div", { class: "log", role: "log", tabindex: "0", "aria-label": "Messages", "data-testid": "log" });
@@ -37,7 +37,7 @@ export function room({ view, api, has, attempt, repeat }, name) {
   function composer() {
     if (!has("send")) return [];
     const send = (message, input) =>
-      message && attempt(async () => {
+      message && act("Sending the message", async () => {
         await api.post(roomPath(name, "/messages"), { message });
         input.value = "";
       });
@@ -55,20 +55,20 @@ export function room({ view, api, has, attempt, repeat }, name) {
 
   function actions(user) {
     return [
-      button("Kick", `kick-${user.id}`, () => attempt(() => kick(user))),
+      button("Kick", `kick-${user.id}`, () => kick(user)),
       " ",
-      button("Ban", `ban-${user.id}`, () => attempt(() => ban(user))),
+      button("Ban", `ban-${user.id}`, () => ban(user)),
     ];
   }
 
   async function kick(user) {
     const given = await askForSanction({ title: titleOf("Kick", user), action: "Kick", timed: false });
-    if (given) await api.post(roomPath(name, "/kick"), { user: user.id, ...given });
+    if (given) await act(`Kicking ${user.name}`, () => api.post(roomPath(name, "/kick"), { user: user.id, ...given }));
   }
 
   async function ban(user) {
     const given = await askForSanction({ title: titleOf("Ban", user), action: "Ban" });
-    if (given) await api.post(roomPath(name, "/ban"), { user: user.id, ...given });
+    if (given) await act(`Banning ${user.name}`, () => api.post(roomPath(name, "/ban"), { user: user.id, ...given }));
   }
 
   function titleOf(action, user) {

@@ -1,4 +1,4 @@
-// The dialog for a kick or a ban.
+// The dialog for a kick, a ban or an unban.
 
 import { byId, focusOn, placeOf } from "./elements.js";
 
@@ -7,14 +7,16 @@ export function closeSanction() {
   byId("sanction").close();
 }
 
-/** Asks for the reason and the time. Returns the fields of the call; nothing if the operator cancels. */
-export function askForSanction({ title, action, note = "", timed = true }) {
+/** Asks whether it shall be, and for the reason and the time. Returns the fields of the call; nothing if the operator cancels. */
+export function askForSanction({ title, action, note = "", timed = true, reasoned = true }) {
   const [dialog, form, time, reason] = ["sanction", "sanction-form", "sanction-time", "sanction-reason"].map(byId);
   byId("sanction-title").replaceChildren(...title);
   byId("sanction-note").textContent = note;
   byId("sanction-note").hidden = note === "";
   form.querySelector("[type=submit]").textContent = action;
-  for (const part of [time, form.querySelector("[for=sanction-time]")]) part.hidden = !timed;
+  for (const [part, isAsked] of [[time, timed], [reason, reasoned]]) {
+    for (const element of [part, form.querySelector(`[for=${part.id}]`)]) element.hidden = !isAsked;
+  }
   reason.value = "";
   dialog.returnValue = "";
   const asked = document.activeElement;

@@ -14,7 +14,7 @@ export function users({ view, go }) {
   view.append(make("h1", {}, "Users"), search);
 }
 
-export function user({ view, api, has, attempt, repeat }, id) {
+export function user({ view, api, has, attempt, act, repeat, signal: shown }, id) {
   const facts = make("p", { "data-testid": "facts" });
   const similar = make("div", { class: "stack", "data-testid": "similar" });
   const connections = make("div");
@@ -65,21 +65,20 @@ export function user({ view, api, has, attempt, repeat }, id) {
     update(bans, found, (list) => listOfBans(list, end));
   }
 
-  const change = (call) =>
-    attempt(async () => {
-      await call();
-      await load();
-    });
+  /** Shows what an action has changed, if it succeeded. */
+  const follow = async (action) => {
+    if (await action) await attempt(() => load(shown));
+  };
 
   function end(ban) {
-    return change(() => unban(api, ban));
+    return follow(unban(api, act, ban));
   }
 
   function actions() {
     const found = [];
     if (has("send")) {
       const send = (message, input) =>
-        message && attempt(async () => {
+        message && act("Sending the message", async () => {
           const { delivered } = await api.post(userPath(id, "/messages"), { message });
           input.value = delivered > 0 ? "" : message;
           input.setCustomValidity(delivered > 0 ? "" : "The user is not connected, and has not received it.");
@@ -92,7 +91,8 @@ export function user({ view, api, has, attempt, repeat }, id) {
       const disconnect = async (options, ban) => {
         const note = isOnline || !has("read") ? "" : "No user with this id is online. Ids are matched whole: check that it is complete.";
         const given = await askForSanction({ ...options, note, timed: ban });
-        if (given) await change(() => api.post(userPath(id, "/disconnect"), { ...given, ban }));
+        const what = ban ? "Banning the user" : "Disconnecting the user";
+        if (given) await follow(act(what, () => api.post(userPath(id, "/disconnect"), { ...given, ban })));
       };
       found.push(
         make(
