@@ -363,6 +363,48 @@ fn servers_of_a_fleet_are_told_apart() {
     browser.assert_no_errors(&[]);
 }
 
+/// A server that ends leaves a trace for ten minutes, also while another view is shown.
+#[test]
+fn server_that_has_crashed_stays_in_the_list_for_ten_minutes() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+    let one = Server::start_with(&arguments);
+    let mut other = Server::start_with(&arguments);
+    let browser = Browser::start();
+    let tab = browser.open(&one.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    tab.until("document.querySelectorAll('[data-testid=servers] tbody tr').length === 2", &[]);
+    let node =
+        "document.querySelector('[data-testid=servers] tr:not(:has(.here)) td .muted').innerText";
+    let node = tab.until(node, &[]).as_str().unwrap().to_owned();
+    other.kill();
+    tab.run_async(UNTIL_ALONE, &[KEY]);
+    let gone = "[...document.querySelectorAll('[data-testid=servers] tbody tr')]
+        .some((row) => row.innerText.includes(arguments[0])
+            && /was here until \\d\\d:\\d\\d UTC/.test(row.innerText))";
+    tab.until(gone, &[&node]);
+    accessibility::check(&tab, "a server that is gone");
+    tab.click("to-rooms");
+    tab.until_shows("rooms", "No room");
+    tab.click("to-overview");
+    tab.until(gone, &[&node]);
+    let ahead = "const now = Date.now; Date.now = () => now() + arguments[0] * 60_000";
+    tab.run(ahead, &["9"]);
+    until_reads(&tab);
+    tab.until(gone, &[&node]);
+    tab.run(ahead, &["1"]);
+    tab.until("document.querySelectorAll('[data-testid=servers] tbody tr').length === 1", &[]);
+    browser.assert_no_errors(&[]);
+}
+
+/// Waits until a server that has crashed is not listed any longer, which takes 15 s.
+const UNTIL_ALONE: &str = "
+    const headers = { Authorization: `Bearer ${arguments[0]}` };
+    const read = async () => (await (await fetch('/api/nodes', { headers })).json()).nodes.length;
+    while ((await read()) > 1) await new Promise((resolve) => setTimeout(resolve, 200));";
+
 /// The cells of the list of servers that are marked: a row for each server.
 const DIFFERING: &str = "JSON.stringify([...document.querySelectorAll('[data-testid=servers] tbody tr')]
     .map((row) => [...row.querySelectorAll('td:has(strong.bad)')].map((cell) => cell.dataset.label)))";

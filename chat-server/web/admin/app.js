@@ -7,6 +7,7 @@ import { overview } from "./overview.js";
 import { room } from "./room.js";
 import { rooms } from "./rooms.js";
 import { closeSanction } from "./sanctions.js";
+import { KnownServers } from "./servers.js";
 import { user, users } from "./user.js";
 
 const STORAGE = "chat-admin-key";
@@ -39,7 +40,7 @@ else logOut();
 async function logIn(key) {
   const api = new Api(key);
   try {
-    session = { api, key: await api.get("/key") };
+    session = { api, key: await api.get("/key"), servers: new KnownServers() };
   } catch (error) {
     logOut(inWords(error));
     // A server that does not answer has not refused the key.
@@ -157,6 +158,7 @@ function context(view, signal) {
     view,
     signal,
     api: session.api,
+    servers: session.servers,
     attempt,
     act,
     repeat,

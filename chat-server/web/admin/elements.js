@@ -138,6 +138,13 @@ export function duration(ms) {
 
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", hourCycle: "h23" });
 
+/** `17:05 UTC`; the title is as that of `time`. */
+export function minute(at) {
+  const full = time(at);
+  full.textContent = `${full.dateTime.slice(11, 16)} UTC`;
+  return full;
+}
+
 /** `2027-06-30 17:05:09 UTC`, as in the log; the time of the browser is the title. */
 export function time(at) {
   const date = new Date(at);

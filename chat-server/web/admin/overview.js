@@ -9,7 +9,7 @@ import { Traffic } from "./traffic.js";
 
 const REFRESH_MS = 5000;
 
-export function overview({ view, api, has, isForAll, repeat }) {
+export function overview({ view, api, has, isForAll, repeat, servers: known }) {
   const samples = new Samples(api);
   if (!has("admin")) return view.append(make("h1", {}, "Servers"), withoutAdmin());
   const servers = make("div");
@@ -44,7 +44,7 @@ export function overview({ view, api, has, isForAll, repeat }) {
     // The samples say which of the servers this is.
     await sampled.catch(() => {});
     const here = samples.server?.node;
-    update(servers, { nodes, here }, listOfServers);
+    update(servers, { nodes, here, gone: known.update(nodes, Date.now()) }, listOfServers);
     others.replaceChildren(...elsewhere(nodes, here));
   }
 }

@@ -1,6 +1,6 @@
 // The servers that share the broker, and which of them this page is of.
 
-import { duration, make, muted, named, number, table } from "./elements.js";
+import { duration, make, minute, muted, named, number, table } from "./elements.js";
 
 /** Servers that a sentence names. */
 const NAMED = 20;
@@ -8,12 +8,29 @@ const NAMED = 20;
 /** The columns in which servers should not differ: settings, keys of tokens, version. */
 const COMPARED = [({ config }) => config, ({ token_keys: keys }) => keys ?? "none", ({ version }) => version];
 
+/** How long a server that is not listed any longer is still shown. */
+const KEPT_MS = 600_000;
+
+/** The servers that this page has seen: one that crashed, froze or was stopped is soon not listed any longer. */
+export class KnownServers {
+  #seen = new Map();
+
+  /** Takes note of the servers that are listed `now`. Returns those that are not any longer, with the time at which
+   *  each was listed last (`until`). */
+  update(nodes, now) {
+    for (const node of nodes) this.#seen.set(node.node, { ...node, until: now });
+    for (const server of this.#seen.values()) if (server.until < now) server.missed ??= now;
+    for (const [node, { missed }] of this.#seen) if (now - missed >= KEPT_MS) this.#seen.delete(node);
+    return [...this.#seen.values()].filter(({ missed }) => missed !== undefined);
+  }
+}
+
 /** A server in a sentence. */
 export function nameOf({ node, host }) {
   return host ? `${host} (${node})` : node;
 }
 
-export function listOfServers({ nodes, here }) {
+export function listOfServers({ nodes, here, gone }) {
   const usual = COMPARED.map((valueOf) => mostFrequent(nodes.map(valueOf)));
   const rows = nodes.map((node) => {
     const compared = COMPARED.map((valueOf, index) => marked(valueOf(node), usual[index]));
@@ -25,9 +42,14 @@ export function listOfServers({ nodes, here }) {
   });
   const total = nodes.reduce((sum, node) => sum + node.connections, 0);
   const columns = ["@Host", "#Connections", "#Rooms", "Running for", "Settings", "Token keys", "Version"];
-  const list = table("servers", columns, rows, "No server has announced itself yet.");
+  const list = table("servers", columns, [...rows, ...gone.map(rowOfGone)], "No server has announced itself yet.");
   const age = make("span", { class: "fresh" }, " The figures are at most 10 s old.");
   return make("div", {}, list, make("p", { class: "muted" }, `${number(total)} connections in all.`, age));
+}
+
+function rowOfGone({ node, host, version, until }) {
+  const was = make("strong", { class: "gone" }, "was here until ", minute(until));
+  return [named(host ?? node, node, was), "", "", "", "", "", version];
 }
 
 /** A value, marked if it is not the one that most servers have. */
