@@ -16,9 +16,11 @@ use crate::routes::readable;
 use crate::state::State;
 use crate::web::{REVALIDATE, Representation, content_type, etag, file};
 
-/// `/admin/`, and what the page is made of.
+/// `/admin/`, what the page is made of, and `/`, which leads to it.
 pub(crate) fn router() -> Router<Arc<State>> {
     Router::new()
+        // Temporary: browsers keep a permanent one, and the address may serve another page later.
+        .route("/", readable(get(async || Redirect::temporary("/admin/"))))
         .route("/admin", readable(get(async || Redirect::permanent("/admin/"))))
         .route("/admin/", readable(get(page)))
         .route("/admin/{file}", readable(get(asset)))

@@ -99,13 +99,13 @@ fn operator_reads_a_room_and_removes_a_user() {
     tab.until_shows("members", "Ann");
     ann.fill("message", "Is anybody there?");
     ann.click("send");
-    tab.until_shows("log", "Ann: Is anybody there?");
+    let user = listed_user(&tab);
+    tab.until_shows("log", &format!("{user} (Ann): Is anybody there?"));
     tab.fill("message", "Yes, the operator.");
     tab.click("message-submit");
     ann.until_shows("log", "Yes, the operator.");
-    tab.until_shows("log", "api: Yes, the operator.");
+    tab.until_shows("log", "@api (api): Yes, the operator.");
 
-    let user = listed_user(&tab);
     ann.run(
         "const message = document.getElementById('message');
         for (let n = 0; n < 60; n += 1) {
@@ -236,12 +236,14 @@ fn limits_that_were_reached_are_named() {
     let tab = browser.open("about:blank");
     chat.log_in(&tab, KEY);
     // Connections for requests without a key count as well.
-    tab.run("for (let n = 0; n < 3; n += 1) fetch('/api/rooms')", &[]);
+    tab.run("fetch('/api/rooms')", &[]);
+    tab.until_shows("limits", "Limits reached in these ten minutes: api_key once.");
+    tab.run("for (let n = 0; n < 2; n += 1) fetch('/api/rooms')", &[]);
     tab.until_shows("limits", "Limits reached in these ten minutes: api_key about 3 times.");
     browser.assert_no_errors(&["401"]);
 }
 
-/// The latencies of messages are of the time when there were some.
+/// The latencies of messages are of the time when there were some; the plot has a gap between.
 #[test]
 fn latency_of_what_has_ended_is_none_now() {
     let chat = Chat::start();
@@ -253,6 +255,10 @@ fn latency_of_what_has_ended_is_none_now() {
     ann.click("send");
     tab.until_shows("publish_ms", " ms");
     tab.until_shows("publish_ms", "none");
+    ann.fill("message", "hi again");
+    ann.click("send");
+    tab.until("document.querySelectorAll('[data-testid=publish_ms] .line').length === 2", &[]);
+    tab.until("document.querySelectorAll('[data-testid=connections] .line').length === 1", &[]);
     browser.assert_no_errors(&[]);
 }
 
@@ -497,7 +503,7 @@ fn first_message_of_a_room_follows_on_nothing() {
     for message in ["first", "second"] {
         tab.fill("message", message);
         tab.click("message-submit");
-        tab.until_shows("log", &format!("api: {message}"));
+        tab.until_shows("log", &format!("@api (api): {message}"));
     }
     let log = tab.run("return document.querySelector('[data-testid=log]').innerText", &[]);
     assert!(!log.as_str().unwrap().contains("missing"), "{log}");
@@ -580,6 +586,16 @@ fn outage_of_redis_leaves_the_figures_on_the_page() {
     tab.until("document.querySelectorAll('#view .stale').length === 1", &[]);
     tab.until("document.querySelector('#view').matches(':not(.stale)')", &[]);
     browser.assert_no_errors(&["503"]);
+}
+
+#[test]
+fn address_without_a_path_leads_to_the_page() {
+    let chat = Chat::start();
+    let browser = Browser::start();
+    let tab = browser.open(&chat.server.operators_url("/"));
+    tab.until_shows("key", "");
+    assert_eq!(tab.run("return location.href", &[]), chat.server.operators_url("/admin/"));
+    browser.assert_no_errors(&[]);
 }
 
 /// Waits until the page has read twice more: what it read at first has been shown, and has succeeded.

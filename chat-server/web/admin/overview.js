@@ -75,7 +75,11 @@ function conditions({ ready, broker_up, broker_full }, cause) {
 function limitsReached(samples) {
   const counts = samples.limits();
   if (counts.length === 0) return "";
-  return `Limits reached in these ten minutes: ${counts.map(([limit, count]) => `${limit} about ${number(count)} times`).join(", ")}.`;
+  return `Limits reached in these ten minutes: ${counts.map(([limit, count]) => `${limit} ${times(count)}`).join(", ")}.`;
+}
+
+function times(count) {
+  return count === 1 ? "once" : `about ${number(count)} times`;
 }
 
 const perSecond = (value) => `${number(value)}/s`;

@@ -6,6 +6,9 @@ const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT] = [300, 72];
 const SPAN_MS = 600_000;
 
+/** The time of a sample. */
+const SAMPLE_MS = 5000;
+
 /** A plot up to the time `end`, with its name, its value at that time and its scale; `write` turns a value into text. */
 export function plot(id, title, points, write, end) {
   const top = scale(Math.max(...points.map(({ value }) => value)));
@@ -23,7 +26,24 @@ export function plot(id, title, points, write, end) {
   return make("figure", { class: "plot", "data-testid": id }, caption, drawing, axis);
 }
 
+/** A shape for each part of the time that has figures: nothing is known of the rest. */
 function shapes(points, top, end) {
+  return unbroken(points).flatMap((part) => shapesOf(part, top, end));
+}
+
+/** The points in lists of those between which no sample is missing. */
+function unbroken(points) {
+  const parts = [];
+  points.forEach((point, index) => {
+    if (index === 0 || point.at - points[index - 1].at > 1.5 * SAMPLE_MS) parts.push([]);
+    parts.at(-1).push(point);
+  });
+  return parts;
+}
+
+function shapesOf(part, top, end) {
+  // One sample alone is drawn over its time.
+  const points = part.length > 1 ? part : [{ ...part[0], at: part[0].at - SAMPLE_MS }, ...part];
   const x = ({ at }) => WIDTH - ((end - at) / SPAN_MS) * WIDTH;
   const y = ({ value }) => HEIGHT - 1 - (value / top) * (HEIGHT - 4);
   const line = points.map((point) => `${x(point).toFixed(1)},${y(point).toFixed(1)}`);

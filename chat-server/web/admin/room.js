@@ -138,8 +138,10 @@ class Messages {
   }
 }
 
+/** The id comes first, by which a user is found and banned: anyone may have the name. */
 function line({ offset, at, user, message, data }) {
   const content = data === undefined ? [isolated(message)] : [isolated(message), " ", make("code", {}, JSON.stringify(data))];
   const head = make("span", { class: "muted" }, `${offset} `, time(at), " ");
-  return make("p", {}, head, linkToUser(user.id, user.name), ": ", ...content);
+  const name = user.name === user.id ? [] : [" ", make("span", { class: "muted" }, "(", isolated(user.name), ")")];
+  return make("p", {}, head, linkToUser(user.id), ...name, ": ", ...content);
 }
