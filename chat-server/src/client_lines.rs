@@ -21,7 +21,7 @@ use crate::throttled::Throttled;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Lines of ended connections in a minute, for each cause, and of removals from rooms: a flood of one
-/// cause must not suppress the others.
+/// cause must not suppress the others, nor one of clients that nobody knows those of users.
 const ENDED: u32 = 600;
 
 /// Of these, lines of one user: a client that reconnects in a loop must not suppress the others.
@@ -48,23 +48,15 @@ const LONGEST_TEXT: usize = 200;
 const REJECTED: u32 = 60;
 const REJECTED_OF_SOURCE: u32 = 10;
 
-/// How many rejected tokens in a minute are verified once more to find their users, and how many of one
-/// address: a flood of forged ones must not cost twice the CPU.
-const VERIFIED: u32 = 600;
-const VERIFIED_OF_ADDRESS: u32 = 120;
-
 /// Where the log has calls to `/api`, so that an operator can choose their level.
 const API: &str = "chat_server::api";
 
 /// The budgets of a server.
 #[derive(Debug)]
 pub(crate) struct ClientLines {
-    ended: [LogBudget; Cause::ALL.len()],
-    /// Of clients whose tokens do not prove who they are, by address.
-    tokens: LogBudget,
-    /// Of users whose tokens are genuine and not valid, by user: an address may be that of many.
-    genuine_tokens: LogBudget,
-    verified_tokens: LogBudget,
+    ended: [SourceBudget; Cause::ALL.len()],
+    /// A user is known here if the token is genuine.
+    tokens: SourceBudget,
     keys: LogBudget,
     /// By who imposes them.
     pub(crate) sanctions: LogBudget,
@@ -76,20 +68,42 @@ pub(crate) struct ClientLines {
     reads: LogBudget,
     /// By cause. The last is of those that are not counted as refused handshakes, such as requests above
     /// the rate of an address.
-    refused: [LogBudget; REFUSALS.len() + 1],
+    refused: [SourceBudget; REFUSALS.len() + 1],
     joins: ByCode,
     sends: ByCode,
+    moderation: ByCode,
     pub(crate) throttled: Throttled,
 }
 
 /// Of refused frames, by their error code.
-type ByCode = [LogBudget; ErrorCode::ALL.len()];
+type ByCode = [SourceBudget; ErrorCode::ALL.len()];
 
-/// Whose lines share a budget: a user, and before the user is known an address.
-type Source<'a> = (Option<&'a UserId>, Option<IpAddr>);
+/// The lines of users, by user, and beside them those of clients whose user is not known, by address: anyone
+/// can have many addresses, and so must not use up the lines of users.
+#[derive(Debug)]
+struct SourceBudget {
+    of_users: LogBudget,
+    of_addresses: LogBudget,
+}
 
-fn source(user: Option<&UserId>, address: Option<IpAddr>) -> Source<'_> {
-    (user, if user.is_none() { address.map(network) } else { None })
+impl SourceBudget {
+    fn new(lines: u32, lines_of_source: u32) -> Self {
+        let budget = || LogBudget::new(lines, lines_of_source);
+        Self { of_users: budget(), of_addresses: budget() }
+    }
+
+    fn take(&self, user: Option<&UserId>, address: Option<IpAddr>) -> bool {
+        match user {
+            Some(user) => self.of_users.take(user),
+            None => self.of_addresses.take(&address.map(network)),
+        }
+    }
+
+    /// How many lines were not permitted since the last call, unless none.
+    fn take_suppressed(&self) -> Option<u64> {
+        let suppressed = [&self.of_users, &self.of_addresses].map(LogBudget::take_suppressed);
+        suppressed.into_iter().flatten().reduce(|one, other| one + other)
+    }
 }
 
 /// What a user notices if it is refused: each has lines at `info`.
@@ -98,9 +112,11 @@ pub(crate) enum Attempt {
     Join,
     /// To a room or to a user.
     Send,
+    /// A kick, a ban or the end of a ban.
+    Moderate,
 }
 
-/// A join or a message that is refused.
+/// A join, a message or an act of a moderator that is refused.
 #[derive(Debug)]
 pub(crate) struct RefusedAttempt<'a> {
     pub(crate) attempt: Attempt,
@@ -110,6 +126,9 @@ pub(crate) struct RefusedAttempt<'a> {
     pub(crate) room: Option<&'a str>,
     /// The recipient of a direct message, as the client has sent it.
     pub(crate) to: Option<&'a str>,
+    /// The type of the frame, and whom a moderator meant, as the client has sent it.
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) about: Option<&'a str>,
     /// The id of the connection.
     pub(crate) connection: &'a str,
     pub(crate) address: Option<IpAddr>,
@@ -163,19 +182,19 @@ pub(crate) struct ApiCall<'a> {
 
 impl Default for ClientLines {
     fn default() -> Self {
+        let rejected = || SourceBudget::new(REJECTED, REJECTED_OF_SOURCE);
         Self {
-            ended: std::array::from_fn(|_| LogBudget::new(ENDED, ENDED_OF_USER)),
-            tokens: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
-            genuine_tokens: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
-            verified_tokens: LogBudget::new(VERIFIED, VERIFIED_OF_ADDRESS),
+            ended: std::array::from_fn(|_| SourceBudget::new(ENDED, ENDED_OF_USER)),
+            tokens: rejected(),
             keys: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
             sanctions: LogBudget::new(SANCTIONS, SANCTIONS_OF_ACTOR),
             removals: LogBudget::new(ENDED, ENDED_OF_USER),
             calls: std::array::from_fn(|_| LogBudget::new(CALLS, CALLS_OF_KEY)),
             reads: LogBudget::new(READS, 1),
-            refused: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
-            joins: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
-            sends: std::array::from_fn(|_| LogBudget::new(REJECTED, REJECTED_OF_SOURCE)),
+            refused: std::array::from_fn(|_| rejected()),
+            joins: std::array::from_fn(|_| rejected()),
+            sends: std::array::from_fn(|_| rejected()),
+            moderation: std::array::from_fn(|_| rejected()),
             throttled: Throttled::default(),
         }
     }
@@ -201,8 +220,7 @@ impl ClientLines {
                 tracing::info!(cause, lines, "suppressed log lines of ended connections");
             }
         }
-        let tokens = [&self.tokens, &self.genuine_tokens].map(LogBudget::take_suppressed);
-        if let Some(lines) = tokens.into_iter().flatten().reduce(|one, other| one + other) {
+        if let Some(lines) = self.tokens.take_suppressed() {
             tracing::warn!(lines, "suppressed log lines of rejected credentials");
         }
         if let Some(lines) = self.keys.take_suppressed() {
@@ -231,6 +249,9 @@ impl ClientLines {
         for (code, lines) in suppressed_by_code(&self.sends) {
             tracing::info!(code, lines, "suppressed log lines of refused sends");
         }
+        for (code, lines) in suppressed_by_code(&self.moderation) {
+            tracing::info!(code, lines, "suppressed log lines of refused moderation");
+        }
     }
 
     /// Whether the line of a connection that ended for `cause` is at `info`. The lines of one user are
@@ -241,27 +262,34 @@ impl ClientLines {
         user: Option<&UserId>,
         address: Option<IpAddr>,
     ) -> bool {
-        self.ended[cause as usize].take(&source(user, address))
+        self.ended[cause as usize].take(user, address)
     }
 
-    /// Logs why a client could not join a room, or send a message.
+    /// Logs why a client could not join a room, send a message, or moderate.
     pub(crate) fn attempt_refused(&self, refused: &RefusedAttempt<'_>) {
-        let RefusedAttempt { attempt, rejection, user, room, to, connection, address, by_backend } =
-            *refused;
+        let RefusedAttempt { attempt, rejection, user, connection, address, .. } = *refused;
         let budgets = match attempt {
             Attempt::Join => &self.joins,
             Attempt::Send => &self.sends,
+            Attempt::Moderate => &self.moderation,
         };
         let place = ErrorCode::ALL.iter().position(|known| *known == rejection.code);
         let budget = place.and_then(|place| budgets.get(place));
-        let is_permitted = budget.is_some_and(|budget| budget.take(&source(user, address)));
+        let is_permitted = budget.is_some_and(|budget| budget.take(user, address));
         let (code, user) = (rejection.code.as_str(), user.map(UserId::as_str));
-        let (room, to, detail) = (room.map(shown), to.map(shown), shown(&rejection.message));
-        let (room, to, detail) = (room.as_deref(), to.as_deref(), &*detail);
-        let (address, by) = (address.map(display), by_backend.then_some("backend"));
+        let is_moderation = attempt == Attempt::Moderate;
+        let about = refused.about.filter(|_| is_moderation);
+        let [room, to, about] = [refused.room, refused.to, about].map(|text| text.map(shown));
+        let (room, to, about) = (room.as_deref(), to.as_deref(), about.as_deref());
+        let (detail, address) = (&*shown(&rejection.message), address.map(display));
+        let by = refused.by_backend.then_some("backend");
+        // The text of the other lines says it.
+        let kind = refused.kind.filter(|_| is_moderation);
         macro_rules! log {
             ($level:ident, $what:literal) => {
-                tracing::$level!(code, user, room, to, by, connection, address, detail, $what)
+                tracing::$level!(
+                    code, kind, user, room, to, about, by, connection, address, detail, $what
+                )
             };
         }
         match (attempt, is_permitted) {
@@ -269,6 +297,8 @@ impl ClientLines {
             (Attempt::Join, false) => log!(debug, "join refused"),
             (Attempt::Send, true) => log!(info, "send refused"),
             (Attempt::Send, false) => log!(debug, "send refused"),
+            (Attempt::Moderate, true) => log!(info, "moderation refused"),
+            (Attempt::Moderate, false) => log!(debug, "moderation refused"),
         }
     }
 
@@ -288,8 +318,8 @@ impl ClientLines {
         let budget = &self.refused[place.unwrap_or(REFUSALS.len())];
         // A page that is not allowed has many users, and one line says what all of theirs would.
         let is_permitted = match &refusal.foreign {
-            Some(foreign) => budget.take(foreign),
-            None => budget.take(&source(user, address)),
+            Some(foreign) => budget.of_addresses.take(foreign),
+            None => budget.take(user, address),
         };
         let (user, room) = (user.map(UserId::as_str), room.map(RoomId::as_str));
         let (address, code) = (address.map(display), refusal.code());
@@ -370,12 +400,11 @@ impl ClientLines {
     }
 
     /// Logs why a client was rejected, but not its credentials, which are secret. `user` is whom they
-    /// name, if they are genuine; it is asked for so many of a minute, since a signature is verified for
-    /// it. `connection` is the client's id, unless it was rejected at the handshake.
+    /// prove. `connection` is the client's id, unless it was rejected at the handshake.
     pub(crate) fn credentials_rejected(
         &self,
         error: &AuthError,
-        user: impl FnOnce() -> Option<UserId>,
+        user: Option<&UserId>,
         address: Option<IpAddr>,
         connection: Option<&str>,
     ) {
@@ -383,13 +412,8 @@ impl ClientLines {
         if *error == AuthError::Missing {
             return;
         }
-        let network = address.map(network);
-        let user = if self.verified_tokens.take(&network) { user() } else { None };
-        let is_permitted = match &user {
-            Some(user) => self.genuine_tokens.take(user),
-            None => self.tokens.take(&network),
-        };
-        let user = user.as_ref().map(UserId::as_str);
+        let is_permitted = self.tokens.take(user, address);
+        let user = user.map(UserId::as_str);
         // The text may hold what the client has sent.
         let (reason, address) = (error.to_string(), address.map(display));
         let reason = &*printable(&reason);
@@ -426,4 +450,25 @@ fn suppressed_by_code(budgets: &ByCode) -> impl Iterator<Item = (&'static str, u
 pub(crate) fn shown(text: &str) -> String {
     let clipped: String = text.chars().take(LONGEST_TEXT).collect();
     printable(&clipped).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// Anyone has many connections without a token, and some many addresses.
+    #[test]
+    fn strangers_do_not_use_up_the_lines_of_users() {
+        let lines = ClientLines::default();
+        let user = UserId::new("ann").unwrap();
+        let of_strangers = (0..2 * ENDED)
+            .filter(|n| lines.may_log_end(Cause::Lost, None, Some(Ipv4Addr::from_bits(*n).into())));
+        // A minute may end in between.
+        assert!((ENDED..=2 * ENDED).contains(&(of_strangers.count() as u32)));
+        for _ in 0..ENDED_OF_USER {
+            assert!(lines.may_log_end(Cause::Lost, Some(&user), None));
+        }
+    }
 }

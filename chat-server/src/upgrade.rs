@@ -155,8 +155,8 @@ pub(crate) async fn access(
         }
         Err(AuthError::Missing) => Ok((Access::Pending, None)),
         Err(error) => {
-            let user = || authenticator.genuine_user(&credentials);
-            state.client_lines.credentials_rejected(&error, user, credentials.address, None);
+            let (user, address) = (error.user(), credentials.address);
+            state.client_lines.credentials_rejected(&error, user, address, None);
             state.metrics.limited("token");
             Err(Refusal::from(error).logged())
         }

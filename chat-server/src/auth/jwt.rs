@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use chat_core::UserId;
 use jsonwebtoken::Algorithm;
 use parking_lot::RwLock;
 
@@ -164,17 +163,27 @@ impl JwtAuthenticator {
     /// Verifies a token with the keys that are known now, and returns the identity of its bearer.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`] names the header or the claim that is wrong.
+    /// [`AuthError::Invalid`] names the header or the claim that is wrong; [`AuthError::InvalidOf`] also has
+    /// the user, if the signature is valid.
     pub fn verify(&self, token: &str) -> Result<Identity, AuthError> {
+        let described = |why| format!("the token is not valid: {why}");
         self.identity(token).map_err(|error| match error {
-            AuthError::Invalid(why) => AuthError::Invalid(format!("the token is not valid: {why}")),
+            AuthError::Invalid(why) => AuthError::Invalid(described(why)),
+            AuthError::InvalidOf { user, reason } => {
+                AuthError::InvalidOf { user, reason: described(reason) }
+            }
             error => error,
         })
     }
 
     fn identity(&self, token: &str) -> Result<Identity, AuthError> {
         let verifier = self.verifier();
-        verifier.payload(token)?.identity(&verifier.rules, SystemTime::now())
+        let payload = verifier.payload(token)?;
+        let identity = payload.identity(&verifier.rules, SystemTime::now());
+        identity.map_err(|error| match (error, payload.user()) {
+            (AuthError::Invalid(reason), Ok(user)) => AuthError::InvalidOf { user, reason },
+            (error, _) => error,
+        })
     }
 }
 
@@ -253,10 +262,6 @@ impl Authenticator for JwtAuthenticator {
     #[cfg(not(feature = "jwks"))]
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
         self.verify(client.token.ok_or(AuthError::Missing)?)
-    }
-
-    fn genuine_user(&self, client: &Credentials<'_>) -> Option<UserId> {
-        self.verifier().payload(client.token?).ok()?.user().ok()
     }
 
     fn is_ready(&self) -> bool {

@@ -100,14 +100,6 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// the client with an error that asks it to retry.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
 
-    /// The user whom credentials name that [`authenticate`](Self::authenticate) has rejected, for the log:
-    /// only if the name is genuine, such as that in a token with a valid signature that has expired.
-    /// Default: `None`, and the log has no user.
-    fn genuine_user(&self, client: &Credentials<'_>) -> Option<UserId> {
-        let _ = client;
-        None
-    }
-
     /// Whether clients can be authenticated now. A server that cannot is not ready (`/readyz`).
     /// Default: true.
     fn is_ready(&self) -> bool {
@@ -360,6 +352,15 @@ pub enum AuthError {
     /// expired", which must hold no secret.
     #[error("{0}")]
     Invalid(String),
+    /// As [`Invalid`](Self::Invalid), of credentials that prove their user, such as a token with a valid
+    /// signature that has expired. The log has the user, and lines for users beside those for strangers.
+    #[error("{reason}")]
+    InvalidOf {
+        /// Whom the credentials name.
+        user: UserId,
+        /// As of [`Invalid`](Self::Invalid).
+        reason: String,
+    },
     /// The credentials cannot be checked for now. The client receives the text.
     #[error("credentials cannot be checked now: {0}")]
     Unavailable(String),
@@ -397,5 +398,13 @@ impl AuthError {
     /// [`AuthError::Invalid`] with this reason.
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid(reason.into())
+    }
+
+    /// The user whom the credentials prove that are not valid.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::InvalidOf { user, .. } => Some(user),
+            _ => None,
+        }
     }
 }

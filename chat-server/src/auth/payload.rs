@@ -67,7 +67,7 @@ impl Payload {
     }
 
     /// The identity of the bearer, if the token is valid `now`.
-    pub(super) fn identity(self, rules: &Rules, now: SystemTime) -> Result<Identity, AuthError> {
+    pub(super) fn identity(&self, rules: &Rules, now: SystemTime) -> Result<Identity, AuthError> {
         let expires = self.lifetime(rules.leeway, now)?;
         check_audience(self.aud.as_ref(), &rules.audiences)?;
         check_issuer(self.iss.as_ref(), &rules.issuers)?;

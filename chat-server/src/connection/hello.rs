@@ -45,7 +45,7 @@ impl Connection {
         let authenticated =
             auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
         let identity = authenticated.await.map_err(|error| {
-            self.log_rejected(&error, || authenticator.genuine_user(&credentials));
+            self.log_rejected(&error, error.user());
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;

@@ -16,17 +16,20 @@ pub(super) struct Refused<'a> {
     pub(super) room: Option<Cow<'a, str>>,
     /// The recipient of a direct message.
     pub(super) to: Option<Cow<'a, str>>,
+    /// Whom a moderator meant.
+    pub(super) about: Option<Cow<'a, str>>,
     pub(super) by_backend: bool,
 }
 
 impl<'a> Refused<'a> {
     /// What is known of a text that a client has sent.
     pub(super) fn frame(text: &'a str) -> Self {
-        let Ok(RefusedFields { kind, room, room_id, to }) = serde_json::from_str(text) else {
+        let Ok(RefusedFields { kind, room, room_id, to, user }) = serde_json::from_str(text) else {
             return Self::default();
         };
         let room = string(room).or_else(|| string(room_id));
-        Self { kind: string(kind), room, to: string(to), by_backend: false }
+        let (kind, to, about) = (string(kind), string(to), string(user));
+        Self { kind, room, to, about, by_backend: false }
     }
 
     pub(super) fn in_room(kind: &'static str, room: &'a RoomId) -> Self {
@@ -55,6 +58,7 @@ impl<'a> Refused<'a> {
         match self.kind.as_deref() {
             Some("join" | "join_room" | "SUBSCRIBE") => Some(Attempt::Join),
             Some("send" | "direct" | "chat_message" | "sendMessage") => Some(Attempt::Send),
+            Some("kick" | "ban" | "unban") => Some(Attempt::Moderate),
             // The `direct` dialect has one type of frame, which it does not name.
             None if self.to.is_some() => Some(Attempt::Send),
             _ => None,
@@ -78,6 +82,8 @@ struct RefusedFields<'a> {
     room_id: Option<&'a RawValue>,
     #[serde(borrow)]
     to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
 }
 
 fn string(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {

@@ -75,15 +75,15 @@ impl Connection {
         (!self.access.is_pending()).then_some(&self.member.user.id)
     }
 
-    /// `user` is whom the credentials name, if they are genuine.
-    pub(super) fn log_rejected(&self, error: &AuthError, user: impl FnOnce() -> Option<UserId>) {
+    /// `user` is whom the credentials prove.
+    pub(super) fn log_rejected(&self, error: &AuthError, user: Option<&UserId>) {
         let lines = &self.state.client_lines;
         lines.credentials_rejected(error, user, self.address(), Some(&self.name()));
     }
 
     /// Logs a frame that was refused: at `debug`, and at `info` as well if it is one that users notice.
     pub(super) fn log_refused(&self, frame: &Refused<'_>, rejection: &Rejection) {
-        let Refused { kind, to, by_backend, .. } = frame;
+        let Refused { kind, to, about, by_backend, .. } = frame;
         let room = match &frame.room {
             None if frame.is_to_current_room() => self.current().map(RoomId::as_str),
             room => room.as_deref(),
@@ -96,6 +96,8 @@ impl Connection {
                 user,
                 room,
                 to: to.as_deref(),
+                kind: kind.as_deref(),
+                about: about.as_deref(),
                 connection: &connection,
                 address,
                 by_backend: *by_backend,

@@ -70,9 +70,7 @@ impl Connection {
         let renewed = auth::authenticate(&*authenticator, &credentials, time_limit).await;
         let identity = match renewed {
             Ok(identity) => identity,
-            Err(error) => {
-                return self.log_rejected(&error, || Some(self.member.user.id.clone()));
-            }
+            Err(error) => return self.log_rejected(&error, Some(&self.member.user.id)),
         };
         let is_later = identity.expires.is_none_or(|expires| expires > SystemTime::now());
         if identity.user != self.member.user.id {

@@ -342,6 +342,102 @@ async fn rejected_tokens_of_one_user_do_not_hide_those_of_others() {
     }
 }
 
+/// Anyone can make up tokens, and send them from many addresses.
+#[tokio::test]
+async fn forged_tokens_do_not_hide_a_genuine_one() {
+    let server = server("json", &["--trusted-proxies=127.0.0.0/8,::1"]);
+    let expired = signed(&json!({"sub": "ann", "exp": 1_000_000_000}));
+    let stranger = JwtSigner::with_secret(b"a secret that the server lacks, 32").unwrap();
+    let forged = stranger.sign(&json!({"sub": "ann", "exp": 1_000_000_000})).unwrap();
+    let attempt = async |token: &str, from: usize| {
+        let forwarded = format!("X-Forwarded-For: 9.9.{from}.9\r\n");
+        let request = handshake(&format!("/ws?token={token}"), &forwarded);
+        assert_eq!(server.raw(&request).await.0, 401);
+    };
+    for n in 0..650 {
+        attempt(&forged, n % 65).await;
+    }
+    assert!(server.logged("credentials rejected") < 650, "the lines of strangers are used up");
+    attempt(&expired, 0).await;
+    let line = line(&server, r#""user":"ann""#);
+    assert_eq!((&line["level"], &line["address"]), (&json!("WARN"), &json!("9.9.0.9")), "{line}");
+    assert_eq!(server.logged(r#""user":"ann""#), 1, "anyone can write a name into a token");
+}
+
+#[tokio::test]
+async fn refused_moderation_is_logged() {
+    let server = server("json", &[]);
+    let mut ann = native(&server, &granting("ann", &[("a", &["join"])])).await;
+    for kind in ["kick", "ban", "unban"] {
+        let act = json!({"type": kind, "room": "a", "user": "bob", "reason": "a secret text"});
+        assert_eq!(ask(&mut ann, "error", act).await["code"], "forbidden");
+        let line = refused(&server, "moderation refused", &format!(r#""kind":"{kind}""#));
+        for (field, value) in
+            [("code", "forbidden"), ("user", "ann"), ("about", "bob"), ("room", "a")]
+        {
+            assert_eq!(line[field], value, "{field}: {line}");
+        }
+    }
+    for _ in 0..50 {
+        ask(&mut ann, "error", json!({"type": "kick", "room": "a", "user": "bob"})).await;
+    }
+    // A minute may end in between.
+    let at_info = server.logged("moderation refused");
+    assert!((10..=20).contains(&at_info), "{at_info}");
+    assert_eq!(server.logged("a secret text"), 0);
+}
+
+const RUNBOOK: &str = include_str!("../../../docs/runbook.md");
+
+/// The filters of the log that the runbook prints: all from the first `grep` of a command on.
+fn printed_filters() -> Vec<String> {
+    let text = RUNBOOK.replace("\\|", "|").replace("|\n    ", "| ");
+    let lines = text.lines().filter(|line| line.contains("\"bob\""));
+    let filters = lines.filter_map(|line| {
+        let filter = &line[line.find("grep ")?..];
+        Some(filter.split('`').next().unwrap().to_owned())
+    });
+    filters.collect()
+}
+
+/// The lines of `log` that the filter leaves.
+fn filtered(filter: &str, log: &[String]) -> String {
+    let mut shell = std::process::Command::new("sh");
+    let piped = std::process::Stdio::piped;
+    let mut shell = shell.args(["-c", filter]).stdin(piped()).stdout(piped()).spawn().unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, log.join("\n").as_bytes()).unwrap();
+    drop(stdin);
+    String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[tokio::test]
+async fn commands_of_the_runbook_find_the_lines_in_both_formats() {
+    let filters = printed_filters();
+    assert_eq!(filters.len(), 5, "{filters:#?}");
+    for format in ["human", "json"] {
+        let server = server(format, &[]);
+        for user in ["bob", "bobby"] {
+            let mut client = native(&server, &granting(user, &[("a", &["join"])])).await;
+            ask(&mut client, "error", json!({"type": "join", "room": "b"})).await;
+            ask(&mut client, "error", json!({"type": "send", "room": "a", "message": "x"})).await;
+            assert_eq!(post(&server, "/rooms/a/ban", &json!({"user": user})).await, 200);
+        }
+        let log = server.log();
+        let by_address =
+            RUNBOOK.split("address as well (`").nth(1).unwrap().split('`').next().unwrap();
+        let found = filtered(&by_address.replace("203.0.113.9", "127.0.0.1"), &log);
+        assert!(found.contains("join refused"), "{format}: {by_address}");
+        for filter in &filters {
+            let found = filtered(filter, &log);
+            let is_found = ["join refused", "send refused", "user sanctioned"]
+                .into_iter()
+                .any(|what| found.lines().count() == 1 && found.contains(what));
+            assert!(is_found && !found.contains("bobby"), "{format}: {filter}:\n{found}");
+        }
+    }
+}
+
 /// The kick, its moderator, and what became of the user's connection are found by one id.
 #[tokio::test]
 async fn sanction_and_what_it_ended_have_the_same_id() {
