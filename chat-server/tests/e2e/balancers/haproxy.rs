@@ -1,15 +1,18 @@
 //! HAProxy.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use super::instance::{Balancer, Place, Program, command, file, on_ipv6};
+use chat_broker::testing::RedisServer;
+
+use super::instance::{Balancer, Place, Program, command, file, on_ipv6, replaced};
 use super::websockets::Crowd;
-use super::{Site, websockets};
+use super::{Site, native, next, request, websockets};
+use crate::support::{Chat, assert_within, say};
 
 pub(super) static HAPROXY: Program = Program {
     name: "HAProxy",
@@ -22,7 +25,7 @@ pub(super) static HAPROXY: Program = Program {
     third_server,
     is_error: |line| line.contains("\" 5"),
     websockets_alone: ("default_backend chat", "use_backend chat if { path /ws }"),
-    timeouts: &["timeout tunnel", "timeout client ", "timeout server"],
+    timeouts: &["timeout tunnel", "timeout client "],
 };
 
 fn replacements(place: &Place) -> Vec<(&'static str, String)> {
@@ -49,6 +52,9 @@ fn third_server(place: &Place, port: u16) -> Vec<(String, String)> {
     let third = format!("{second}    server third 127.0.0.1:{port}\n");
     vec![(second, third)]
 }
+
+/// How long a request waits for a server.
+const TIMEOUT: &str = "timeout server 12s";
 
 /// Without this two instances could listen on the same port.
 fn no_sharing() -> String {
@@ -104,6 +110,57 @@ async fn frozen_server_is_passed_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_survive_a_frozen_server() {
     websockets::messages_survive_a_frozen_server(&HAPROXY).await;
+}
+
+/// The lines without a check are used, which include a server that is frozen: a client is answered
+/// nevertheless. `timeout server` ends no WebSocket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_does_not_wait_for_a_frozen_server() {
+    let [dead, frozen] = [Chat::alone(), Chat::alone()];
+    let balancer = Balancer::start_with(&HAPROXY, [dead.port(), frozen.port()], |text| {
+        replaced(text, TIMEOUT, "timeout server 1s")
+    });
+    let (mut client, _) = native(balancer.port()).await;
+    let silence = tokio::time::timeout(Duration::from_secs(2), client.recv_json()).await;
+    assert!(silence.is_err(), "a WebSocket that is silent stays: {silence:?}");
+    client.send(r#"{"type":"ping"}"#).await;
+    next(&mut client, "pong").await;
+
+    dead.signal("KILL");
+    frozen.signal("STOP");
+    balancer.until_logged("Running on backup").await;
+    for line in ["POST /create-room", "GET /ws"] {
+        let begin = Instant::now();
+        let (status, head, body) = request(balancer.port(), line, "").await;
+        say(&format!("{line}: {status} after {:.1?}", begin.elapsed()));
+        assert!([503, 504].contains(&status), "{head}{body}");
+        assert!(head.to_ascii_lowercase().contains("retry-after: 1"), "{head}");
+        assert!(body.contains(r#""code":"no_server""#), "{body}");
+        assert_within("to be answered", begin.elapsed(), Duration::from_secs(6));
+    }
+    frozen.signal("CONT");
+}
+
+/// A request that a frozen server has not answered is sent to the other one, where no check says which that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_server_is_passed_over_while_redis_is_away() {
+    let redis = RedisServer::start();
+    let [first, second] = Chat::several(&redis, &[]).await;
+    let balancer = Balancer::start_with(&HAPROXY, [first.port(), second.port()], |text| {
+        replaced(text, TIMEOUT, "timeout server 1s")
+    });
+    let (_, second_node) = native(second.port()).await;
+    redis.pause();
+    first.signal("STOP");
+    balancer.until_logged("Running on backup").await;
+    for _ in 0..4 {
+        let begin = Instant::now();
+        let (_client, node) = native(balancer.port()).await;
+        assert_eq!(node, second_node);
+        assert_within("to be connected", begin.elapsed(), Duration::from_secs(6));
+    }
+    first.signal("CONT");
+    redis.resume();
 }
 
 /// No server is ready, and HAProxy has seen it.
