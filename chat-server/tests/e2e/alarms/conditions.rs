@@ -375,14 +375,13 @@ async fn redis(world: &mut World) {
     world.until_fires("ChatRedisMemoryHigh", async |_| {}).await;
     world.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     world.until_fires("ChatRedisFull", async |_| {}).await;
-    let refused = refused_member(world, "r").await;
-    world.until_fires("ChatMessagesRefused", async |_| refused.send().await).await;
     world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     world.until_well().await;
 
     let refused = refused_member(world, "broken").await;
     world.redis.command(&["SET", "chat:{r.broken}", "x"]).await;
     world.until_fires("ChatRedisRefuses", async |_| refused.send().await).await;
+    world.until_fires("ChatMessagesRefused", async |_| refused.send().await).await;
 
     world.redis.command(&["ACL", "SETUSER", "chat", "-hdel"]).await;
     world.until_fires("ChatRedisRightMissing", async |_| {}).await;

@@ -12,7 +12,7 @@ use super::RULES;
 use crate::support::{DEADLINE, exchange};
 
 /// The times of the rules, and what a test has instead. The others stay.
-const SHORTER: [(&str, &str); 15] = [
+const SHORTER: [(&str, &str); 17] = [
     // Shorter than the hour of the same rule, as there.
     ("chat_opened_total[10m]", "chat_opened_total[4s]"),
     ("[5m]", "[20s]"),
@@ -20,6 +20,8 @@ const SHORTER: [(&str, &str); 15] = [
     ("[5m:1m]", "[3s:1s]"),
     ("[1h:5m]", "[20s:1s]"),
     ("[2m]", "[4s]"),
+    ("[4m]", "[6s]"),
+    ("[7m]", "[25s]"),
     ("for: 90m", "for: 5s"),
     ("for: 3h", "for: 5s"),
     ("for: 15m", "for: 5s"),
