@@ -5,14 +5,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
 use toml::de::{DeTable, DeValue};
 
+use super::Cli;
 use super::api::ApiKeyTable;
 use super::rooms::RoomClass;
 use super::tokens::JwtKeyTable;
 use super::value::{none_of, refusal, trim};
-use super::variables::did_you_mean;
+use super::variables::{did_you_mean, nearest};
 
 /// A file, as text: clap reads the values.
 #[derive(Debug)]
@@ -166,7 +167,8 @@ impl File {
             T::try_parse_from(entry.arguments().chain(others)).map_err(|error| {
                 let why = refusal(&error).or_else(|| none_of(&error));
                 let why = why.unwrap_or_else(|| unknown("key", entry, &command));
-                self.wrong(entry, &format!("{why}, in [[{name}]]"))
+                let hint = setting_hint(entry, &command).unwrap_or_default();
+                self.wrong(entry, &format!("{why}, in [[{name}]]{hint}"))
             })?;
         }
         T::try_parse_from(entries.iter().flat_map(|entry| entry.arguments())).map_err(|_| {
@@ -212,6 +214,19 @@ fn unknown(what: &str, entry: &Entry, command: &Command) -> String {
     format!("there is no such {what}{meant}")
 }
 
+/// For a key that is none of the table's nor like one, and is a setting or like one: it was added at the end
+/// of the file.
+fn setting_hint(entry: &Entry, table: &Command) -> Option<String> {
+    let of_table = table.get_arguments().filter_map(Arg::get_long);
+    if nearest(&entry.key, of_table).is_some() {
+        return None;
+    }
+    let command = Cli::command();
+    let settings = command.get_arguments().filter_map(Arg::get_long);
+    let setting = nearest(&entry.key, settings.filter(|setting| *setting != "config"))?;
+    Some(format!("; if you mean the setting {setting}: settings stand before the first table"))
+}
+
 fn takes_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
 }
@@ -225,6 +240,12 @@ fn expected(key: &str, value: &DeValue<'_>) -> String {
         // Of a table, or of several.
         DeValue::Array(_) | DeValue::Table(_) if TABLES.contains(&&*key.replace('-', "_")) => {
             format!("there is no such table; did you mean [[{}]]?", key.replace('-', "_"))
+        }
+        DeValue::Array(list) if list.iter().any(|value| value.get_ref().is_table()) => {
+            match nearest(key, TABLES.into_iter()) {
+                Some(table) => format!("there is no such table; did you mean [[{table}]]?"),
+                None => "there is no such table".to_owned(),
+            }
         }
         DeValue::Table(_) => {
             "there is no such table; settings stand above all tables, such as port = 8080"

@@ -142,6 +142,12 @@ fn errors_of_the_file_name_the_line_and_the_key() {
             "[[jwt-keys]]\nsecret = \"a\"",
             "line 1, jwt-keys: there is no such table; did you mean [[jwt_keys]]?",
         ),
+        ("[[room]]\nname = \"a\"", "line 1, room: there is no such table; did you mean [[rooms]]?"),
+        (
+            "[[api_keys]]\nhistroy = 3",
+            "line 2, histroy: there is no such key, in [[api_keys]]; if you mean the setting history: \
+             settings stand before the first table",
+        ),
         ("[[api_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),
         ("\nprot = 1", "line 2, prot: there is no such setting; did you mean port?"),
         ("[[jwt_keys]]\nuntil = \"soon\"", "line 2, until: expected a day"),

@@ -16,12 +16,14 @@ const LEAST_SIMILARITY: f64 = 0.7;
 
 /// The end of an error about `name`: which of `known` is meant, if one is like it.
 pub(super) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest(name, known).map_or_else(String::new, |known| format!("; did you mean {known}?"))
+}
+
+/// Which of `known` is meant by `name`, if one is like it.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let similarity = |known: &&str| jaro(name, known);
     let nearest = known.max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
-    match nearest.filter(|known| similarity(known) > LEAST_SIMILARITY) {
-        Some(known) => format!("; did you mean {known}?"),
-        None => String::new(),
-    }
+    nearest.filter(|known| similarity(known) > LEAST_SIMILARITY)
 }
 
 /// What is wrong with those of `variables` that begin as settings do, and are none of `command`: in
