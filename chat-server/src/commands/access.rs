@@ -99,7 +99,7 @@ impl Credentials {
 mod signing {
     use std::future::{Ready, ready};
 
-    use chat_core::UserId;
+    use chat_core::{UserId, UserName};
     use chat_server::{InvalidClaims, JwtSigner, TokenClaims};
 
     use super::{Credentials, Exit, Invalid, Settings, TOKEN_TTL};
@@ -137,8 +137,11 @@ mod signing {
                 UserId::new(user).map_err(|why| Invalid::new("user", user, format!("it {why}")))?;
             let (signer, audience) = (self.signer.clone(), self.audience.clone());
             let issuer = self.issuer.clone();
+            // Without a name the server derives one from the id.
+            let name = UserName::new(user).is_ok().then(|| user.to_owned());
             Ok(move || {
                 let mut claims = TokenClaims::new(&id, TOKEN_TTL);
+                claims.name.clone_from(&name);
                 claims.aud = audience.iter().cloned().collect();
                 claims.iss.clone_from(&issuer);
                 ready(signer.sign(&claims))
