@@ -35,7 +35,7 @@ use axum::extract::{
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use chat_core::UserId;
@@ -43,7 +43,7 @@ use chat_core::UserId;
 use crate::auth::bearer;
 use crate::client_lines::{ApiCall, ApiLine};
 use crate::moderation::Actor;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, of_read};
 use crate::routes::{check_body, wrong_method};
 use crate::state::State;
 
@@ -172,7 +172,7 @@ impl Call {
         T: 'static,
     {
         let (effect, handler) = match method {
-            Method::GET => (Effect::ReadsPersonal, get(handler)),
+            Method::GET => (Effect::ReadsPersonal, get(handler).layer(map_response(of_read))),
             _ => (Effect::Changes, post(handler)),
         };
         Self { name, method, path, scope, effect, handler }

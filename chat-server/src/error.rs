@@ -8,6 +8,9 @@ use crate::moderation::UNSUPPORTED;
 /// When a client should retry a request that the broker did not accept.
 const RETRY_AFTER_MS: u64 = 1000;
 
+/// What a request is answered that changes nothing, while the broker does not answer.
+pub(crate) const NO_ANSWER: &str = "The message bus does not answer. Try again later.";
+
 /// Why a call of a [`RoomHandle`](crate::RoomHandle) or a [`UserHandle`](crate::UserHandle) failed.
 ///
 /// A handler of axum may return it: the response has a status, the [code](Self::code) and a sentence,

@@ -49,7 +49,7 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, Cow<'static, 
         // All servers share the broker: clients gain nothing by another server.
         None if state.hub.broker().stats().full => (
             StatusCode::OK,
-            "ready, but the broker is full: rooms with history refuse messages\n".into(),
+            "ready, but Redis is full: rooms with history refuse messages\n".into(),
         ),
         None => (StatusCode::OK, "ready\n".into()),
     }

@@ -10,7 +10,7 @@ use chat_core::{ErrorCode, InvalidName};
 use serde::Serialize;
 
 use crate::auth::AuthError;
-use crate::error::{Error, unavailable};
+use crate::error::{Error, NO_ANSWER, unavailable};
 use crate::limits::LimitReached;
 use crate::moderation::SanctionNotice;
 
@@ -32,6 +32,20 @@ pub(crate) struct Refusal {
     pub(crate) foreign: Option<Box<Foreign>>,
     /// Boxed: few requests are of banned users.
     ban: Option<Box<SanctionNotice>>,
+    /// Whether the broker did not answer: a change may have been carried out.
+    is_unanswered: bool,
+}
+
+/// Of a response: the broker did not answer.
+#[derive(Debug, Clone, Copy)]
+struct Unanswered;
+
+/// Says nothing of changes where the broker did not answer a request that changes none.
+pub(crate) async fn of_read(response: Response) -> Response {
+    match response.extensions().get() {
+        Some(Unanswered) => Refusal::unavailable(NO_ANSWER).into_response(),
+        None => response,
+    }
 }
 
 /// The host that a request is for, and the origin of the page that sends it.
@@ -64,7 +78,8 @@ impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         let (reason, retry_after, is_logged, foreign, ban) = (code, None, false, None, None);
-        Self { status, code, reason, message, retry_after, is_logged, foreign, ban }
+        let is_unanswered = false;
+        Self { status, code, reason, message, retry_after, is_logged, foreign, ban, is_unanswered }
     }
 
     pub(crate) fn code(&self) -> &'static str {
@@ -197,15 +212,23 @@ impl From<Error> for Refusal {
             Error::Broker(error) => error,
         };
         match error {
+            error if error.is_full() => {
+                let message = "Redis is full (OOM), and rejected the request. Try again later.";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
+            }
             BrokerError::Refused(_) => {
-                let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
+                let message = "The request was rejected: there are too many bans, or Redis accepts no writes.";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
             }
             BrokerError::Unsupported(part) => {
                 let message = format!("This server cannot do this: its broker has no {part}.");
                 Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message)
             }
-            error => Self::unavailable(unavailable(&error).message),
+            error @ BrokerError::Damaged { .. } => Self::unavailable(unavailable(&error).message),
+            error => {
+                let refusal = Self::unavailable(unavailable(&error).message);
+                Self { is_unanswered: true, ..refusal }
+            }
         }
     }
 }
@@ -288,9 +311,13 @@ fn describe_json(rejection: &JsonRejection) -> String {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, retry_after) = (self.status, self.retry_after_seconds());
+        let unanswered = self.is_unanswered.then_some(Unanswered);
         let mut response = (status, axum::Json(self.into_body())).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(unanswered) = unanswered {
+            response.extensions_mut().insert(unanswered);
         }
         if status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");

@@ -45,8 +45,12 @@ async fn send(client: &Client, args: &SendArgs) -> Result<Sent, ClientError> {
     Ok(sent)
 }
 
-/// Why there was no answer in time.
+/// Why the message was not confirmed in time.
 fn why_late(client: &Client) -> String {
+    // There were answers, and `with_refusal` has the latest of them.
+    if client.last_refusal().is_some() && client.last_disconnect().is_none() {
+        return "the server confirmed no attempt in time".to_owned();
+    }
     let loss = client.last_disconnect().map(|loss| loss.to_string());
     let why = loss.unwrap_or_else(|| "no answer in time".to_owned());
     let outcome = match client.welcome() {

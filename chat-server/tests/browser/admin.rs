@@ -581,7 +581,7 @@ fn outage_of_redis_leaves_the_figures_on_the_page() {
     tab.until_shows("state", "Redis accepts no messages");
     tab.until_shows("state", "Connection refused");
     tab.until_shows("connections", "0");
-    tab.until_shows("problem", "does not answer. It is unknown whether a change was carried out.");
+    tab.until_shows("problem", "does not answer. Try again later.");
     // The list of servers alone is of the past.
     tab.until("document.querySelectorAll('#view .stale').length === 1", &[]);
     tab.until("document.querySelector('#view').matches(':not(.stale)')", &[]);

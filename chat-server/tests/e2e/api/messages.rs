@@ -163,3 +163,30 @@ async fn direct_message_reaches_the_user_on_all_servers() {
         json!({"delivered": 0})
     );
 }
+
+/// What an answer says of Redis: a call that reads says nothing of a change.
+#[tokio::test]
+async fn failures_of_redis_are_named() {
+    let redis = RedisServer::start();
+    let server = server(&["--redis-url", &redis.url()]);
+    server.until_ready().await;
+    let path = "/rooms/kept/messages";
+    let send = async || {
+        let (status, answer) =
+            call(&server, KEY, &format!("POST {path}"), Some(&json!({"message": "x"}))).await;
+        (status, answer["message"].as_str().unwrap().to_owned())
+    };
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    server.until_metric("chat_broker_full", |full| full == 1).await;
+    let full = "Redis is full (OOM), and rejected the request. Try again later.";
+    assert_eq!(send().await, (507, full.to_owned()));
+
+    drop(redis);
+    server.until_metric("chat_broker_up", |up| up == 0).await;
+    let (status, text) = send().await;
+    assert!(status == 503 && text.contains("unknown whether a change"), "{text}");
+    let (status, answer) = call(&server, KEY, &format!("GET {path}"), None).await;
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(answer["message"], "The message bus does not answer. Try again later.");
+    assert_eq!(answer["code"], "broker_unavailable");
+}

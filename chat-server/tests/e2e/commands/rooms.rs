@@ -89,6 +89,9 @@ async fn commands_sign_the_tokens_that_the_server_needs() {
     let (code, out, error) = run(command().args(send).env("JWT_SECRET", SECRET));
     assert_eq!((code, &*error), (0, ""));
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["room"], "general");
+    let mut tail = Tail::start(command().args(["--port", &port]).env("JWT_SECRET", SECRET));
+    assert_eq!(tail.until("message")["user"]["name"], "operator", "as without tokens");
+    end(&mut tail.child, "INT");
     let (code, _, error) = run(command().args(send));
     assert!(code == 1 && error.contains("not sent"), "{error}");
     assert!(error.contains("credentials are needed") && error.contains("--token-file"), "{error}");
@@ -139,7 +142,10 @@ async fn send_says_that_redis_is_full() {
     let (code, _, error) = run(command().args(arguments));
     let cause =
         "the server's latest answer: broker_unavailable: The message bus has no memory left (OOM)";
-    assert!(code == 1 && error.contains("unknown") && error.contains(cause), "{error}");
+    assert!(
+        code == 1 && error.contains("confirmed no attempt") && error.contains(cause),
+        "{error}"
+    );
 }
 
 /// A quiet room has no line on stdout: one on stderr says that the command works.

@@ -34,7 +34,7 @@ async fn full_redis_refuses_messages_of_rooms_with_history_alone() {
         assert_eq!(server.metric("chat_broker_up").await, 1);
         let (status, _, body) = server.http("GET", "/readyz").await;
         assert_eq!(status, 200, "no other server has more room");
-        assert!(body.starts_with("ready, but the broker is full"), "{body}");
+        assert!(body.starts_with("ready, but Redis is full"), "{body}");
     }
     for server in [&first, &second] {
         let line = server.until_logged(FULL);
