@@ -252,6 +252,43 @@ fn tabs_open_while_the_server_is_away_and_log_out_together() {
     browser.assert_no_errors(&[AWAY]);
 }
 
+#[test]
+fn ban_after_a_kick_is_shown() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open(&browser, path);
+        tab.until(SHOWS, &["#state", "Connected"]);
+        server.post("/api/rooms/general/kick", KEY, r#"{"user":"ann"}"#);
+        tab.until(SHOWS, &["#state", "A moderator has removed you."]);
+        server.post("/api/users/ann/disconnect", KEY, r#"{"ban":true,"reason":"Spam."}"#);
+        tab.until(SHOWS, &["#state", "You are banned."]);
+        tab.until(SHOWS, &["#reason", "Spam."]);
+        server.post("/api/users/ann/unban", KEY, "");
+        tab.go(&app.url("/login"));
+    }
+    browser.assert_no_errors(&[]);
+}
+
+/// The log-out takes effect when a tab has connected again.
+#[test]
+fn late_log_out_is_no_removal_by_a_moderator() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open(&browser, path);
+        tab.until(SHOWS, &["#state", "Connected"]);
+        server.post("/api/users/ann/disconnect", KEY, r#"{"reason":"logged_out"}"#);
+        tab.until(SHOWS, &["#state", "You are logged out."]);
+        tab.until("document.querySelector('#reason').hidden", &[]);
+        server.until_metric("chat_connections ", |count| count == 0);
+        tab.go(&app.url("/login"));
+    }
+    browser.assert_no_errors(&[]);
+}
+
 /// While a log-out is under way its session is still there: no tab of the worker connects with it,
 /// also not by another worker after a crash.
 #[test]

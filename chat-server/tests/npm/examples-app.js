@@ -32,7 +32,11 @@ function fileOf(path, room) {
 /** On all servers and devices. */
 async function disconnect(user) {
   const { host } = new URL(CHAT_URL);
-  await fetch(`http://${host}/api/users/${user}/disconnect`, { method: "POST", headers: { "x-api-key": CHAT_KEY } });
+  await fetch(`http://${host}/api/users/${user}/disconnect`, {
+    method: "POST",
+    headers: { "x-api-key": CHAT_KEY, "content-type": "application/json" },
+    body: JSON.stringify({ reason: "logged_out" }),
+  });
 }
 
 async function answer({ url, headers, method }) {

@@ -3,6 +3,9 @@ import { FINAL, STATES, noteOf, sentence } from "./words.js";
 /** A room before anything is known of it. */
 export const EMPTY = { state: "joining", messages: [], members: [], count: 0, typists: [] };
 
+/** The reason with which the application disconnects a user who logs out: no moderator did it. */
+const LOGGED_OUT = "logged_out";
+
 const element = (id) => document.getElementById(id);
 const say = (text) => (element("state").textContent = text);
 const fail = (text) => (element("failure").textContent = text);
@@ -54,7 +57,9 @@ function endOf(status, { state, error }) {
   if (status.state === "logging_out") return undefined;
   // The user has a session, whose token the chat refuses: another log-in would not help.
   if (status.by === "token_refused") return { code: status.by };
-  return state === "left" ? error : status.error;
+  // What ended the client comes after what ended the stay in the room: a ban after a kick.
+  const end = status.error ?? (state === "left" ? error : undefined);
+  return end?.code === "kicked" && end.reason === LOGGED_OUT ? { code: "unauthorized" } : end;
 }
 
 const namesOf = (users) => users.map(({ name }) => name).join(", ");
