@@ -39,7 +39,12 @@ impl App {
 
     /// Logs in, and opens a page.
     fn open<'a>(&self, browser: &'a Browser, path: &str) -> Tab<'a> {
-        let tab = browser.open(&self.url("/login?user=ann"));
+        self.open_as("ann", browser, path)
+    }
+
+    /// The same for another user, whose id is encoded.
+    fn open_as<'a>(&self, user: &str, browser: &'a Browser, path: &str) -> Tab<'a> {
+        let tab = browser.open(&self.url(&format!("/login?user={user}")));
         tab.go(&self.url(path));
         tab
     }
@@ -247,9 +252,98 @@ fn tabs_open_while_the_server_is_away_and_log_out_together() {
     for tab in [&one, &two] {
         tab.until("location.pathname === '/login' && sessionStorage.length === 0", &[]);
     }
-    // The session that ended was the present one of this browser, Bob's.
-    bob.until("location.pathname === '/login'", &[]);
-    browser.assert_no_errors(&[AWAY]);
+    browser.assert_no_errors(&[AWAY, "401"]);
+}
+
+/// Another user has logged in since the tab was loaded.
+#[test]
+fn log_out_of_a_stale_tab_leaves_the_session_of_another_user() {
+    let server = tokens::start();
+    let app = App::start_with(&server, &[("CHAT_KEY", KEY)]);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let (one, two) = (app.open(&browser, path), app.open(&browser, path));
+        let bob = app.open_as("bob", &browser, path);
+        bob.until(SHOWS, &["#members", "2 here"]);
+        press(&one, "#log-out");
+        for tab in [&one, &two] {
+            tab.until("location.pathname === '/login'", &[]);
+        }
+        bob.until(SHOWS, &["#members", "1 here: bob"]);
+        bob.run("location.reload()", &[]);
+        bob.until(SHOWS, &["#members", "1 here: bob"]);
+        press(&bob, "#log-out");
+        bob.until("location.pathname === '/login'", &[]);
+    }
+    browser.assert_no_errors(&["401"]);
+}
+
+#[test]
+fn user_id_may_have_any_characters() {
+    let server = tokens::start();
+    let app = App::start_with(&server, &[("CHAT_KEY", KEY)]);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open_as("ann%2B1%26b%23c-d%25%22%40example.com", &browser, path);
+        tab.until(SHOWS, &["#members", "1 here: ann+1&b#c-d%\"@example.com"]);
+        press(&tab, "#log-out");
+        tab.until("location.pathname === '/login'", &[]);
+        tab.go(&app.url(path));
+        tab.until(SHOWS, &["#state", "You are logged out."]);
+    }
+    browser.assert_no_errors(&["401"]);
+}
+
+/// The former user did not log out.
+#[test]
+fn tab_keeps_nothing_of_the_user_before() {
+    let server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let tab = app.open(&browser, path);
+        tab.until(SHOWS, &["#state", "Connected"]);
+        tab.run("sessionStorage['draft ann general'] = 'Written by Ann'", &[]);
+        // Not at a reload by the same user.
+        tab.go(&app.url(path));
+        tab.until("document.querySelector('#text').value === 'Written by Ann'", &[]);
+        tab.go(&app.url("/login?user=bob"));
+        tab.go(&app.url(path));
+        tab.until(SHOWS, &["#members", "bob"]);
+        let left = "Object.values(sessionStorage).join().includes('Written by Ann')";
+        assert_eq!(tab.run(&format!("return {left}"), &[]), false);
+    }
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn log_out_asks_about_unsent_messages_of_other_tabs() {
+    let mut server = tokens::start();
+    let app = App::start(&server);
+    let browser = Browser::start();
+    for path in ["/", "/shared"] {
+        let (one, two) = (app.open(&browser, path), app.open(&browser, path));
+        for tab in [&one, &two] {
+            tab.until(SHOWS, &["#state", "Connected"]);
+        }
+        server.kill();
+        for tab in [&one, &two] {
+            tab.until(SHOWS, &["#state", "The connection is lost."]);
+        }
+        say(&two, "Written offline");
+        two.until(SHOWS, &["#log", "Written offline …"]);
+        one.run("window.confirm = () => !(window.wasAsked = true)", &[]);
+        press(&one, "#log-out");
+        one.until("window.wasAsked", &[]);
+        server.restart();
+        press(&two, "#again");
+        two.until(SHOWS, &["#log", "Written offline"]);
+        two.until("!document.querySelector('#log').innerText.includes('…')", &[]);
+        one.run("window.wasAsked = false", &[]);
+        press(&one, "#log-out");
+        one.until("location.pathname === '/login'", &[]);
+    }
+    browser.assert_no_errors(&[AWAY, "401"]);
 }
 
 #[test]
@@ -373,7 +467,7 @@ fn tabs_of_the_page_stay_out_while_one_logs_out() {
         press(tab, "#again");
     }
     let late = app.open(&browser, "/");
-    late.until(SHOWS, &["#state", "Connecting…"]);
+    late.until(SHOWS, &["#state", "Logging out…"]);
     stays_out(&server);
     one.run("letGo()", &[]);
     for tab in [&one, &two, &late] {
@@ -420,7 +514,7 @@ fn log_out_without_an_answer_is_asked_for() {
         let lose_log_outs = "window.there ??= fetch;
             const late = () => Promise.reject(new DOMException('', 'TimeoutError'));
             window.fetch = (path, options) => {
-                if (path !== '/logout') return there(path, options);
+                if (!path.startsWith('/logout')) return there(path, options);
                 return arguments[0] === 'request' ? late() : there(path, options).then(late);
             };";
         tab.run(lose_log_outs, &["request"]);

@@ -9,6 +9,8 @@ import { createServer } from "node:http";
 const { CHAT_URL, CHAT_SECRET, CHAT_KEY } = process.env;
 const TYPES = { html: "text/html", js: "text/javascript" };
 const PAGES = { "/": "page.js", "/shared": "shared-tab.js" };
+/** That of docs/recipes.md, for the page and the worker. */
+const POLICY = `default-src 'none'; script-src 'self'; worker-src 'self'; connect-src 'self' ${CHAT_URL}; img-src 'self'`;
 let given = 0;
 
 function tokenOf(user, lifetime) {
@@ -32,30 +34,40 @@ function fileOf(path, room) {
 /** On all servers and devices. */
 async function disconnect(user) {
   const { host } = new URL(CHAT_URL);
-  await fetch(`http://${host}/api/users/${user}/disconnect`, {
+  await fetch(`http://${host}/api/users/${encodeURIComponent(user)}/disconnect`, {
     method: "POST",
     headers: { "x-api-key": CHAT_KEY, "content-type": "application/json" },
     body: JSON.stringify({ reason: "logged_out" }),
   });
 }
 
+/** The user of the session, and the lifetime of its tokens. */
+function sessionOf(cookie) {
+  const [, name, lifetime] = /session=([^;]+?)-(-?\d+)(?=;|$)/.exec(cookie) ?? [];
+  return { user: name && decodeURIComponent(name), lifetime };
+}
+
+const escapeHtml = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
+
 async function answer({ url, headers, method }) {
   const { pathname, searchParams } = new URL(url, "http://app.example");
-  const [, user, lifetime] = /session=([^-]*)-(-?\d+)/.exec(headers.cookie) ?? [];
+  const { user, lifetime } = sessionOf(headers.cookie);
+  // A page asks for its own user. Another one may have logged in since it was loaded.
+  const isOther = !user || (searchParams.get("user") ?? user) !== user;
   const setSession = (session) => ({ "set-cookie": `session=${session}; Path=/; HttpOnly` });
   switch (pathname) {
     case "/login": {
       const name = searchParams.get("user");
       if (!name) return { text: "Log in" };
-      return { text: "", headers: setSession(`${name}-${searchParams.get("lifetime") ?? 3_600}`) };
+      return { text: "", headers: setSession(`${encodeURIComponent(name)}-${searchParams.get("lifetime") ?? 3_600}`) };
     }
     case "/logout":
       if (method !== "POST") return { status: 405, text: "" };
+      if (isOther) return { status: 401, text: "" };
       if (CHAT_KEY) await disconnect(user);
       return { text: "", headers: setSession("; Max-Age=0") };
     case "/chat-token":
-      // Not that of another user, who has logged in since the page was loaded.
-      if (!user || (searchParams.get("user") ?? user) !== user) return { status: 401, text: "" };
+      if (isOther) return { status: 401, text: "" };
       given += 1;
       return { text: tokenOf(user, Number(lifetime)) };
     case "/favicon.ico":
@@ -66,10 +78,11 @@ async function answer({ url, headers, method }) {
   const script = PAGES[pathname];
   const room = searchParams.get("room") ?? undefined;
   const src = room ? `/${script}?room=${room}` : `/${script}`;
-  const page = () => example("page.html").replace("/page.js", src).replace('"ann"', `"${user ?? ""}"`);
+  const page = () => example("page.html").replace("/page.js", src).replace('"ann"', () => `"${escapeHtml(user ?? "")}"`);
   const text = script ? page() : fileOf(pathname, room);
   const control = searchParams.has("no-store") ? { "cache-control": "no-store" } : {};
-  return { text, headers: { "content-type": TYPES[script ? "html" : pathname.split(".").at(-1)], ...control } };
+  const type = TYPES[script ? "html" : pathname.split(".").at(-1)];
+  return { text, headers: { "content-type": type, "content-security-policy": POLICY, ...control } };
 }
 
 const server = createServer(async (request, response) => {

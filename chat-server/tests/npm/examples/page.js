@@ -1,14 +1,18 @@
 import { ChatClient, Unauthorized } from "/roomcast/chat-client.js";
 import { endSession } from "./end-session.js";
 import { listRooms } from "./rooms.js";
-import { SEND_TIMEOUT_MS, keepDrafts, keepUnsent } from "./unsent.js";
+import { SEND_TIMEOUT_MS, claimStorage, keepDrafts, keepUnsent } from "./unsent.js";
 import { bind, show } from "./view.js";
 
 const { user } = document.body.dataset;
+/** The lock and the channel of this user's log-out: the other users of the browser go on. */
+const LOG_OUT = `logout ${user}`;
+const UNSENT = `unsent ${user}`;
 
 const chat = new ChatClient("wss://chat.example/ws", {
   token: async () => {
-    const answer = await fetch(`/chat-token?user=${user}`, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const signal = AbortSignal.timeout(10_000);
+    const answer = await fetch(`/chat-token?user=${encodeURIComponent(user)}`, { cache: "no-store", signal });
     if (answer.status === 401) throw new Unauthorized();
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
@@ -20,12 +24,31 @@ const rooms = ["general", "help"].map((name) => chat.room(name));
 let [room] = rooms;
 
 /** Connects, though not while a tab logs out: the session is still there then. */
-const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
+const connect = () => navigator.locks.request(LOG_OUT, { mode: "shared" }, () => void chat.connect());
+
+/** Whether a tab of this browser holds a lock in this mode. */
+async function isHeld(name, mode) {
+  const { held } = await navigator.locks.query();
+  return held.some((lock) => lock.name === name && lock.mode === mode);
+}
+
+let releaseUnsent;
+
+/** While messages of this tab are not sent, it holds a lock, by which the other tabs learn of them. */
+function holdUnsent() {
+  if (chat.queued === 0) {
+    releaseUnsent?.();
+    releaseUnsent = undefined;
+  } else if (!releaseUnsent) {
+    const sent = new Promise((resolve) => (releaseUnsent = resolve));
+    navigator.locks.request(UNSENT, { mode: "shared" }, () => sent);
+  }
+}
 
 let isLoggingOut = false;
 
-/** The tabs of this browser have one session: while one logs out, all are disconnected. */
-const logouts = new BroadcastChannel("logout");
+/** The tabs of a user have one session: while one logs out, all are disconnected. */
+const logouts = new BroadcastChannel(LOG_OUT);
 logouts.onmessage = ({ data }) => (data === "begin" ? beginLogOut() : leave());
 
 /** Disconnects until the tab that logs out knows the outcome, and releases its lock. */
@@ -33,7 +56,7 @@ function beginLogOut() {
   isLoggingOut = true;
   chat.close();
   update();
-  navigator.locks.request("logout", { mode: "shared" }, () => {
+  navigator.locks.request(LOG_OUT, { mode: "shared" }, () => {
     isLoggingOut = false;
     update();
   });
@@ -60,8 +83,8 @@ bind({
     else connect(); // also joins the room
   },
   async logOut() {
-    if (chat.queued > 0 && !confirm("Messages are not sent yet. Log out without them?")) return;
-    await navigator.locks.request("logout", async () => {
+    if ((await isHeld(UNSENT, "shared")) && !confirm("Messages are not sent yet. Log out without them?")) return;
+    await navigator.locks.request(LOG_OUT, async () => {
       // First, since it waits for nothing: the other users see at once that this one has left.
       beginLogOut();
       logouts.postMessage("begin");
@@ -73,10 +96,16 @@ bind({
 });
 
 const update = () => show(isLoggingOut ? { state: "logging_out" } : chat.status, room.snapshot);
-for (const each of rooms) each.on("change", () => each === room && update());
+for (const each of rooms) {
+  each.on("change", () => {
+    holdUnsent();
+    if (each === room) update();
+  });
+}
 chat.on("state", update);
 connect();
 
+claimStorage(user);
 const drafts = keepDrafts(document.getElementById("text"), `draft ${user}`);
 for (const each of rooms) drafts.add(each.name, keepUnsent(each, `unsent ${user}`));
 listRooms(rooms, document.getElementById("rooms"), (next) => {
@@ -86,3 +115,5 @@ listRooms(rooms, document.getElementById("rooms"), (next) => {
   update();
 });
 addEventListener("beforeunload", (event) => chat.queued > 0 && event.preventDefault());
+// This page was opened during a log-out.
+if (await isHeld(LOG_OUT, "exclusive")) beginLogOut();

@@ -1,5 +1,5 @@
 import { endSession } from "./end-session.js";
-import { isSentAgain, keepDrafts, store } from "./unsent.js";
+import { claimStorage, isSentAgain, keepDrafts, store } from "./unsent.js";
 import { EMPTY, bind, show } from "./view.js";
 
 /** Another one with each version of the worker: tabs of the version before keep theirs. */
@@ -10,7 +10,10 @@ const MOST_UNANSWERED = 3;
 const ROOM = "general";
 
 const { user } = document.body.dataset;
+/** The lock and the channel of this user's log-out: the other users of the browser go on. */
+const LOG_OUT = `logout ${user}`;
 const PLACE = `unsent ${user} ${ROOM}`;
+claimStorage(user);
 const drafts = keepDrafts(document.getElementById("text"), `draft ${user}`);
 drafts.show(ROOM);
 let port;
@@ -24,8 +27,8 @@ let waiting = new AbortController();
 const unsent = new Map(JSON.parse(sessionStorage.getItem(PLACE) ?? "[]"));
 const save = () => store(sessionStorage, PLACE, JSON.stringify([...unsent]));
 
-/** The tabs of this browser have one session. */
-const logouts = new BroadcastChannel("logout");
+/** The tabs of a user have one session. */
+const logouts = new BroadcastChannel(LOG_OUT);
 logouts.onmessage = forget;
 
 const call = (...request) => port?.postMessage(request);
@@ -137,7 +140,7 @@ bind({
     const isUnsent = unsent.size > 0 || status.queued > 0;
     if (isUnsent && !confirm("Messages are not sent yet. Log out without them?")) return;
     // The worker, or another one after a crash, does not connect before the outcome.
-    await navigator.locks.request("logout", async () => {
+    await navigator.locks.request(LOG_OUT, async () => {
       call("logOut");
       await endSession(user);
       logouts.postMessage("");

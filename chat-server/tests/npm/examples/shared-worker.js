@@ -6,16 +6,18 @@ import { SEND_TIMEOUT_MS } from "./unsent.js";
 const chat = new ChatClient("wss://chat.example/ws", {
   token: async () => {
     const signal = AbortSignal.timeout(10_000);
-    const answer = await fetch(`/chat-token?user=${self.name}`, { cache: "no-store", signal });
+    const answer = await fetch(`/chat-token?user=${encodeURIComponent(self.name)}`, { cache: "no-store", signal });
     if (answer.status === 401) throw new Unauthorized();
     if (!answer.ok) throw new Error(`The backend answered ${answer.status}.`); // is asked again
     return answer.text();
   },
   sendTimeoutMs: SEND_TIMEOUT_MS,
 });
+/** The lock and the channel of this user's log-out: the other users of the browser go on. */
+const LOG_OUT = `logout ${self.name}`;
 
 /** Connects, though not while a tab logs out: the session is still there then. */
-const connect = () => navigator.locks.request("logout", { mode: "shared" }, () => void chat.connect());
+const connect = () => navigator.locks.request(LOG_OUT, { mode: "shared" }, () => void chat.connect());
 
 let isLoggingOut = false;
 
@@ -24,14 +26,14 @@ function beginLogOut() {
   isLoggingOut = true;
   chat.close();
   showAll();
-  navigator.locks.request("logout", { mode: "shared" }, () => {
+  navigator.locks.request(LOG_OUT, { mode: "shared" }, () => {
     isLoggingOut = false;
     showAll();
   });
 }
 
-/** The tabs of this browser have one session. */
-const logouts = new BroadcastChannel("logout");
+/** The tabs of a user have one session. */
+const logouts = new BroadcastChannel(LOG_OUT);
 logouts.onmessage = () => chat.close();
 
 /** A lock that the browser releases when this worker ends: its tabs wait for it. */

@@ -22,6 +22,15 @@ export function store(storage, place, text) {
   }
 }
 
+/** Removes what the tab has stored for another user, who did not log out. */
+export function claimStorage(user, storage = sessionStorage) {
+  const isOfChat = (name) => /^(draft|unsent) /.test(name);
+  if (storage.getItem("chat user") !== user) {
+    for (const name of Object.keys(storage).filter(isOfChat)) storage.removeItem(name);
+  }
+  store(storage, "chat user", user);
+}
+
 /** Stores the messages of a room that are not sent, and sends those that were stored before the reload.
  *  Returns the texts that are too old for that, or were refused. `prefix` names the user. */
 export function keepUnsent(room, prefix, storage = sessionStorage) {
