@@ -130,6 +130,20 @@ test("a room that was left is joined again", async () => {
   strictEqual(room.snapshot.state, "joined");
 });
 
+test("a ban after a kick is told", async () => {
+  const room = client.room("r");
+  const [line, button] = [{}, {}];
+  offerToJoin(client, room, line, button);
+  await settled();
+  server.kick("r", client.user.id);
+  await settled();
+  match(line.textContent, /removed/);
+  server.goodbye(4003, { reason: "banned", message: "Spam." });
+  await settled();
+  match(line.textContent, /^You are banned/);
+  strictEqual(button.hidden, false);
+});
+
 test("a room whose client is closed is joined again", async () => {
   const room = client.room("r");
   const [line, button] = [{}, {}];
