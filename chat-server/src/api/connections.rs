@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Caller;
 use super::audit::Subject;
-use super::body::{Body, bad_field, missing};
+use super::body::{Body, bad_field, integer, missing};
 use super::keys::ActiveKey;
 use super::names::UserPath;
 use super::query::{Params, limit};
@@ -31,8 +31,8 @@ pub(super) const BUSIEST: u32 = 20;
 const MAX_LISTED: usize = 100;
 
 /// How long a rebalance takes, unless the call says.
-const REBALANCE_SECONDS: u32 = 60;
-const MAX_REBALANCE_SECONDS: u32 = 3600;
+const REBALANCE_SECONDS: u64 = 60;
+const MAX_REBALANCE_SECONDS: u64 = 3600;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
@@ -148,11 +148,13 @@ pub(super) fn known_user<'a>(
 #[serde(deny_unknown_fields)]
 pub(super) struct RebalanceRequest {
     /// The part of the connections, in percent. 0 ends a rebalance that goes on.
+    #[serde(default, deserialize_with = "integer")]
     #[cfg_attr(test, schema(required = true, nullable = false, maximum = 100))]
-    percent: Option<u8>,
+    percent: Option<u64>,
     /// The time in which they end, one after the other.
+    #[serde(default, deserialize_with = "integer")]
     #[cfg_attr(test, schema(nullable = false, maximum = 3600, default = 60))]
-    seconds: Option<u32>,
+    seconds: Option<u64>,
 }
 
 /// What a rebalance does.
@@ -183,13 +185,13 @@ pub(super) async fn rebalance(
     Body(RebalanceRequest { percent, seconds }): Body<RebalanceRequest>,
 ) -> Result<Json<RebalanceAnswer>, Refusal> {
     let percent = percent.ok_or_else(|| missing("percent"))?;
+    let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
     let seconds = seconds.unwrap_or(REBALANCE_SECONDS);
-    if percent > 100 || seconds > MAX_REBALANCE_SECONDS {
-        let message = "\"percent\" is 100 at most, and \"seconds\" 3600.";
-        return Err(bad_field(message));
-    }
-    let connections = state.rebalance(percent, Duration::from_secs(seconds.into()));
-    caller.audit.note(Subject { seconds: Some(seconds.into()), ..Subject::default() });
+    let Some(percent) = percent.filter(|_| seconds <= MAX_REBALANCE_SECONDS) else {
+        return Err(bad_field("\"percent\" is 100 at most, and \"seconds\" 3600."));
+    };
+    let connections = state.rebalance(percent, Duration::from_secs(seconds));
+    caller.audit.note(Subject { seconds: Some(seconds), ..Subject::default() });
     Ok(Json(RebalanceAnswer { node: state.node.clone(), host: host_name(), connections }))
 }
 
