@@ -36,7 +36,7 @@ const SANCTIONS_OF_ACTOR: u32 = 200;
 const CALLS: u32 = 300;
 const CALLS_OF_KEY: u32 = 60;
 
-/// Different reads by the API that are told from repeated ones in a minute.
+/// Different reads by the API that are distinguished from repeated ones in a minute.
 const READS: u32 = 10_000;
 
 /// The longest text of a line that a client may have written, in characters.

@@ -64,7 +64,7 @@ impl State {
     }
 }
 
-/// No client waits before it reconnects: unlike at a shutdown, there is time until each is told.
+/// No client waits before it reconnects: unlike at a shutdown, there is time until each is asked.
 async fn send_goodbyes_within(time: Duration, members: Vec<Member>) {
     let (start, count) = (Instant::now(), members.len());
     for (n, member) in members.into_iter().enumerate() {

@@ -10,7 +10,7 @@ use tracing::field::display;
 
 use crate::limits::network;
 
-/// How many users are told apart in a minute, and how many of them, the most throttled ones, have a line
+/// How many users are distinguished in a minute, and how many of them, the most throttled ones, have a line
 /// at `info`: clients can be any number of users.
 const USERS: usize = 1_000;
 const LINES: usize = 60;
@@ -25,7 +25,7 @@ pub(crate) struct Throttled(Mutex<Minute>);
 #[derive(Debug, Default)]
 struct Minute {
     users: HashMap<Source, Tally>,
-    /// Waits and refusals of users beyond those that are told apart.
+    /// Waits and refusals of users beyond those that are distinguished.
     uncounted: u64,
 }
 

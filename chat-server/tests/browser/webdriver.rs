@@ -195,8 +195,8 @@ impl Tab<'_> {
                 return value;
             }
             if Instant::now() > deadline {
-                let page = self.run("return document.body.innerText", &[]);
-                panic!("never: {expression} {arguments:?}; the page:\n{}", page.as_str().unwrap());
+                let page = self.run("return `${location}:\n${document.body.innerText}`", &[]);
+                panic!("never: {expression} {arguments:?}; the page {}", page.as_str().unwrap());
             }
             sleep(POLL);
         }

@@ -130,7 +130,7 @@ test("a room that was left is joined again", async () => {
   strictEqual(room.snapshot.state, "joined");
 });
 
-test("a ban after a kick is told", async () => {
+test("a ban after a kick is shown", async () => {
   const room = client.room("r");
   const [line, button] = [{}, {}];
   offerToJoin(client, room, line, button);

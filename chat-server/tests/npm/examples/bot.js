@@ -133,7 +133,7 @@ function store(room, position) {
 
 /** One message after the other. */
 let handling = Promise.resolve();
-/** By room: how often the bot was put out of it. What it had received there before is not handled. */
+/** By room: how often the bot was removed from it. What it had received there before is not handled. */
 const exits = {};
 let isStopping = false;
 
