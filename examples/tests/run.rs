@@ -170,9 +170,15 @@ async fn until_bot_is_in(events: &mut Events) {
 
 #[tokio::test]
 async fn bot() {
-    let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("ws://{address}/ws");
+    let listen = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    };
+    let (mut listener, port) = listen().await;
+    // It keeps its port. That of a server that has ended may be another program's by the restart.
+    let proxy = TcpProxy::start(port);
+    let url = format!("ws://127.0.0.1:{}/ws", proxy.port());
     let child = example("bot").arg(&url).spawn().expect("the example starts");
     let _bot = Running(child, url.clone());
     let (client, mut events) = Client::connect([url], ClientConfig::default()).unwrap();
@@ -191,7 +197,9 @@ async fn bot() {
             assert_eq!((&*answer.user.name, &*answer.text), ("Echo", text));
             stop.send(()).unwrap();
             served.await.unwrap();
-            listener = TcpListener::bind(address).await.unwrap();
+            let (next, port) = listen().await;
+            proxy.redirect(port);
+            listener = next;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the bot answers in time");
