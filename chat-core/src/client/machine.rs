@@ -84,8 +84,13 @@ impl Machine {
     /// reveals the hole.
     pub fn handle_text(&mut self, text: &str, now: Duration) -> Result<(), serde_json::Error> {
         let now = self.begin(now);
+        let was_awaiting = self.awaits_server();
         let outcome = self.client.received(text, now);
         self.settle(now);
+        // Not where requests have timed out: the server has answered none of these.
+        if was_awaiting && !self.awaits_server() {
+            self.client.link.all_answered();
+        }
         outcome
     }
 
@@ -477,9 +482,11 @@ impl Machine {
 
     fn settle(&mut self, now: Duration) {
         self.client.session.flush(now);
-        if self.client.session.outbox.requests.len() == 0 {
-            self.client.link.all_answered();
-        }
+    }
+
+    /// Whether the server has requests to answer.
+    fn awaits_server(&self) -> bool {
+        self.client.session.outbox.requests.len() > 0
     }
 
     fn deadline(&self) -> Option<Duration> {

@@ -430,41 +430,66 @@ fn next_server_may_take_twice_as_long_until_nothing_is_unanswered() {
         let end = begun + Duration::from_secs(5 + answer_time);
         at_deadline(machine, end);
         assert!(matches!(machine.state(), State::Waiting { .. }), "{answer_time}");
-        let mut now = end;
-        while !matches!(machine.state(), State::Connecting { .. }) {
-            now = machine.poll_timeout().unwrap();
-            machine.handle_timeout(now);
-        }
-        while machine.poll_action().is_some() {}
-        machine.handle_connected(now);
-        now
+        reconnect(machine, end)
     };
-    let answer = |machine: &mut Machine, kind: &str, rest: &str, now| {
-        let frames: Vec<_> = std::iter::from_fn(|| machine.poll_action()).collect();
-        let id = frames.iter().find_map(|action| {
-            let Action::Send(frame) = action else { return None };
-            let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
-            (frame["type"] == kind).then(|| frame["id"].to_string())
-        });
-        let id = id.unwrap_or_else(|| panic!("no {kind} in {frames:?}"));
-        machine.handle_text(&rest.replace("ID", &id), now).unwrap();
-        while machine.poll_event().is_some() {}
-    };
-    let welcome = r##"{"type":"welcome","id":ID,"session":"s","node":"n",
-        "user":{"id":"ann","name":"Ann","color":"#B56AD9"},
-        "limits":{"message_bytes":100,"frame_bytes":1000}}"##;
-    let joined = r#"{"type":"joined","id":ID,"room":"r","recovered":false,"members":[],"count":1,
-        "messages":[]}"#;
     let mut now = START;
     for answer_time in [5, 10, 20, 40, 40] {
         now = silence(&mut machine, now, answer_time);
-        answer(&mut machine, "hello", welcome, now);
     }
-    answer(&mut machine, "join", joined, now);
+    answer(&mut machine, "join", JOINED, now);
     answer(&mut machine, "send", r#"{"type":"ok","id":ID}"#, now);
     machine.send("r", "hi", now).unwrap();
     silence(&mut machine, now, 5);
 }
+
+#[test]
+fn next_server_may_take_twice_as_long_also_where_requests_time_out() {
+    let mut machine = member();
+    machine.send("r", "hi", START).unwrap();
+    let mut begun = START;
+    for seconds in [10, 15, 25, 45, 45] {
+        let mut now = begun;
+        while !matches!(machine.state(), State::Waiting { .. }) {
+            while machine.poll_event().is_some() {}
+            now = machine.poll_timeout().unwrap();
+            machine.handle_timeout(now);
+        }
+        assert_eq!(now - begun, Duration::from_secs(seconds));
+        begun = reconnect(&mut machine, now);
+    }
+}
+
+/// Lets the pause pass, and opens a connection up to its `welcome`. Returns the time.
+fn reconnect(machine: &mut Machine, mut now: Duration) -> Duration {
+    while !matches!(machine.state(), State::Connecting { .. }) {
+        while machine.poll_event().is_some() {}
+        now = machine.poll_timeout().unwrap();
+        machine.handle_timeout(now);
+    }
+    while machine.poll_action().is_some() {}
+    machine.handle_connected(now);
+    answer(machine, "hello", WELCOME, now);
+    now
+}
+
+/// Answers the request of this type that the machine sends now; `ID` in the frame is that of the request.
+fn answer(machine: &mut Machine, kind: &str, frame: &str, now: Duration) {
+    let actions: Vec<_> = std::iter::from_fn(|| machine.poll_action()).collect();
+    let id = actions.iter().find_map(|action| {
+        let Action::Send(frame) = action else { return None };
+        let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
+        (frame["type"] == kind).then(|| frame["id"].to_string())
+    });
+    let id = id.unwrap_or_else(|| panic!("no {kind} in {actions:?}"));
+    machine.handle_text(&frame.replace("ID", &id), now).unwrap();
+    while machine.poll_event().is_some() {}
+}
+
+const WELCOME: &str = r##"{"type":"welcome","id":ID,"session":"s","node":"n",
+    "user":{"id":"ann","name":"Ann","color":"#B56AD9"},
+    "limits":{"message_bytes":100,"frame_bytes":1000}}"##;
+const JOINED: &str = r#"{"type":"joined","id":ID,"room":"r","recovered":false,"members":[],"count":1,
+    "messages":[]}"#;
 
 #[test]
 fn server_that_takes_nothing_is_lost_however_much_it_sends() {

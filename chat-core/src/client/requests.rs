@@ -89,6 +89,7 @@ pub(super) struct Requests {
 /// A request that was sent.
 #[derive(Debug)]
 struct PendingRequest {
+    sent_at: Duration,
     deadline: Duration,
     request: Request,
     /// The size of its frame.
@@ -135,7 +136,8 @@ impl Requests {
     /// The request is sent, under the [next id](Self::next_id), in a frame of `bytes`.
     pub(super) fn add(&mut self, request: Request, bytes: usize, now: Duration) {
         self.last_id += 1;
-        let pending = PendingRequest { deadline: now.saturating_add(self.timeout), request, bytes };
+        let deadline = now.saturating_add(self.timeout);
+        let pending = PendingRequest { sent_at: now, deadline, request, bytes };
         self.waiting.insert(self.last_id, pending);
     }
 
@@ -160,7 +162,7 @@ impl Requests {
 
     /// Since when the oldest request has been unanswered.
     pub(super) fn unanswered_since(&self) -> Option<Duration> {
-        self.deadline().map(|deadline| deadline.saturating_sub(self.timeout))
+        self.waiting.first_key_value().map(|(_, pending)| pending.sent_at)
     }
 
     /// When the next request times out.
