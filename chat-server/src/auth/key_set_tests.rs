@@ -54,7 +54,7 @@ fn refusal(keys: &JwtKeys, token: &str) -> Option<String> {
 }
 
 #[test]
-fn digest_of_the_keys_tells_sets_apart() {
+fn digest_distinguishes_sets_of_keys() {
     let [a, b, _] = SECRETS;
     let now = SystemTime::now();
     let in_effect = |keys: &JwtKeys| keys.in_effect(now);
@@ -81,6 +81,17 @@ fn digest_of_the_keys_tells_sets_apart() {
     assert_eq!(digests.len(), sets.len());
     let ended = secrets(&[a]).until(now).secret(b).unwrap();
     assert_eq!(in_effect(&ended), in_effect(&secrets(&[b])), "a key that has ended is none");
+}
+
+#[test]
+fn no_number_of_digests_confirms_a_guess_at_a_secret() {
+    let [a, b, _] = SECRETS;
+    let digest = |keys: &[&[u8]]| secrets(keys).in_effect(SystemTime::UNIX_EPOCH).digest;
+    let fits = |guess: &[u8]| digest(&[guess]) == digest(&[a]);
+    // 65,536 on average.
+    let guesses = (0..2_000_000).map(|n| format!("a wrong guess of 32 bytes {n:06}"));
+    let wrong = guesses.into_iter().find(|guess| fits(guess.as_bytes())).expect("a wrong guess fits");
+    assert_eq!(digest(&[wrong.as_bytes(), b]), digest(&[a, b]), "and fits all other digests");
 }
 
 #[test]
