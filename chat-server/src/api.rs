@@ -24,7 +24,9 @@ mod schemas;
 mod tokens;
 mod users;
 
+use std::future::pending;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
@@ -39,6 +41,7 @@ use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use chat_core::UserId;
+use tokio::task::JoinError;
 
 use crate::auth::bearer;
 use crate::client_lines::{ApiCall, ApiLine};
@@ -337,18 +340,63 @@ async fn admit(
     // Each call of a batch has its own.
     let caller = Caller { audit: Audit::default(), ..caller };
     request.extensions_mut().insert(caller.audit.clone());
-    let key = &caller.key;
-    let response = match rules.check(key) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
-    };
-    if response.status() == StatusCode::FORBIDDEN {
-        let lines = &rules.state.client_lines;
-        lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
+    to_the_end(async move {
+        let key = &caller.key;
+        let response = match rules.check(key) {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal.into_response(),
+        };
+        if response.status() == StatusCode::FORBIDDEN {
+            let lines = &rules.state.client_lines;
+            lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
+        }
+        if !response.status().is_client_error() {
+            rules.log(&caller, params.ok().as_ref(), response.status());
+        }
+        rules.state.metrics.api_request(key.name(), rules.name, response.status());
+        response
+    })
+    .await
+}
+
+/// Runs a call in a task of its own: hyper drops the future of a handler when its client disconnects. A caller
+/// that does not wait for the answer would leave a call half done, and its line out of the log.
+async fn to_the_end<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(call).await.map_err(JoinError::try_into_panic) {
+        Ok(answer) => answer,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime ends, and this future with it.
+        Err(Err(_)) => pending().await,
     }
-    if !response.status().is_client_error() {
-        rules.log(&caller, params.ok().as_ref(), response.status());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn call_ends_also_when_its_client_has_disconnected() {
+        let (go_on, begun) = oneshot::channel::<()>();
+        let (report, ended) = oneshot::channel();
+        {
+            let mut call = pin!(to_the_end(async {
+                begun.await.unwrap();
+                report.send(()).unwrap();
+            }));
+            assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        go_on.send(()).unwrap();
+        ended.await.unwrap();
     }
-    rules.state.metrics.api_request(key.name(), rules.name, response.status());
-    response
+
+    #[tokio::test]
+    async fn panic_of_a_call_is_that_of_its_connection() {
+        let outer = tokio::spawn(to_the_end(async { panic!("a bug") }));
+        assert!(outer.await.is_err_and(|error| error.is_panic()));
+    }
 }
