@@ -93,17 +93,18 @@ export class TestServer {
   /** What `loseAnswer` and `refuse` have asked for, and no request has met yet: a test ends without any. */
   readonly faults: readonly (Whose & { type: RequestType; code?: ServerErrorCode | undefined })[];
 
-  /** The position after the latest message of a room; empty in a room without history. */
-  position(room: string): Position;
+  /** The position after the latest message of a room; without `history`, an empty object. */
+  position(room: string): Partial<Position>;
   /** A message of a user is sent to a room, at a time in milliseconds since 1970, by default now. As with the HTTP
    *  API, the user need not be in the room and does not join it, and neither capabilities nor bans count. Throws a
-   *  `TypeError` for a message that a real server refuses from everybody, such as a blank one. */
+   *  `TypeError` for a message that a real server refuses from everybody, such as a blank one. Returns the position of
+   *  the message; without `history`, an empty object. */
   say(
     room: string,
     user: Person,
     message: string,
     options?: { data?: unknown; key?: string | undefined; at?: number | undefined },
-  ): Position;
+  ): Partial<Position>;
   /** A user joins a room; one who is there under another name is renamed. Throws a `TypeError` for one who is
    *  banned there. */
   join(room: string, user: Person): void;

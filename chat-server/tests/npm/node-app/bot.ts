@@ -21,6 +21,9 @@ server.refuse("joinn", "forbidden");
 server.refuse("join", "timeout");
 // @ts-expect-error the words of a ban are its `message` there.
 server.banUser("bob", { reason: "Spam." });
+// @ts-expect-error a room without history has no position.
+const after: Position = server.position("general");
+console.log(after.offset);
 const { OPEN } = server.WebSocket;
 const socket = new server.WebSocket("ws://chat.example/ws");
 socket.addEventListener("open", () => console.log(socket.readyState === OPEN, socket.OPEN));
