@@ -2,10 +2,11 @@
 //! them to make use of a server that was added.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chat_core::wire::{Goodbye, ServerFrame};
-use chat_core::{CloseReason, Deliver};
+use chat_core::{CloseReason, ConnectionId, Deliver};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::member::Member;
@@ -55,21 +56,25 @@ impl State {
 
     /// Asks so many of 100 clients to reconnect elsewhere, one after the other within `time`. An earlier
     /// rebalance that goes on is ended. Returns how many clients are asked.
-    pub(crate) fn rebalance(&self, percent: u8, time: Duration) -> usize {
-        let mut members = self.sessions.all(&self.drop_reporter);
-        members.truncate((members.len() * usize::from(percent)).div_ceil(100));
-        let count = members.len();
-        *self.rebalance.lock() = Some(Task(tokio::spawn(send_goodbyes_within(time, members))));
+    pub(crate) fn rebalance(self: &Arc<Self>, percent: u8, time: Duration) -> usize {
+        let mut connections = self.sessions.ids();
+        connections.truncate((connections.len() * usize::from(percent)).div_ceil(100));
+        let count = connections.len();
+        let goodbyes = send_goodbyes_within(time, connections, Arc::downgrade(self));
+        *self.rebalance.lock() = Some(Task(tokio::spawn(goodbyes)));
         count
     }
 }
 
 /// No client waits before it reconnects: unlike at a shutdown, there is time until each is asked.
-async fn send_goodbyes_within(time: Duration, members: Vec<Member>) {
-    let (start, count) = (Instant::now(), members.len());
-    for (n, member) in members.into_iter().enumerate() {
-        sleep_until(start + time.mul_f64(n as f64 / count as f64)).await;
-        if !member.is_closed() {
+async fn send_goodbyes_within(time: Duration, ids: Vec<ConnectionId>, state: Weak<State>) {
+    let start = Instant::now();
+    for (n, id) in ids.iter().enumerate() {
+        sleep_until(start + time.mul_f64(n as f64 / ids.len() as f64)).await;
+        let Some(state) = state.upgrade() else { return };
+        // A connection that has ended meanwhile is not kept in memory for this.
+        let member = state.sessions.member(*id, &state.drop_reporter);
+        if let Some(member) = member.filter(|member| !member.is_closed()) {
             send_goodbye(&member, "rebalance", Duration::ZERO);
         }
     }

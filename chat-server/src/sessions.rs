@@ -258,6 +258,17 @@ impl Sessions {
         self.shards.iter().flat_map(of_shard).collect()
     }
 
+    pub(crate) fn ids(&self) -> Vec<ConnectionId> {
+        let of_shard =
+            |shard: &Mutex<Shard>| shard.lock().sessions.keys().copied().collect::<Vec<_>>();
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
+    /// A connection; `None` if it has ended.
+    pub(crate) fn member(&self, id: ConnectionId, reporter: &DropReporter) -> Option<Member> {
+        self.shard(id).sessions.get(&id).map(|session| session.member(reporter))
+    }
+
     /// Makes a connection carry out `request`, if it is open.
     ///
     /// # Errors
