@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::engine::Engine;
 use crate::log::SetFilter;
-use crate::settings::{Exit, Settings, Sources};
+use crate::settings::{Exit, Settings, Sources, Values};
 use crate::tokens::TokenAuth;
 use crate::{log_warnings, notify, open_files};
 
@@ -53,8 +53,8 @@ pub(crate) struct Reload {
     pub(crate) set_log_filter: SetFilter,
     /// The settings of the start, which count wherever a restart is needed.
     pub(crate) started: Settings,
-    /// Those of the latest reload.
-    pub(crate) latest: Option<Settings>,
+    /// What distinguishes those of the latest reload.
+    pub(crate) latest: Option<Values>,
 }
 
 impl Reload {
@@ -105,16 +105,16 @@ impl Reload {
         let config = open_files::bound(config, settings.limits.connections_by_system());
         self.apply(&settings, &config).await?;
         log_warnings(sources, &settings, &config)?;
-        let changed = self.started.changed(&settings);
+        let changed = self.started.values.changed(&settings.values);
         let is_replaced = |name: &&str| REPLACED.contains(name) || Settings::is_limit(name);
         let lasting: Vec<_> = changed.filter(|name| !is_replaced(name)).collect();
         self.server.set_needs_restart(!lasting.is_empty());
         if !lasting.is_empty() {
             warn!("SIGHUP: changed settings that need a restart: {}", lasting.join(", "));
         }
-        let before = self.latest.as_ref().unwrap_or(&self.started);
-        let changed = before.changed(&settings).collect::<Vec<_>>().join(", ");
-        self.latest = Some(settings);
+        let before = self.latest.as_ref().unwrap_or(&self.started.values);
+        let changed = before.changed(&settings.values).collect::<Vec<_>>().join(", ");
+        self.latest = Some(settings.values);
         Ok(if changed.is_empty() { "none".to_owned() } else { changed })
     }
 

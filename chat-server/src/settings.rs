@@ -45,7 +45,7 @@ use chat_server::{InvalidConfig, ServerConfig, built};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use api::Api;
-use changes::Values;
+pub(crate) use changes::Values;
 use connections::Connections;
 use file::{File, Tables};
 use limits::Limits;
@@ -90,7 +90,7 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
 
     #[arg(skip)]
-    values: Values,
+    pub(crate) values: Values,
 }
 
 #[derive(Debug, Args)]
@@ -250,11 +250,6 @@ impl Settings {
     /// Reads all sources, for a program that serves.
     pub(crate) fn load(sources: &mut Sources) -> Result<Self, Exit> {
         Cli::load(sources).map(|cli| cli.settings)
-    }
-
-    /// The names of the settings that `other` has with another value.
-    pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
-        self.values.changed(&other.values)
     }
 
     /// Whether the setting of this name is a limit.

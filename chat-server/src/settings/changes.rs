@@ -14,7 +14,7 @@ use super::tokens::JwtKeyTable;
 /// A hash of the value of each setting, and of the contents of its files, by its name: secrets are not
 /// kept a second time.
 #[derive(Debug, Default)]
-pub(super) struct Values {
+pub(crate) struct Values {
     hashes: BTreeMap<String, u64>,
     /// Those that have a value other than their default.
     given: BTreeSet<String>,
@@ -54,7 +54,7 @@ impl Values {
     }
 
     /// The names of the settings that `other` has with another value.
-    pub(super) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
         let differs = |(name, value): &(&String, &u64)| other.hashes.get(*name) != Some(value);
         self.hashes.iter().filter(differs).map(|(name, _)| name.as_str())
     }
