@@ -135,6 +135,15 @@ struct Waiting {
     writing: bool,
 }
 
+/// Flushes the log when it is dropped.
+pub(crate) struct FlushOnDrop(pub(crate) Arc<Log>);
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
 impl Log {
     /// Waits until all is written, but not long.
     pub(crate) fn flush(&self) {

@@ -49,14 +49,13 @@ fn main() -> ExitCode {
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
     let server = settings.server()?;
     let (log, set_log_filter) = log::start(&settings.log)?;
-    panics::log_to(&log);
+    panics::log_panics();
+    // Also when a panic of this thread ends the program.
+    let _flush = log::FlushOnDrop(Arc::clone(&log));
     log_warnings(sources, &settings, &server)?;
     let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
-    let outcome =
-        runtime.and_then(|runtime| runtime.block_on(run(settings, server, &log, set_log_filter)));
-    log.flush();
-    outcome
+    runtime.and_then(|runtime| runtime.block_on(run(settings, server, &log, set_log_filter)))
 }
 
 /// Logs what the operator should know of the settings, beside errors.

@@ -3,13 +3,10 @@
 
 use std::any::Any;
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::OnceLock;
 
 use chat_core::printable;
 use tracing::Level;
-
-use crate::log::Log;
 
 /// The longest message of a panic that is logged, in characters: it may hold what a client has sent.
 const LONGEST: usize = 500;
@@ -31,8 +28,8 @@ pub(crate) fn name(node: &str, host: Option<String>) {
 
 /// Logs panics from now on. `RUST_BACKTRACE` has the standard library write its words too, as it does where
 /// errors are not logged.
-pub(crate) fn log_to(log: &Arc<Log>) {
-    let (log, of_std) = (Arc::clone(log), panic::take_hook());
+pub(crate) fn log_panics() {
+    let of_std = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let is_logged = tracing::enabled!(Level::ERROR);
         if is_logged {
@@ -40,10 +37,6 @@ pub(crate) fn log_to(log: &Arc<Log>) {
         }
         if !is_logged || std::env::var_os("RUST_BACKTRACE").is_some() {
             of_std(panic);
-        }
-        // It ends the program.
-        if thread::current().name() == Some("main") {
-            log.flush();
         }
     }));
 }
@@ -90,7 +83,7 @@ mod tests {
     #[test]
     fn panic_is_one_line_with_its_server() {
         name("n5p2", Some("chat-1".to_owned()));
-        log_to(&Arc::default());
+        log_panics();
         let lines = tracing_subscriber::fmt().with_writer(|| ToLines).with_ansi(false).finish();
         tracing::subscriber::with_default(lines, || {
             let _ = panic::catch_unwind(|| panic!("a bug\nwith {}", 7));
