@@ -1,4 +1,4 @@
-//! Clients that rate limits slow down: a line a minute for each user. An obeying client takes no lock here.
+//! Clients that rate limits slow down: a line a minute for each user. A client that never waits takes no lock here.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -90,7 +90,8 @@ fn no_number_of_digests_confirms_a_guess_at_a_secret() {
     let fits = |guess: &[u8]| digest(&[guess]) == digest(&[a]);
     // 65,536 on average.
     let guesses = (0..2_000_000).map(|n| format!("a wrong guess of 32 bytes {n:06}"));
-    let wrong = guesses.into_iter().find(|guess| fits(guess.as_bytes())).expect("a wrong guess fits");
+    let wrong =
+        guesses.into_iter().find(|guess| fits(guess.as_bytes())).expect("a wrong guess fits");
     assert_eq!(digest(&[wrong.as_bytes(), b]), digest(&[a, b]), "and fits all other digests");
 }
 

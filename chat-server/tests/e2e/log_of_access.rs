@@ -195,7 +195,10 @@ async fn refused_joins_are_logged_with_their_codes() {
     }
     assert_eq!(refused_join(&server, "rate_limited")["room"], "a3");
     let at_info = server.logged("join refused");
-    assert!(at_info <= 5 + 2 * 10, "{at_info} lines of 105 refusals, and a minute may end in between");
+    assert!(
+        at_info <= 5 + 2 * 10,
+        "{at_info} lines of 105 refusals, and a minute may end in between"
+    );
     assert_eq!(server.logged("frame refused"), 0);
 }
 
@@ -235,7 +238,10 @@ async fn refused_sends_are_logged_with_their_codes() {
     }
     assert_eq!(refused_send(&server, r#""code":"rate_limited""#)["room"], "staff");
     let at_info = server.logged("send refused");
-    assert!(at_info <= 7 + 2 * 10, "{at_info} lines of 77 refusals, and a minute may end in between");
+    assert!(
+        at_info <= 7 + 2 * 10,
+        "{at_info} lines of 77 refusals, and a minute may end in between"
+    );
     assert_eq!((server.logged("frame refused"), server.logged(secret)), (0, 0));
 }
 
