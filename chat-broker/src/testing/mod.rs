@@ -4,11 +4,13 @@
 
 pub mod conformance;
 mod faulty;
+mod ports;
 mod redis_server;
 mod resp;
 mod tcp_proxy;
 
 pub use faulty::{Call, FaultyBroker, LossNotice};
+pub use ports::free_port;
 pub use redis_server::RedisServer;
 pub use tcp_proxy::{ConnectionKind, Direction, TcpProxy};
 

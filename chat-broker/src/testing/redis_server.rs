@@ -1,8 +1,7 @@
 //! A private `redis-server` for one test, or another server of its protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::ops::Range;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +11,8 @@ use std::{env, fs, process};
 
 use tokio::time::timeout;
 
+use super::ports::free_port;
 use super::resp;
-use crate::random;
 
 /// How long a server may take to answer after its start.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,10 +22,6 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a command may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Ports of servers: below the ports that systems give to outgoing connections, of
-/// which one might else take the port of a server that is stopped.
-const PORTS: Range<u16> = 16_000..32_000;
 
 /// How many ports are tried before giving up: another process may take one between its
 /// choice and the server's bind.
@@ -246,12 +241,6 @@ fn answers(port: u16, id: u32) -> bool {
         let ready = reply.contains("+PONG") && reply.contains(&format!("process_id:{id}\r\n"));
         ready || reply.starts_with("-NOAUTH")
     })
-}
-
-fn free_port() -> u16 {
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let any = || PORTS.start + (random::bits() % u64::from(PORTS.end - PORTS.start)) as u16;
-    std::iter::repeat_with(any).take(1000).find(is_free).expect("a free port")
 }
 
 fn new_directory() -> PathBuf {

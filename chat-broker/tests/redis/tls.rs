@@ -1,12 +1,11 @@
 //! Redis behind TLS.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_broker::{Broker, BrokerError, RedisBroker, RedisConfig, Status};
 
 use crate::support::{DEADLINE, Node, assert_unavailable, room, skip};
@@ -101,7 +100,7 @@ impl Authority {
 
     /// A Redis that shows the certificate `server`, and where it is.
     fn redis(&self, auth_clients: &str) -> (RedisServer, RedisConfig) {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let server = RedisServer::start_with(&[
             "--tls-port",
             &port.to_string(),

@@ -1,11 +1,10 @@
 //! The page for operators.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_server::{ApiKey, Secret};
 use tokio::runtime::Runtime;
 
@@ -538,8 +537,8 @@ fn keyboard_stays_at_its_place_in_a_list_that_changes() {
 /// The figures of a server are not those of the process before it.
 #[test]
 fn server_that_comes_back_shows_its_own_figures() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut server = Server::start_with(&["--metrics-addr", &port, "--api-key", KEY]);
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut server = Server::start_with(&["--metrics-addr", &address, "--api-key", KEY]);
     let browser = Browser::start();
     let tab = browser.open(&server.operators_url("/admin/"));
     tab.fill("key", KEY);

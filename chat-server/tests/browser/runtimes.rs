@@ -2,11 +2,10 @@
 //! and of its packages `ws` and `undici`. They differ in which events a failure has.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use chat_broker::testing::TcpProxy;
+use chat_broker::testing::{TcpProxy, free_port};
 use serde_json::{Value, json};
 
 use crate::AWAY;
@@ -151,9 +150,7 @@ impl Addresses {
         let server = Server::start();
         let network = TcpProxy::start(server.port());
         let proxy = network.port();
-        // The port of a listener that has ended.
-        let refused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        Self { server, proxy, faults: faults::serve(network), refused: refused.port() }
+        Self { server, proxy, faults: faults::serve(network), refused: free_port() }
     }
 }
 

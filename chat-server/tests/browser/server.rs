@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 
 /// A running `chat-server`, killed when it is dropped.
 pub(crate) struct Server {
@@ -28,7 +28,7 @@ impl Server {
 
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
-        let (process, port, operators) = spawn(0, &arguments);
+        let (process, port, operators) = spawn(free_port(), &arguments);
         Self { process, port, operators, arguments }
     }
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -590,7 +590,7 @@ async fn other_signals_do_not_end_the_program() {
 #[tokio::test]
 async fn program_serves_and_ends_well_at_every_level_of_the_log() {
     for level in ["off", "error", "warn", "chat_server=error", "trace"] {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut server =
             Chat::start_on(command().args(["--port", &port.to_string(), "--log", level]), port);
         let deadline = Instant::now() + DEADLINE;

@@ -1,13 +1,12 @@
 //! A wall clock that jumps, at one of two servers or at Redis.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, process};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
@@ -70,7 +69,7 @@ struct Redis {
 
 impl Redis {
     fn start(clock: &WallClock) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = Command::new("redis-server");
         let command = clock.worn_by(&mut command).args(["--port", &port.to_string()]);
         // The allocator of Debian's Redis asks for the time before libfaketime can tell it.

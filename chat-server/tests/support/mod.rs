@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,7 +92,8 @@ impl Chat {
     pub(crate) async fn several<const N: usize>(redis: &RedisServer, args: &[&str]) -> [Self; N] {
         let start = |n| {
             let mut command = command_on(n % 3 + 1);
-            Self::start(command.args(["--port", "0", "--redis-url", &redis.url()]).args(args))
+            let (port, redis) = (free_port().to_string(), redis.url());
+            Self::start(command.args(["--port", &port, "--redis-url", &redis]).args(args))
         };
         let servers = std::array::from_fn(start);
         for server in &servers {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::{env, process};
 
+use chat_broker::testing::free_port;
 use serde_json::{Value, json};
 
-use super::prometheus::free_port;
 use super::{ALERTMANAGER, deploy, severity};
 use crate::support::{eventually, exchange};
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_broker::testing::{RedisServer, TcpProxy, free_port};
 use chat_transport::client::{Client, ClientConfig};
 use chat_transport::testing::{WsClient, read_head};
 use serde_json::json;
@@ -71,7 +71,7 @@ impl World {
         let redis = RedisServer::start();
         redis.command(&[&USER[..], &["+@all"]].concat()).await;
         let proxy = TcpProxy::before(&redis);
-        let servers = [server(redis.port(), 0), server(proxy.port(), 0)];
+        let servers = [redis.port(), proxy.port()].map(|redis| server(redis, free_port()));
         for server in &servers {
             server.until_ready().await;
         }

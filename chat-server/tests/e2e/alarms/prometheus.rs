@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, process};
 
+use chat_broker::testing::free_port;
 use serde_json::{Value, json};
 
 use super::RULES;
@@ -155,9 +156,4 @@ scrape_configs:
     file_sd_configs:
       - files: [servers.json]
 "
-}
-
-pub(super) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

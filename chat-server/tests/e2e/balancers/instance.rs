@@ -1,12 +1,14 @@
 //! A private balancer: a process of its own on free ports, with a directory and a certificate.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
+
+use chat_broker::testing::free_port;
 
 use crate::support::DEADLINE;
 
@@ -74,7 +76,7 @@ impl Balancer {
         let directory = new_directory();
         make_certificate(&directory);
         for _ in 0..ATTEMPTS {
-            let [plain, tls, inner @ ..] = free_ports();
+            let [plain, tls, inner @ ..] = [(); 5].map(|()| free_port());
             let place = Place { directory: directory.clone(), plain, tls, servers, inner };
             fs::write(file(&directory), change(&configuration(program, &place))).unwrap();
             if let Some(process) = spawn(program, &directory) {
@@ -224,11 +226,6 @@ fn make_certificate(directory: &Path) {
     let [certificate, key] =
         ["cert.pem", "key.pem"].map(|name| fs::read_to_string(directory.join(name)).unwrap());
     fs::write(directory.join("chat.pem"), certificate + &key).unwrap();
-}
-
-fn free_ports() -> [u16; 5] {
-    let listeners = [0; 5].map(|any| TcpListener::bind((Ipv4Addr::LOCALHOST, any)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// What a line that listens on IPv6 is replaced by: on a machine without IPv6 it would be an error.

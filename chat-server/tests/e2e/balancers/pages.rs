@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use chat_broker::testing::free_port;
 use chat_transport::TransportConfig;
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake, read_head};
 use serde_json::Value;
@@ -252,9 +253,7 @@ async fn draining_server_is_passed_over(program: &'static Program) {
 
 /// As a server itself would say it, for clients and backends that read the code.
 async fn without_servers_clients_learn_when_to_retry(program: &'static Program) {
-    let closed =
-        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let balancer = Balancer::start(program, [closed(), closed()]);
+    let balancer = Balancer::start(program, [free_port(), free_port()]);
     for line in ["POST /create-room", "GET /ws"] {
         let (status, head, body) = request(balancer.port(), line, "").await;
         let head = head.to_ascii_lowercase();

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use chat_broker::testing::free_port;
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -127,7 +128,7 @@ async fn eighty_people_behind_one_address_come_back() {
             client
         }
     };
-    let server = start(0);
+    let server = start(free_port());
     let port = server.port();
     let people = together(PEOPLE, person(port)).await;
     drop(server);
