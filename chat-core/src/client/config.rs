@@ -48,7 +48,7 @@ pub struct Config {
     pub ping_after: Duration,
     /// How long the server then has for an answer, which may be any frame. Default 10 s.
     pub pong_timeout: Duration,
-    /// While a request is unanswered, both of these times: so a connection that has swallowed a request is
+    /// While a request is unanswered, both of these times: so a connection that has lost a request is
     /// abandoned after twice this time, by default 5 s. A healthy server may take as long to read a ping,
     /// behind what it reads at its own rate. So the next connection may take twice as long to answer, and
     /// so on up to eight times, until nothing is unanswered.

@@ -88,7 +88,7 @@ pub enum Event {
     },
     /// The server is about to close the connection.
     Goodbye {
-        /// The reason: `shutdown`, `disconnected` by the application, `banned`, `token_expired`, or a
+        /// The reason: `shutdown`, `rebalance`, `disconnected` by the application, `banned`, `token_expired`, or a
         /// reason of another version.
         reason: String,
         /// Whether the client will connect again.

@@ -50,6 +50,8 @@ pub(super) struct Link {
     patience: u32,
     /// Since when the server has taken nothing of what waits to be sent.
     stalled_since: Option<Duration>,
+    /// When the server last took a part of what waited: until then it had not read the requests in it.
+    taken_at: Duration,
     connect_timeout: Duration,
     ping_after: Duration,
     pong_timeout: Duration,
@@ -70,6 +72,7 @@ impl Link {
             answer_due: None,
             patience: 1,
             stalled_since: None,
+            taken_at: now,
             connect_timeout,
             ping_after,
             pong_timeout,
@@ -136,6 +139,9 @@ impl Link {
 
     /// The server has taken everything, or a part (`false`), which restarts its deadline.
     pub(super) fn writable(&mut self, all: bool, now: Duration) {
+        if !all || self.stalled_since.is_some() {
+            self.taken_at = now;
+        }
         self.stalled_since = (!all).then_some(now);
     }
 
@@ -227,8 +233,8 @@ impl Link {
     fn ping(&self, unanswered_since: Option<Duration>) -> (Duration, Duration) {
         let silent = (self.alive_at.saturating_add(self.ping_after), self.pong_timeout);
         let unanswered = unanswered_since.map(|since| {
-            // A server that takes a part of a large frame is there.
-            let since = self.alive_at.max(since).max(self.stalled_since.unwrap_or_default());
+            // A server that takes a part of a large frame is there, and answers after the last part.
+            let since = self.alive_at.max(since).max(self.taken_at);
             (since.saturating_add(self.check_timeout), self.check_timeout)
         });
         let (due, answer_time) = unanswered.map_or(silent, |unanswered| unanswered.min(silent));

@@ -513,6 +513,23 @@ fn server_that_takes_nothing_is_lost_however_much_it_sends() {
 }
 
 #[test]
+fn request_in_a_frame_that_was_sent_for_long_has_its_time_after_the_last_part() {
+    let second = |n| START + Duration::from_secs(n);
+    let mut machine = patient_member();
+    machine.send("r", "hi", START).unwrap();
+    for n in 0..20 {
+        machine.handle_writable(false, second(n));
+        machine.handle_timeout(second(n));
+    }
+    machine.handle_writable(true, second(20));
+    while machine.poll_action().is_some() {}
+    at_deadline(&mut machine, second(25));
+    assert_eq!(machine.poll_action(), Some(Action::Ping));
+    at_deadline(&mut machine, second(30));
+    assert!(matches!(machine.state(), State::Waiting { .. }));
+}
+
+#[test]
 fn server_that_has_taken_all_may_be_written_to_at_any_time() {
     let mut machine = member();
     machine.handle_writable(false, START);

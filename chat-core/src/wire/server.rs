@@ -602,7 +602,7 @@ pub struct Pong<'a> {
 #[serde(tag = "type", rename = "goodbye")]
 #[non_exhaustive]
 pub struct Goodbye<'a> {
-    /// The reason: `shutdown`, `disconnected` by the application, `banned`, `token_expired`, or a
+    /// The reason: `shutdown`, `rebalance`, `disconnected` by the application, `banned`, `token_expired`, or a
     /// reason of another version.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
