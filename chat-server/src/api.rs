@@ -26,7 +26,7 @@ mod users;
 
 use std::future::pending;
 use std::net::IpAddr;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
@@ -37,10 +37,11 @@ use axum::extract::{
 use axum::handler::Handler;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use chat_core::UserId;
+use futures_util::FutureExt;
 use tokio::task::JoinError;
 
 use crate::auth::bearer;
@@ -175,7 +176,7 @@ impl Call {
         T: 'static,
     {
         let (effect, handler) = match method {
-            Method::GET => (Effect::ReadsPersonal, get(handler).layer(map_response(of_read))),
+            Method::GET => (Effect::ReadsPersonal, get(handler)),
             _ => (Effect::Changes, post(handler)),
         };
         Self { name, method, path, scope, effect, handler }
@@ -307,7 +308,8 @@ impl CallRules {
             Effect::Sanctions | Effect::Neutral => return,
         };
         let subject = caller.audit.subject();
-        let Subject { user, as_user, users, rooms, seconds, is_own_message } = &subject;
+        let Subject { user, as_user, users, rooms, search, users_hash, seconds, is_own_message } =
+            &subject;
         let in_path = |wanted| {
             let mut params = params.into_iter().flatten();
             params.find_map(|(name, value)| (name == wanted).then_some(value))
@@ -322,6 +324,8 @@ impl CallRules {
             room: in_path("room"),
             users: *users,
             rooms: *rooms,
+            search: search.as_deref(),
+            users_hash: *users_hash,
             seconds: *seconds,
         };
         self.state.client_lines.api_call(kind, &call, *is_own_message);
@@ -340,28 +344,37 @@ async fn admit(
     // Each call of a batch has its own.
     let caller = Caller { audit: Audit::default(), ..caller };
     request.extensions_mut().insert(caller.audit.clone());
-    to_the_end(async move {
+    run_detached(async move {
         let key = &caller.key;
-        let response = match rules.check(key) {
-            Ok(()) => next.run(request).await,
-            Err(refusal) => refusal.into_response(),
+        let outcome = match rules.check(key) {
+            Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await,
+            Err(refusal) => Ok(refusal.into_response()),
         };
-        if response.status() == StatusCode::FORBIDDEN {
+        let status = match &outcome {
+            Ok(response) => response.status(),
+            // What the call has changed before is in the log all the same.
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status == StatusCode::FORBIDDEN {
             let lines = &rules.state.client_lines;
             lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
         }
-        if !response.status().is_client_error() {
-            rules.log(&caller, params.ok().as_ref(), response.status());
+        if !status.is_client_error() {
+            rules.log(&caller, params.ok().as_ref(), status);
         }
-        rules.state.metrics.api_request(key.name(), rules.name, response.status());
-        response
+        rules.state.metrics.api_request(key.name(), rules.name, status);
+        match outcome {
+            Ok(response) if rules.effect.is_read() => of_read(response),
+            Ok(response) => response,
+            Err(panic) => resume_unwind(panic),
+        }
     })
     .await
 }
 
 /// Runs a call in a task of its own: hyper drops the future of a handler when its client disconnects. A caller
 /// that does not wait for the answer would leave a call half done, and its line out of the log.
-async fn to_the_end<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
+async fn run_detached<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(call).await.map_err(JoinError::try_into_panic) {
         Ok(answer) => answer,
         Err(Ok(panic)) => resume_unwind(panic),
@@ -384,7 +397,7 @@ mod tests {
         let (go_on, begun) = oneshot::channel::<()>();
         let (report, ended) = oneshot::channel();
         {
-            let mut call = pin!(to_the_end(async {
+            let mut call = pin!(run_detached(async {
                 begun.await.unwrap();
                 report.send(()).unwrap();
             }));
@@ -396,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_of_a_call_is_that_of_its_connection() {
-        let outer = tokio::spawn(to_the_end(async { panic!("a bug") }));
+        let outer = tokio::spawn(run_detached(async { panic!("a bug") }));
         assert!(outer.await.is_err_and(|error| error.is_panic()));
     }
 }

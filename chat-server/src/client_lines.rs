@@ -1,11 +1,13 @@
 //! Log lines that clients cause, at a rate that cannot fill a disk: lines beyond it are at `debug`, and
 //! one line a minute has their number.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{ErrorCode, Rejection, RoomId, UserId, printable};
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::field::display;
 
@@ -32,7 +34,7 @@ const ENDED_OF_USER: u32 = 10;
 const SANCTIONS: u32 = 600;
 const SANCTIONS_OF_ACTOR: u32 = 200;
 
-/// Lines of one kind of API call in a minute, and those of one key for one call.
+/// Lines of one API call in a minute, and those of one key.
 const CALLS: u32 = 300;
 const CALLS_OF_KEY: u32 = 60;
 
@@ -62,8 +64,8 @@ pub(crate) struct ClientLines {
     pub(crate) sanctions: LogBudget,
     /// Of clients that were removed from rooms, by user.
     pub(crate) removals: LogBudget,
-    /// By the kind of a call.
-    calls: [LogBudget; ApiLine::ALL.len()],
+    /// Of each call: messages of backends must not suppress the line of a token that is issued.
+    calls: Mutex<BTreeMap<(ApiLine, &'static str), LogBudget>>,
     /// By key, call and subject: a backend that polls has one line a minute.
     reads: LogBudget,
     /// By cause. The last is of those that are not counted as refused handshakes, such as requests above
@@ -137,7 +139,7 @@ pub(crate) struct RefusedAttempt<'a> {
 }
 
 /// What the log has of calls to `/api`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ApiLine {
     Change,
     /// Of what is personal.
@@ -146,8 +148,6 @@ pub(crate) enum ApiLine {
 }
 
 impl ApiLine {
-    const ALL: [Self; 3] = [Self::Change, Self::Read, Self::Forbidden];
-
     fn as_str(self) -> &'static str {
         match self {
             Self::Change => "change",
@@ -176,6 +176,10 @@ pub(crate) struct ApiCall<'a> {
     /// How many users, or rooms, the call is about.
     pub(crate) users: Option<usize>,
     pub(crate) rooms: Option<usize>,
+    /// The text by which users are searched.
+    pub(crate) search: Option<&'a str>,
+    /// A hash of the users that the call is about: other users of the same number are no repetition.
+    pub(crate) users_hash: u64,
     /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(crate) seconds: Option<u64>,
 }
@@ -189,7 +193,7 @@ impl Default for ClientLines {
             keys: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
             sanctions: LogBudget::new(SANCTIONS, SANCTIONS_OF_ACTOR),
             removals: LogBudget::new(ENDED, ENDED_OF_USER),
-            calls: std::array::from_fn(|_| LogBudget::new(CALLS, CALLS_OF_KEY)),
+            calls: Mutex::default(),
             reads: LogBudget::new(READS, 1),
             refused: std::array::from_fn(|_| rejected()),
             joins: std::array::from_fn(|_| rejected()),
@@ -232,9 +236,10 @@ impl ClientLines {
         if let Some(lines) = self.removals.take_suppressed() {
             tracing::info!(lines, "suppressed log lines of removals from rooms");
         }
-        for (kind, budget) in ApiLine::ALL.into_iter().zip(&self.calls) {
+        for ((kind, call), budget) in &*self.calls.lock() {
             if let Some(lines) = budget.take_suppressed() {
-                tracing::info!(kind = kind.as_str(), lines, "suppressed log lines of API calls");
+                let kind = kind.as_str();
+                tracing::info!(kind, call, lines, "suppressed log lines of API calls");
             }
         }
         let causes = REFUSALS.iter().map(|(_, reason)| *reason).chain(["other"]);
@@ -354,13 +359,13 @@ impl ClientLines {
     /// Logs a call to `/api` that changes something, or reads what is personal: at `debug` if it
     /// `is_minor`.
     pub(crate) fn api_call(&self, kind: ApiLine, call: &ApiCall<'_>, is_minor: bool) {
-        let ApiCall { key, call, status, address, user, as_user, room, users, rooms, seconds } =
-            *call;
+        let ApiCall { users, rooms, search, users_hash, seconds, .. } = *call;
+        let ApiCall { key, call, status, address, user, as_user, room, .. } = *call;
+        let subject = (user, room, users, users_hash, search);
         let is_repeated =
-            || kind == ApiLine::Read && !self.reads.take(&(key, call, user, room, users, address));
-        let is_permitted =
-            !is_minor && !is_repeated() && self.calls[kind as usize].take(&(key, call));
-        let address = address.map(display);
+            || kind == ApiLine::Read && !self.reads.take(&(key, call, subject, address));
+        let is_permitted = !is_minor && !is_repeated() && self.may_log_call(kind, call, key);
+        let (address, search) = (address.map(display), search.map(shown));
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -372,6 +377,7 @@ impl ClientLines {
                     room,
                     users,
                     rooms,
+                    search,
                     seconds,
                     status,
                     address,
@@ -390,13 +396,19 @@ impl ClientLines {
         path: &str,
         address: Option<IpAddr>,
     ) {
-        let is_permitted = self.calls[ApiLine::Forbidden as usize].take(&(key, call));
+        let is_permitted = self.may_log_call(ApiLine::Forbidden, call, key);
         let (path, address) = (&*shown(path), address.map(display));
         if is_permitted {
             tracing::info!(target: API, key, call, path, address, "API call forbidden");
         } else {
             tracing::debug!(target: API, key, call, path, address, "API call forbidden");
         }
+    }
+
+    fn may_log_call(&self, kind: ApiLine, call: &'static str, key: &str) -> bool {
+        let mut calls = self.calls.lock();
+        let new = || LogBudget::new(CALLS, CALLS_OF_KEY);
+        calls.entry((kind, call)).or_insert_with(new).take(key)
     }
 
     /// Logs why a client was rejected, but not its credentials, which are secret. `user` is whom they
@@ -460,15 +472,25 @@ mod tests {
 
     /// Anyone has many connections without a token, and some many addresses.
     #[test]
-    fn strangers_do_not_use_up_the_lines_of_users() {
+    fn unauthenticated_clients_do_not_use_up_the_lines_of_users() {
         let lines = ClientLines::default();
         let user = UserId::new("ann").unwrap();
-        let of_strangers = (0..2 * ENDED)
+        let of_addresses = (0..2 * ENDED)
             .filter(|n| lines.may_log_end(Cause::Lost, None, Some(Ipv4Addr::from_bits(*n).into())));
         // A minute may end in between.
-        assert!((ENDED..=2 * ENDED).contains(&(of_strangers.count() as u32)));
+        assert!((ENDED..=2 * ENDED).contains(&(of_addresses.count() as u32)));
         for _ in 0..ENDED_OF_USER {
             assert!(lines.may_log_end(Cause::Lost, Some(&user), None));
         }
+    }
+
+    #[test]
+    fn messages_of_a_backend_do_not_use_up_the_lines_of_other_calls() {
+        let lines = ClientLines::default();
+        let may_log = |call, key: u32| lines.may_log_call(ApiLine::Change, call, &key.to_string());
+        let sends = (0..3 * CALLS).filter(|key| may_log("send", *key)).count() as u32;
+        // A minute may end in between.
+        assert!((CALLS..=2 * CALLS).contains(&sends), "{sends}");
+        assert!(may_log("issue_token", 0));
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Refusal {
 struct Unanswered;
 
 /// Says nothing of changes where the broker did not answer a request that changes none.
-pub(crate) async fn of_read(response: Response) -> Response {
+pub(crate) fn of_read(response: Response) -> Response {
     match response.extensions().get() {
         Some(Unanswered) => Refusal::unavailable(NO_ANSWER).into_response(),
         None => response,

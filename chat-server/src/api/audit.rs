@@ -20,6 +20,13 @@ pub(super) enum Effect {
     Neutral,
 }
 
+impl Effect {
+    /// Whether the call changes nothing.
+    pub(super) fn is_read(self) -> bool {
+        matches!(self, Self::ReadsPersonal | Self::Neutral)
+    }
+}
+
 /// What a call is about, as far as its path does not say it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Subject {
@@ -30,6 +37,10 @@ pub(super) struct Subject {
     /// How many users, or rooms, the call is about.
     pub(super) users: Option<usize>,
     pub(super) rooms: Option<usize>,
+    /// The text by which users are searched.
+    pub(super) search: Option<String>,
+    /// A hash of `users`, if their ids are not in the log: other users of the same number are another read.
+    pub(super) users_hash: u64,
     /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(super) seconds: Option<u64>,
     /// Whether it is a message in the name of the key, which says itself who sent it.

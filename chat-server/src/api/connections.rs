@@ -1,6 +1,7 @@
 //! The connections with the most traffic, and those of a user.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::State as Shared;
@@ -190,6 +191,9 @@ pub(super) async fn rebalance(
     let Some(percent) = percent.filter(|_| seconds <= MAX_REBALANCE_SECONDS) else {
         return Err(bad_field("\"percent\" is 100 at most, and \"seconds\" 3600."));
     };
+    if state.draining.load(Ordering::SeqCst) {
+        return Err(Refusal::draining());
+    }
     let connections = state.rebalance(percent, Duration::from_secs(seconds));
     caller.audit.note(Subject { seconds: Some(seconds), ..Subject::default() });
     Ok(Json(RebalanceAnswer { node: state.node.clone(), host: host_name(), connections }))

@@ -1,10 +1,11 @@
 //! Users, and which of them are online.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use chat_core::{ConnectionId, MAX_NAME_BYTES, User, UserId, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,6 @@ use super::Caller;
 use super::audit::Subject;
 use super::body::{Body, bad_field, missing};
 use super::connections::known_user;
-use super::keys::ActiveKey;
 use super::names::{UserPath, user_id};
 use super::query::{Params, limit};
 use crate::error::Error;
@@ -63,10 +63,17 @@ pub(super) async fn status(
         Ok(user)
     };
     let ids = users.iter().map(id).collect::<Result<Vec<_>, Refusal>>()?;
-    caller.audit.note(Subject { users: Some(ids.len()), ..Subject::default() });
+    let (users_hash, count) = (hash(&ids), Some(ids.len()));
+    caller.audit.note(Subject { users: count, users_hash, ..Subject::default() });
     let mut online = members::online(&state, &ids).await.map_err(Error::from)?.into_iter();
     users.retain(|_| online.next().unwrap_or_default());
     Ok(Json(StatusAnswer { online: users }))
+}
+
+fn hash(ids: &[UserId]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    ids.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A user.
@@ -155,7 +162,7 @@ struct FoundUser {
 ))]
 pub(super) async fn users(
     Shared(state): Shared<Arc<State>>,
-    Extension(key): Extension<Arc<ActiveKey>>,
+    caller: Caller,
     Params(params): Params<UsersParams>,
 ) -> Result<Json<UsersAnswer>, Refusal> {
     let search = params.search.filter(|text| !text.is_empty()).ok_or_else(|| missing("search"))?;
@@ -163,12 +170,13 @@ pub(super) async fn users(
         return Err(bad_field(format!("\"search\" has at most {MAX_NAME_BYTES} bytes.")));
     }
     let limit = limit(params.limit, FOUND, MAX_FOUND)? as usize;
+    caller.audit.note(Subject { search: Some(search.clone()), ..Subject::default() });
     let search = search.to_lowercase();
     let is_found = |id: ConnectionId, user: &User| {
         (user.id.as_str().to_lowercase().starts_with(&search)
             || user.name.as_str().to_lowercase().contains(&search))
             && known_user(&state, id, &user.id, true).is_some()
-            && key.is_for_user(&user.id)
+            && caller.key.is_for_user(&user.id)
     };
     let found = state.sessions.users(limit + 1, is_found);
     let more = found.len() > limit;

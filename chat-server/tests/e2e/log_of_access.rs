@@ -558,6 +558,14 @@ async fn repeated_reads_of_the_api_are_logged_once() {
         // A minute may end in between.
         assert!((1..=2).contains(&lines), "{user}: {lines}");
     }
+    // Not repeated, though they ask for as many users, or for none by name.
+    for user in ["ann", "bob"] {
+        let search = format!("GET /api/users?search={user}");
+        assert_eq!(request(server.port(), KEY, "", &search, "").await.0, 200);
+        assert_eq!(post(&server, "/users/status", &json!({"users": [user]})).await, 200);
+        assert_eq!(line(&server, &format!(r#""search":"{user}""#))["call"], "users");
+    }
+    assert_eq!(server.logged(r#""call":"status""#), 2);
 }
 
 #[tokio::test]
