@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_broker::{BrokerError, Followed, PublishOptions};
+use chat_broker::{BrokerError, Followed, PublishOptions, Receipt};
 use chat_core::{Occupant, RoomId, Topic, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, timeout, timeout_at};
@@ -135,8 +135,8 @@ impl State {
             Ok(Publication::Search { search, node, user }) if node != self.node => {
                 let Some(found) = self.find(user) else { return };
                 let answer = Publication::Found { search, found };
-                // The server that asks waits no longer.
-                let _ = timeout(SEARCH_TIMEOUT, self.tell(&answer)).await;
+                // Not for the receipt: while Redis is slow, other requests would wait here for each answer.
+                let _ = timeout(SEARCH_TIMEOUT, self.publish(&answer)).await;
             }
             Ok(Publication::Found { search, found }) => self.searches.found(&search, found),
             Ok(Publication::Search { .. }) | Err(_) => {}
@@ -187,7 +187,7 @@ impl State {
         let until = Instant::now() + SEARCH_TIMEOUT;
         let (node, user) = (self.node.clone(), user.clone());
         let question = Publication::Search { search: search.id.clone(), node, user };
-        if let Ok(Ok(())) = timeout_at(until, self.tell(&question)).await {
+        if let Ok(Ok(_)) = timeout_at(until, self.publish(&question)).await {
             while found.len() < wanted
                 && let Ok(Some(server)) = timeout_at(until, answers.recv()).await
             {
@@ -205,14 +205,13 @@ impl State {
         room: RoomId,
         join: bool,
     ) -> Result<(), BrokerError> {
-        self.tell(&Publication::Room { user, room, join }).await
+        self.publish(&Publication::Room { user, room, join }).await?.await.map(drop)
     }
 
-    /// Publishes to all servers. Returns when the broker has it.
-    async fn tell(&self, publication: &Publication) -> Result<(), BrokerError> {
+    /// Publishes to all servers.
+    async fn publish(&self, publication: &Publication) -> Result<Receipt, BrokerError> {
         let payload = Bytes::from(serde_json::to_vec(publication).map_err(BrokerError::config)?);
-        let options = PublishOptions::default();
-        self.hub.broker().publish(&topic(), payload, options).await?.await.map(drop)
+        self.hub.broker().publish(&topic(), payload, PublishOptions::default()).await
     }
 
     /// The servers that have announced themselves, by their ids.
