@@ -23,7 +23,7 @@ pub(crate) enum Cause {
     AuthTimeout,
     /// The permissions of a new token do not include the room of a client whose dialect has one room.
     Forbidden,
-    /// The server shuts down.
+    /// The server shuts down, or moves the client to another server.
     Drain,
     /// What waited for the client did not fit into its outbox.
     SlowConsumer,

@@ -25,6 +25,8 @@ impl State {
         // Before the list of connections is read in `send_goodbyes`: a connection that opens later sees
         // the flag and gets its `goodbye` from `Connection::open`.
         self.draining.store(true, Ordering::SeqCst);
+        // Its clients would reconnect without the spread of the drain.
+        self.rebalance.lock().take();
         let disconnected = async {
             self.send_goodbyes().await;
             self.sessions.until_empty().await;
@@ -106,6 +108,14 @@ fn phase(n: usize, count: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn drain_ends_a_rebalance() {
+        let server = crate::Server::builder().start();
+        server.state.rebalance(100, Duration::from_secs(3600));
+        server.shutdown().await;
+        assert!(server.state.rebalance.lock().is_none());
+    }
 
     #[test]
     fn clients_are_spread_evenly() {
