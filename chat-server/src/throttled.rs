@@ -1,6 +1,8 @@
 //! Clients that rate limits slow down: a line a minute for each user. A client that never waits takes no lock here.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,9 +12,9 @@ use tracing::field::display;
 
 use crate::limits::network;
 
-/// How many users are distinguished in a minute, and how many of them, the most throttled ones, have a line
-/// at `info`: clients can be any number of users.
-const USERS: usize = 1_000;
+/// How many users, and how many addresses, are distinguished in a minute, and how many of each, the most
+/// throttled ones, have a line at `info`: clients can be any number of users.
+const DISTINGUISHED: usize = 1_000;
 const LINES: usize = 60;
 
 /// Nobody notices a shorter time in a minute. Well-behaved clients wait for milliseconds now and then.
@@ -24,17 +26,16 @@ pub(crate) struct Throttled(Mutex<Minute>);
 
 #[derive(Debug, Default)]
 struct Minute {
-    users: HashMap<Source, Tally>,
-    /// Waits and refusals of users beyond those that are distinguished.
+    users: HashMap<UserId, Throttling>,
+    /// Clients whose user is not known, by address, apart: anyone can have many addresses.
+    addresses: HashMap<Option<IpAddr>, Throttling>,
+    /// Waits and refusals of clients beyond those that are distinguished.
     uncounted: u64,
 }
 
-/// A user, and before the user is known an address.
-type Source = Result<UserId, Option<IpAddr>>;
-
-/// What happened to one user.
-#[derive(Debug)]
-struct Tally {
+/// What happened to one user, or to the clients of an address.
+#[derive(Debug, Default)]
+struct Throttling {
     waits: u64,
     waited: Duration,
     refused: u64,
@@ -44,9 +45,9 @@ struct Tally {
     address: Option<IpAddr>,
 }
 
-/// How a limit slows a client down.
+/// What a limit does to a client.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Brake {
+pub(crate) enum Measure {
     /// The client is not read for so long.
     Wait(Duration),
     /// A frame is refused with `rate_limited`.
@@ -57,63 +58,73 @@ impl Throttled {
     pub(crate) fn count(
         &self,
         limit: &'static str,
-        brake: Brake,
+        measure: Measure,
         user: Option<&UserId>,
         connection: String,
         address: Option<IpAddr>,
     ) {
-        let source = user.cloned().ok_or_else(|| address.map(network));
         let mut minute = self.0.lock();
-        let Minute { users, uncounted } = &mut *minute;
-        if users.len() >= USERS && !users.contains_key(&source) {
-            *uncounted += 1;
-            return;
-        }
-        let tally = users.entry(source).or_insert_with(Tally::new);
-        (tally.limit, tally.connection, tally.address) = (limit, connection, address);
-        match brake {
-            Brake::Wait(time) => {
-                tally.waits += 1;
-                tally.waited += time;
-            }
-            Brake::Refusal => tally.refused += 1,
+        let Minute { users, addresses, uncounted } = &mut *minute;
+        let throttling = match user {
+            Some(user) => entry(users, user.clone()),
+            None => entry(addresses, address.map(network)),
+        };
+        match throttling {
+            Some(throttling) => throttling.add(limit, measure, connection, address),
+            None => *uncounted += 1,
         }
     }
 
     /// Logs what was counted since the last call.
     pub(crate) fn log(&self) {
-        let Minute { users, uncounted } = std::mem::take(&mut *self.0.lock());
-        let mut noticeable: Vec<_> =
-            users.into_iter().filter(|(_, tally)| tally.is_noticeable()).collect();
-        noticeable.sort_unstable_by_key(|(_, tally)| std::cmp::Reverse(tally.rank()));
-        for (nth, (source, tally)) in noticeable.iter().enumerate() {
-            tally.log(source.as_ref().ok(), nth < LINES);
-        }
-        let lines = noticeable.len().saturating_sub(LINES);
+        let Minute { users, addresses, uncounted } = std::mem::take(&mut *self.0.lock());
+        let of_users = users.into_iter().map(|(user, throttling)| (Some(user), throttling));
+        let of_addresses = addresses.into_values().map(|throttling| (None, throttling));
+        let lines = log_most(of_users.collect()) + log_most(of_addresses.collect());
         if lines > 0 || uncounted > 0 {
             tracing::info!(lines, uncounted, "suppressed log lines of throttled clients");
         }
     }
 }
 
-impl Tally {
-    fn new() -> Self {
-        Self {
-            waits: 0,
-            waited: Duration::ZERO,
-            refused: 0,
-            limit: "",
-            connection: String::new(),
-            address: None,
+/// Logs the most throttled ones. Returns how many others there are, whose lines are at `debug`.
+fn log_most(mut clients: Vec<(Option<UserId>, Throttling)>) -> usize {
+    clients.retain(|(_, throttling)| throttling.rank() >= NOTICEABLE);
+    clients.sort_unstable_by_key(|(_, throttling)| Reverse(throttling.rank()));
+    for (nth, (user, throttling)) in clients.iter().enumerate() {
+        throttling.log(user.as_ref(), nth < LINES);
+    }
+    clients.len().saturating_sub(LINES)
+}
+
+/// The entry of a key; `None` if there are too many others.
+fn entry<K: Eq + Hash>(map: &mut HashMap<K, Throttling>, key: K) -> Option<&mut Throttling> {
+    let has_place = map.len() < DISTINGUISHED || map.contains_key(&key);
+    has_place.then(|| map.entry(key).or_default())
+}
+
+impl Throttling {
+    fn add(
+        &mut self,
+        limit: &'static str,
+        measure: Measure,
+        connection: String,
+        address: Option<IpAddr>,
+    ) {
+        (self.limit, self.connection, self.address) = (limit, connection, address);
+        match measure {
+            Measure::Wait(time) => {
+                self.waits += 1;
+                self.waited += time;
+            }
+            Measure::Refusal => self.refused += 1,
         }
     }
 
-    fn is_noticeable(&self) -> bool {
-        self.refused > 0 || self.waited >= NOTICEABLE
-    }
-
-    fn rank(&self) -> (Duration, u64) {
-        (self.waited, self.refused)
+    /// A refused request is as noticeable as a second of waiting.
+    fn rank(&self) -> Duration {
+        let refused = u32::try_from(self.refused).unwrap_or(u32::MAX);
+        self.waited.saturating_add(NOTICEABLE.saturating_mul(refused))
     }
 
     fn log(&self, user: Option<&UserId>, is_permitted: bool) {
@@ -140,7 +151,11 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const WAIT: Measure = Measure::Wait(Duration::from_millis(300));
 
     fn user(nth: usize) -> UserId {
         UserId::new(format!("u{nth}")).unwrap()
@@ -149,30 +164,42 @@ mod tests {
     #[test]
     fn users_of_a_minute_are_bounded() {
         let throttled = Throttled::default();
-        let wait = Brake::Wait(Duration::from_millis(300));
         let count =
-            |nth| throttled.count("user_frames", wait, Some(&user(nth)), "c".to_owned(), None);
-        (0..USERS + 7).for_each(count);
+            |nth| throttled.count("user_frames", WAIT, Some(&user(nth)), "c".to_owned(), None);
+        (0..DISTINGUISHED + 7).for_each(count);
         count(0);
         let minute = throttled.0.lock();
-        assert_eq!((minute.users.len(), minute.uncounted), (USERS, 7));
-        let first = &minute.users[&Ok(user(0))];
+        assert_eq!((minute.users.len(), minute.uncounted), (DISTINGUISHED, 7));
+        let first = &minute.users[&user(0)];
         assert_eq!((first.waits, first.waited), (2, Duration::from_millis(600)));
+    }
+
+    /// Anyone has many addresses.
+    #[test]
+    fn addresses_do_not_take_the_places_of_users() {
+        let throttled = Throttled::default();
+        for address in 0..2 * DISTINGUISHED as u32 {
+            let address = Some(Ipv4Addr::from_bits(address << 8).into());
+            throttled.count("address_frames", WAIT, None, "c".to_owned(), address);
+        }
+        throttled.count("user_frames", WAIT, Some(&user(0)), "c".to_owned(), None);
+        let minute = throttled.0.lock();
+        assert_eq!((minute.addresses.len(), minute.users.len()), (DISTINGUISHED, 1));
     }
 
     #[test]
     fn short_waits_are_not_noticed() {
-        let of = |brakes: &[Brake]| {
+        let of = |measures: &[Measure]| {
             let throttled = Throttled::default();
-            for brake in brakes {
-                throttled.count("user_frames", *brake, None, "c".to_owned(), None);
+            for measure in measures {
+                throttled.count("user_frames", *measure, None, "c".to_owned(), None);
             }
-            let minute = std::mem::take(&mut *throttled.0.lock());
-            minute.users[&Err(None)].is_noticeable()
+            throttled.0.lock().addresses[&None].rank()
         };
-        let wait = Brake::Wait(Duration::from_millis(100));
-        assert!(!of(&[wait; 9]));
-        assert!(of(&[wait; 10]));
-        assert!(of(&[Brake::Refusal]));
+        let wait = Measure::Wait(Duration::from_millis(100));
+        assert!(of(&[wait; 9]) < NOTICEABLE);
+        assert!(of(&[wait; 10]) >= NOTICEABLE);
+        assert!(of(&[Measure::Refusal]) >= NOTICEABLE);
+        assert!(of(&[Measure::Refusal; 11]) > of(&[Measure::Wait(Duration::from_secs(10))]));
     }
 }

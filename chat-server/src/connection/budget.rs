@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Connection;
 use crate::limits::{Charge, Cost, RateLimited, Resource, Wait};
-use crate::throttled::Brake;
+use crate::throttled::Measure;
 
 /// Memory in Redis for the history and the position of a new room, in bytes (measured with Redis 7.0,
 /// for the longest names).
@@ -71,7 +71,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        self.throttled(wait.limit(), Brake::Wait(wait.time));
+        self.throttled(wait.limit(), Measure::Wait(wait.time));
         session.drive(self.wait_for(sleep(wait.time))).await;
     }
 
@@ -80,17 +80,17 @@ impl Connection {
         &self,
         RateLimited { limit, retry_after }: RateLimited,
     ) -> Rejection {
-        self.throttled(limit, Brake::Refusal);
+        self.throttled(limit, Measure::Refusal);
         let message = "The rate limit is exceeded, and the request was not carried out. Send it again after retry_after_ms.";
         // Rounded up: a client that retries exactly then must not be rejected as too early.
         let retry_after_ms = retry_after.as_millis() as u64 + 1;
         Rejection::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms)
     }
 
-    fn throttled(&self, limit: &'static str, brake: Brake) {
+    fn throttled(&self, limit: &'static str, measure: Measure) {
         self.state.metrics.limited(limit);
         let (user, address) = (self.known_user(), self.address());
-        self.state.client_lines.throttled.count(limit, brake, user, self.name(), address);
+        self.state.client_lines.throttled.count(limit, measure, user, self.name(), address);
     }
 
     fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
