@@ -409,3 +409,66 @@ fn negative_number_is_an_error_of_its_setting() {
     assert_eq!(error(&["-1"]), "unexpected argument '-1' found");
     assert_eq!(error(&["check", "-1"]), "unexpected argument '-1' found");
 }
+
+#[test]
+fn files_of_settings_for_deployments_are_valid() {
+    for text in [
+        include_str!("../../../deploy/compose/chat.toml"),
+        include_str!("../../../deploy/kubernetes/chat.toml"),
+    ] {
+        // The addresses are variables there.
+        let metrics = ["--metrics-addr", "127.0.0.1:9100"];
+        Settings::of_file(text, &metrics).unwrap().server().unwrap();
+    }
+}
+
+/// Every command line of the program in the blocks of the documentation: a flag that was renamed, or a value that
+/// is not accepted any more, would stand there for ever.
+#[test]
+fn command_lines_of_the_documentation_are_valid() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path());
+    let mut count = 0;
+    for page in pages.chain(["README.md", "chat-server/README.md"].map(|page| root.join(page))) {
+        let Ok(text) = std::fs::read_to_string(&page) else { continue };
+        let text = text.replace("\\\n", " ");
+        let blocks = text.split("```").skip(1).step_by(2);
+        for words in blocks.flat_map(str::lines).filter_map(arguments_in) {
+            count += 1;
+            let outcome = Cli::command().try_get_matches_from(&words);
+            let error = outcome.err().filter(clap::Error::use_stderr);
+            assert!(error.is_none(), "{}: {words:?}: {}", page.display(), error.unwrap());
+        }
+    }
+    assert!(count > 30, "{count} command lines: are they written in another form now?");
+}
+
+/// The words of a line from the program's name on, if the line runs it.
+fn arguments_in(line: &str) -> Option<Vec<String>> {
+    let words = words(line.trim_start_matches([' ', '$']));
+    let at =
+        words.iter().position(|word| word == "chat-server" || word.ends_with("/chat-server"))?;
+    let (before, command) = words.split_at(at);
+    let is_assignment = |word: &String| word.contains('=') && !word.starts_with('-');
+    let runs_others = ["docker", "kubectl", "runuser"];
+    let is_run = before.iter().all(is_assignment)
+        || before.first().is_some_and(|word| runs_others.contains(&&**word));
+    is_run.then(|| command.to_vec())
+}
+
+/// The words of the first command in a line of a shell: up to a comment, a redirection or another command.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for next in line.chars().chain([' ']) {
+        match (quote, next) {
+            (Some(open), _) if open == next => quote = None,
+            (Some(_), _) => word.push(next),
+            (None, '"' | '\'') => quote = Some(next),
+            (None, ' ') if word.is_empty() => {}
+            (None, ' ') => words.push(std::mem::take(&mut word)),
+            (None, '#' | '|' | '&' | ';' | '>' | '<' | ')') if word.is_empty() => break,
+            _ => word.push(next),
+        }
+    }
+    words
+}
