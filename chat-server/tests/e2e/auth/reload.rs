@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, free_port};
 use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
 use serde_json::json;
@@ -338,4 +338,66 @@ async fn certificates_of_redis_are_read_again() {
     reload(&server, 1);
     assert_eq!(server.metric("chat_settings_reload_successful").await, 1);
     assert!(reload_time(&server).await > before);
+}
+
+/// A private authority is replaced on a running server.
+#[tokio::test]
+async fn reloaded_certificates_of_redis_are_those_of_the_next_connection() {
+    if !RedisServer::has_tls() {
+        eprintln!("skipped: the Redis of these tests was built without TLS");
+        return;
+    }
+    let keys = Keys::new("redis-tls");
+    let [(right, key), (foreign, _)] = ["right", "foreign"].map(|name| certificate(&keys, name));
+    let port = free_port().to_string();
+    let redis = RedisServer::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &right,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &right,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let trusted = keys.write("ca.pem", fs::read(&right).unwrap());
+    let url = format!("rediss://localhost:{port}");
+    let server =
+        Chat::start(command().args(["--port", "0", "--redis-ca", &trusted, "--redis-url", &url]));
+    server.until_ready().await;
+    for (times, (file, is_up)) in [(&foreign, 0), (&right, 1)].into_iter().enumerate() {
+        fs::write(&trusted, fs::read(file).unwrap()).unwrap();
+        reload(&server, times + 1);
+        for kind in ["normal", "pubsub"] {
+            redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+        }
+        server.until_metric("chat_broker_up", |up| up == is_up).await;
+    }
+}
+
+/// A certificate of its own authority, and its key.
+fn certificate(keys: &Keys, name: &str) -> (String, String) {
+    let (certificate, key) = (keys.path(&format!("{name}.pem")), keys.path(&format!("{name}.key")));
+    keys.openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ]);
+    (certificate, key)
 }
