@@ -27,7 +27,7 @@ pub(crate) struct Verdict {
     clients: usize,
     pub(crate) acknowledged: usize,
     delivered: usize,
-    unknown: usize,
+    pub(crate) unknown: usize,
     /// Acknowledged, and not heard by somebody in the room.
     pub(crate) lost: usize,
     /// Heard twice by the same client.

@@ -81,6 +81,7 @@ async fn under_load(program: &'static Program, fault: &str, happen: impl AsyncFn
         failed.len(),
     ));
     assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
+    assert!(verdict.acknowledged >= clients() / 4 && verdict.unknown == 0, "{verdict}");
     assert_eq!(failed, Vec::<String>::new());
     assert_within("to be back", away, AWAY);
 }
