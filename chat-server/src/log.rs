@@ -135,7 +135,8 @@ struct Waiting {
     writing: bool,
 }
 
-/// Flushes the log when it is dropped.
+/// Flushes the log when it is dropped: the lines of the program's end are written by another thread, which ends
+/// with the program.
 pub(crate) struct FlushOnDrop(pub(crate) Arc<Log>);
 
 impl Drop for FlushOnDrop {

@@ -11,7 +11,7 @@ use crate::random;
 /// port of a server that is stopped, or is about to start.
 const PORTS: Range<u16> = 16_000..32_000;
 
-/// A port of this host for a server that a test starts, and perhaps stops and starts again: no
+/// A port of this host, on 127.0.0.1, for a server that a test starts, and perhaps stops and starts again: no
 /// outgoing connection takes it meanwhile, as one may take a port that the system has chosen (port
 /// 0). Each call in a process returns another one. A program other than this process may take the
 /// port before the server does.

@@ -129,7 +129,8 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
 pub struct KeySet {
     /// How many keys there are.
     pub count: usize,
-    /// A text that is equal on two servers if they have the same keys.
+    /// A text that is equal on two servers if they have the same keys. Other keys may have the same text: of a
+    /// secret it is made of 16 bits.
     pub digest: String,
 }
 

@@ -121,7 +121,7 @@ impl File {
             if entry.is_list {
                 command = command.mut_arg(&id, |arg: Arg| arg.value_delimiter(None));
             }
-            // A warning says that a secret is changed.
+            // White space around a secret is removed later, with a warning.
             let value = |value| if is_secret { value } else { trim(value) };
             let flags = entry.values.iter().map(|text| format!("--{}={}", entry.key, value(text)));
             insert(arguments, flags.map(OsString::from));
