@@ -423,7 +423,7 @@ fn files_of_settings_for_deployments_are_valid() {
 }
 
 /// Every command line of the program in the blocks of the documentation: a flag that was renamed, or a value that
-/// is not accepted any more, would stand there for ever.
+/// is not accepted any more, would stay there.
 #[test]
 fn command_lines_of_the_documentation_are_valid() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
