@@ -284,7 +284,8 @@ type ListenerOptions = Parameters<EventTarget["addEventListener"]>[2];
 /** Handlers of events, by their details. */
 export interface Emitter<Events> extends EventTarget {
   /** Calls `handler` with the detail of each event; returns a function that removes the handler.
-   *  Throws a `TypeError` if `handler` is no function. */
+   *  Throws a `TypeError` if `handler` is no function. A handler that is given twice for a type is
+   *  called once, and one `off` removes it. */
   on<K extends keyof Events>(
     type: K,
     handler: (detail: Events[K]) => void,
@@ -394,7 +395,8 @@ export class ChatClient<Data = unknown> {
    *  once; do not wait for `leave()` before, which a dead line does not answer. */
   close(): void;
   /** Pings the server at once, and abandons the connection without an answer; in
-   *  state `waiting`, connects. Browsers do this by themselves when the network changes and when
+   *  state `waiting`, connects. If an attempt is under way and fails, the next one follows without a
+   *  pause. Browsers do this by themselves when the network changes and when
    *  the page is seen again; elsewhere call it when the device wakes. */
   check(): void;
   /** Takes another name, which costs a new connection. Beside a token it changes nothing: the

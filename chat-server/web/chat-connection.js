@@ -150,12 +150,13 @@ export class Connection {
     this.#end({ code: 1000, by: "client" });
   }
 
-  /** Pings the server at once; between two attempts, connects. */
+  /** Pings the server at once; between two attempts, connects. If an attempt fails after it, the next one
+   *  follows without a pause: the network may have been dead when the attempt began. */
   check() {
     if (this.state === "waiting") this.connect();
-    else if (this.isOnline) {
+    else if (this.#line) {
       this.#isChecking = true;
-      this.#ask(this.options.checkTimeoutMs);
+      if (this.isOnline) this.#ask(this.options.checkTimeoutMs);
     }
   }
 

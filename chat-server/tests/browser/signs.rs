@@ -27,6 +27,7 @@ fn signs_of_a_dead_line() {
     each_sign_asks_the_server_at_once(&tab);
     each_sign_but_one_ends_a_pause(&tab);
     sign_before_the_end_of_the_connection_leaves_no_pause(&tab);
+    sign_during_an_attempt_leaves_no_pause_after_it(&tab);
     late_frame_does_not_hide_a_dead_line(&tab);
     closed_client_takes_no_sign(&tab);
     missing_answer_finds_a_dead_line_before_the_send_fails(&tab);
@@ -113,6 +114,34 @@ fn sign_before_the_end_of_the_connection_leaves_no_pause(tab: &Tab<'_>) {
         ),
     );
     assert_eq!(result, json!([true, true]));
+}
+
+/// The attempt may hang, since the network was dead when it began. The next one is an attempt as any other.
+fn sign_during_an_attempt_leaves_no_pause_after_it(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        &format!(
+            "{SIGNS}
+            const {{ chat }} = await member({{ backoffBaseMs: 600_000, backoffCapMs: 600_000 }});
+            sockets.at(-1).end(1006);
+            const hasPause = () => {{
+                sockets.at(-1).end(1006);
+                return chat.status.retryInMs > 0;
+            }};
+            const pauses = [];
+            for (const sign of signs) {{
+                chat.connect();
+                sign();
+                const first = hasPause();
+                chat.connect();
+                pauses.push([first, hasPause()]);
+            }}
+            chat.close();
+            return pauses;"
+        ),
+    );
+    let none = [false, true];
+    assert_eq!(result, json!([none, none, none, none, none, none, [true, true]]));
 }
 
 /// A frame that was under way when the line died is no sign of life for long.
