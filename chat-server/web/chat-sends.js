@@ -134,7 +134,7 @@ export class Sends {
       this.#isRenewed = true;
       this.#watch();
     };
-    const ms = Math.max(0, Math.ceil(this.#lateAt(send) - now()));
+    const ms = Math.ceil(this.#lateAt(send) - now());
     this.#deadline = setDeadline(expire, ms, this.#isRenewed ? expire : renew);
   }
 

@@ -21,14 +21,14 @@ export function elapsedSince({ clock, wall }) {
 }
 
 /** As `setTimeout`. But if the process slept, or the page was frozen, what the server sent in time
- *  may not have been read yet: then it calls `onSlept`, or without one waits once more. Returns
- *  what `clearDeadline` takes. */
+ *  may not have been read yet: then it calls `onSlept`, or without one waits once more. So it does if
+ *  the time had passed before, and `ms` is below 0. Returns what `clearDeadline` takes. */
 export function setDeadline(onPassed, ms, onSlept) {
   const start = moment();
   const deadline = {};
   const again = onSlept ?? (() => (deadline.timer = setTimeout(onPassed, ms)));
   const end = () => (elapsedSince(start) - ms < LATE_MS ? onPassed() : again());
-  deadline.timer = setTimeout(end, ms);
+  deadline.timer = setTimeout(end, Math.max(0, ms));
   return deadline;
 }
 

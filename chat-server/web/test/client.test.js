@@ -71,6 +71,17 @@ suite("events", () => {
     deepStrictEqual(received, ["off connecting", "once connecting", "signal connecting", "returned connecting"]);
   });
 
+  test("a handler that is given twice is called once, and removed at once", async () => {
+    const chat = newClient();
+    const received = [];
+    const handler = ({ state }) => received.push(state);
+    const [end] = [chat.on("state", handler), chat.on("state", handler)];
+    chat.connect();
+    end();
+    await settled();
+    deepStrictEqual(received, ["connecting"]);
+  });
+
   test("a handler that is no function is refused at once", () => {
     throws(() => newClient().on("message", undefined), /is a function/);
     throws(() => newClient().once("message", { handleEvent() {} }), /is a function/);
@@ -408,6 +419,56 @@ suite("the network", () => {
     deepStrictEqual(times.map((ms) => Math.round(ms / 1000)), [10, 15, 25, 10]);
     chat.close();
   });
+
+  test("no pause follows an attempt that hung while the network came back, and one follows the next", async () => {
+    const chat = newClient({ backoffBaseMs: 600_000, backoffCapMs: 600_000 });
+    const hasPause = [];
+    chat.on("state", ({ retryInMs }) => retryInMs !== undefined && hasPause.push(retryInMs > 0));
+    server.isSilent = true;
+    chat.connect();
+    chat.check();
+    await time.advance(10_000);
+    deepStrictEqual([hasPause, chat.state], [[false], "connecting"]);
+    await time.advance(10_000);
+    deepStrictEqual([hasPause, chat.state], [[false, true], "waiting"]);
+    chat.close();
+  });
+
+  test("a check before an attempt, or before the welcome, takes no later pause away", async () => {
+    const chat = newClient({ backoffBaseMs: 600_000, backoffCapMs: 600_000 });
+    const hasPause = [];
+    chat.on("state", ({ retryInMs }) => retryInMs !== undefined && hasPause.push(retryInMs > 0));
+    chat.check();
+    server.isReachable = false;
+    chat.connect();
+    await time.advance(1_000);
+    deepStrictEqual([hasPause, chat.state], [[true], "waiting"]);
+    server.isReachable = true;
+    chat.connect();
+    chat.check();
+    await settled();
+    strictEqual(chat.state, "online");
+    server.drop();
+    await settled();
+    deepStrictEqual(hasPause, [true, true]);
+    chat.close();
+  });
+
+  for (const [minutes, outcome, sends] of [[4, "none", 1], [5, "outcome_unknown", 0]]) {
+    test(`a message in flight when the device sleeps for ${minutes} minutes is sent again ${sends} times`, async () => {
+      const chat = await member();
+      server.isSilent = true;
+      const sent = codeOf(chat.send("r", "hi"));
+      await settled();
+      time.sleep(minutes * 60_000);
+      server.isSilent = false;
+      server.drop();
+      await time.advance(1_000);
+      strictEqual(chat.state, "online");
+      strictEqual(await sent, outcome);
+      strictEqual(server.received.filter(({ type }) => type === "send").length, sends);
+    });
+  }
 
   test("the pause begins small again after a connection that held", async () => {
     const chat = await member({ backoffBaseMs: 100 });

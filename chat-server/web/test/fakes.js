@@ -30,12 +30,17 @@ export class FakeTime {
     for (let next = this.#nextBy(until); next; next = this.#nextBy(until)) {
       const [id, { run, at }] = next;
       this.#timers.delete(id);
-      this.#now = at;
+      this.#now = Math.max(this.#now, at);
       run();
       await settled();
       if (isDone()) return;
     }
     this.#now = until;
+  }
+
+  /** Time passes in which nothing runs, as while a device sleeps. */
+  sleep(ms) {
+    this.#now += ms;
   }
 
   #nextBy(until) {
