@@ -15,8 +15,8 @@ const WORDS = {
 let countdown = null;
 let wasLost = false;
 
-export function showConnection({ state, retryInMs, code, reason }, client) {
-  const end = endInWords({ code, reason });
+export function showConnection({ state, retryInMs, code, reason, message }, client) {
+  const end = endInWords({ code, reason, message });
   clearInterval(countdown);
   byId("dot").className = `dot ${state}`;
   byId("connection").textContent = WORDS[state];

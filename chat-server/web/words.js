@@ -5,9 +5,13 @@ const NO_TOKEN =
 
 const ENDS = {
   1000: "the connection was closed.",
-  4002: "a moderator ended the connection.",
-  4003: "you are banned.",
   4004: "your access has run out. Open the link that you were given once more, or get a new one.",
+};
+
+/** Ends to which a moderator may have added words. */
+const SANCTIONS = {
+  4002: "a moderator ended the connection",
+  4003: "you are banned",
 };
 
 const NOT_SENT = {
@@ -30,7 +34,8 @@ const EVICTIONS = {
 };
 
 /** Why the connection was closed. */
-export function endInWords({ code, reason }) {
+export function endInWords({ code, reason, message }) {
+  if (code in SANCTIONS) return withWords(SANCTIONS[code], message);
   return ENDS[code] ?? reason;
 }
 
@@ -39,7 +44,11 @@ export function evictionInWords({ code, message, reason }, hasToken) {
   const what = EVICTIONS[code];
   if (!what && message) return errorInWords({ code, message }, hasToken);
   if (!what) return "You are not allowed in the room any more.";
-  return reason ? `${what}: ${reason}` : `${what}.`;
+  return withWords(what, reason);
+}
+
+function withWords(what, words) {
+  return words ? `${what}: ${words}` : `${what}.`;
 }
 
 /** Why a message failed. */

@@ -125,8 +125,12 @@ fn the_page_says_what_moderators_did() {
     tab.click("retry");
     tab.until_hidden("banner");
     tab.until_shows("log", "You joined the room.");
-    server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60}"#);
-    tab.until_shows("banner", "Disconnected: you are banned.");
+    server.post("/api/users/u-ann/disconnect", KEY, r#"{"reason":"Calm down."}"#);
+    tab.until_shows("banner", "Disconnected: a moderator ended the connection: Calm down.");
+    tab.click("retry");
+    tab.until_hidden("banner");
+    server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60,"reason":"Spam."}"#);
+    tab.until_shows("banner", "Disconnected: you are banned: Spam.");
     browser.assert_no_errors(&[]);
 }
 
