@@ -112,6 +112,9 @@ suite("a room", () => {
     await settled();
     ok(texts(room).length <= 11);
     ok(room.snapshot.hasMore);
+    await room.history(100);
+    deepStrictEqual(texts(room), Array.from({ length: 30 }, (_, index) => `m${index + 1}`));
+    strictEqual(room.snapshot.hasMore, false);
   });
 
   test("keeps one message at least", async () => {
@@ -386,6 +389,19 @@ suite("the people of a room", () => {
     await settled();
     strictEqual(room.snapshot.count, 1);
     deepStrictEqual(changes, ["Bob joined", "Bob left"]);
+  });
+
+  test("take another name", async () => {
+    const room = await openRoom();
+    server.join("r", { id: "bob", name: "Bob" });
+    await settled();
+    const changes = [];
+    room.on("change", ({ what, event, user, before }) => changes.push([what, event, before?.name, user?.name]));
+    server.join("r", { id: "bob", name: "Robert" });
+    await settled();
+    deepStrictEqual(changes, [["members", "renamed", "Bob", "Robert"]]);
+    deepStrictEqual(room.snapshot.members.map(({ name }) => name), ["Ann", "Robert"]);
+    strictEqual(room.snapshot.count, 2);
   });
 
   test("type, until they send, stop or are silent", async () => {
