@@ -7,12 +7,12 @@ import { createServer } from "node:http";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as pause } from "node:timers/promises";
 import { afterEach, beforeEach, suite, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { TestServer } from "roomcast/testing";
-import { WebSocketServer } from "ws";
+
+import { kill, portOf, until } from "./port.js";
 
 let server;
 let port;
@@ -30,22 +30,6 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Has a `TestServer` listen: each connection is one of its own. */
-async function portOf({ WebSocket }) {
-  const listener = new WebSocketServer({ port: 0, handleProtocols: () => "chat.v1" });
-  listener.on("connection", (socket) => {
-    const inner = new WebSocket("ws://chat.example/ws", ["chat.v1"]);
-    const early = [];
-    inner.onopen = () => early.splice(0).forEach((text) => inner.send(text));
-    inner.onmessage = ({ data }) => socket.send(data);
-    inner.onclose = ({ code, reason }) => (code === 1006 ? socket.terminate() : socket.close(code, reason));
-    socket.on("message", (text) => (inner.readyState === 1 ? inner.send(`${text}`) : early.push(`${text}`)));
-    socket.on("close", (code) => inner.close(code === 1000 ? code : undefined));
-  });
-  await once(listener, "listening");
-  return listener;
-}
-
 const state = () => join(folder, "bot.json");
 const stored = () => (existsSync(state()) ? JSON.parse(readFileSync(state(), "utf8")) : { positions: {} });
 
@@ -58,16 +42,6 @@ async function start(variables) {
   bots.push(bot);
   await until(() => framesOf("join").length > joins);
   return bot;
-}
-
-async function kill(bot) {
-  if (bot.exitCode !== null || bot.signalCode !== null) return;
-  bot.kill("SIGKILL");
-  await once(bot, "exit");
-}
-
-async function until(isDue) {
-  for (const deadline = Date.now() + 10_000; !isDue(); await pause(10)) ok(Date.now() < deadline, `${isDue}`);
 }
 
 /** A `TestServer` has the id in the secret. */

@@ -2,7 +2,7 @@
 // what the page says. Those that need a browser or a process of their own are tested in ../browser, too.
 
 import { deepStrictEqual, match, ok, rejects, strictEqual } from "node:assert";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import { afterEach, beforeEach, test } from "node:test";
 
@@ -17,6 +17,7 @@ import { connectionStore, roomStore } from "./examples/svelte.js";
 import "./examples/testing.js";
 import { keepDrafts, keepUnsent } from "./examples/unsent.js";
 import { FINAL, sentence } from "./examples/words.js";
+import { kill, portOf, until } from "./port.js";
 
 let server;
 let client;
@@ -42,12 +43,26 @@ async function withGlobals(globals, run) {
   }
 }
 
+const read = (file) => readFileSync(new URL(file, import.meta.url), "utf8");
+const PAGES = ["../../../docs/javascript.md", "../../../docs/recipes.md", "../../web/README.md", "../../../README.md"];
+
+/** The examples that are in the pages, and no file: how they begin, and where they are tested. */
+const ELSEWHERE = { '<ul id="log"></ul>\n<script type="module">': "browser/embed.rs" };
+
 test("the pages have the examples as they are tested", () => {
-  const pages = ["../../../docs/javascript.md", "../../../docs/recipes.md", "../../web/README.md", "../../../README.md"];
-  const texts = pages.map((page) => readFileSync(new URL(page, import.meta.url), "utf8")).join();
+  const pages = PAGES.map(read).join();
   for (const file of readdirSync(new URL("examples/", import.meta.url))) {
-    ok(texts.includes(readFileSync(new URL(`examples/${file}`, import.meta.url), "utf8")), file);
+    ok(pages.includes(read(`examples/${file}`)), file);
   }
+});
+
+test("the pages have no other examples", () => {
+  const files = new Set(readdirSync(new URL("examples/", import.meta.url)).map((file) => read(`examples/${file}`)));
+  const blocks = PAGES.map(read).flatMap((page) => [...page.matchAll(/^```(?:js|ts|tsx|vue|html)\n(.*?)^```$/gms)]);
+  const others = blocks.map(([, block]) => block).filter((block) => !files.has(block));
+  const starts = Object.keys(ELSEWHERE);
+  deepStrictEqual(others.filter((block) => !starts.some((start) => block.startsWith(start))), []);
+  strictEqual(others.length, starts.length);
 });
 
 /** Runs an example until it logs what it should. Returns that. */
@@ -77,14 +92,29 @@ test("the README of the project", async () => {
   deepStrictEqual(messages.map(({ user, message }) => [user.name, message]), [["Ann", "Hello"]]);
 });
 
-test("a client with the WebSocket of a package", async () => {
-  const { chat } = await import("./examples/node.js");
-  strictEqual(chat.state, "idle");
+test("a bot with the WebSocket of a package sends back what others write, and not its own messages", async () => {
+  const port = await portOf(server);
+  const source = read("examples/node.js").replace("localhost:8080", `localhost:${port.address().port}`);
+  const cwd = new URL(".", import.meta.url);
+  const stdio = ["ignore", "ignore", "inherit"];
+  const bot = spawn(process.execPath, ["--input-type=module", "--eval", source], { cwd, stdio });
+  const framesOf = (wanted) => server.received.filter(({ type }) => type === wanted);
+  const answers = () => framesOf("send").map(({ message }) => message);
+  try {
+    await until(() => framesOf("join").length === 1);
+    for (const text of ["one", "two"]) {
+      server.say("general", "Bob", text);
+      await until(() => answers().at(-1) === text);
+    }
+    deepStrictEqual(answers(), ["one", "two"]);
+  } finally {
+    await kill(bot);
+    port.close();
+  }
 });
 
 test("a test of an application ends if it fails", () => {
-  const text = readFileSync(new URL("examples/testing.js", import.meta.url), "utf8");
-  const failing = text.replace('"Hello,Hello Bob"', '"another text"');
+  const failing = read("examples/testing.js").replace('"Hello,Hello Bob"', '"another text"');
   const args = ["--input-type=module"];
   const options = { cwd: new URL(".", import.meta.url), input: failing, encoding: "utf8", timeout: 20_000 };
   const { status, stdout } = spawnSync(process.execPath, args, options);

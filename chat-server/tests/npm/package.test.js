@@ -2,7 +2,7 @@
 
 import { deepStrictEqual, match, ok, strictEqual } from "node:assert";
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -84,6 +84,35 @@ test("a copy of the package is packed without the licences of the repository", (
   } finally {
     rmSync(copy, { recursive: true });
   }
+});
+
+test("npm installs the tarball, and needs nothing else for it", () => {
+  const folder = mkdtempSync(join(tmpdir(), "roomcast-install-"));
+  const run = (command, ...args) => execFileSync(command, args, { cwd: folder, encoding: "utf8", stdio: "pipe" });
+  try {
+    run("npm", "pack", fileURLToPath(new URL("node_modules/roomcast/", import.meta.url)));
+    const [tarball] = readdirSync(folder);
+    writeFileSync(join(folder, "package.json"), '{ "private": true, "type": "module" }');
+    // Without a registry: a dependency would be an error.
+    run("npm", "install", "--offline", "--no-audit", "--no-fund", "--ignore-scripts", `./${tarball}`);
+    deepStrictEqual(readdirSync(join(folder, "node_modules")).filter((name) => !name.startsWith(".")), ["roomcast"]);
+    const program = `
+      import { ChatClient } from "roomcast";
+      import { TestServer } from "roomcast/testing";
+      console.log(ChatClient.name, TestServer.name);`;
+    strictEqual(run(process.execPath, "--input-type=module", "--eval", program), "ChatClient TestServer\n");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("imports by address have the types of the package, by the paths of the documentation", () => {
+  const { compilerOptions } = JSON.parse(readFileSync(new URL("tsconfig.address.json", import.meta.url)));
+  const [[address, [types]]] = Object.entries(compilerOptions.paths);
+  const page = readFileSync(new URL("../../../docs/javascript.md", import.meta.url), "utf8");
+  ok(page.includes(`"paths": { "${address}": ["${types}"] }`));
+  const tsc = fileURLToPath(new URL("node_modules/.bin/tsc", import.meta.url));
+  execFileSync(tsc, ["--project", "tsconfig.address.json"], { cwd: here, stdio: "inherit" });
 });
 
 test("the types declare what the modules export", async () => {

@@ -9,6 +9,8 @@ export class Backend {
   user: string | null = null;
   /** The users to whom it gave tokens. */
   tokens: string[] = [];
+  /** Answers to a log-in in place of a session. */
+  atLogin: (() => Promise<Response>) | undefined;
 
   constructor() {
     vi.stubGlobal("WebSocket", this.server.WebSocket);
@@ -16,6 +18,7 @@ export class Backend {
   }
 
   async #answer(path: string, body?: URLSearchParams): Promise<Response> {
+    if (path === "/login" && this.atLogin) return this.atLogin();
     if (path === "/login") this.user = body?.get("name") ?? null;
     if (path === "/logout") this.user = null;
     if (path !== "/chat-token") return new Response("");
@@ -24,3 +27,9 @@ export class Backend {
     return new Response(this.user);
   }
 }
+
+/** How a log-in may fail. */
+export const LOGIN_FAILURES: [string, () => Promise<Response>][] = [
+  ["is refused", async () => new Response("", { status: 503 })],
+  ["is not answered", () => Promise.reject(new TypeError("Failed to fetch"))],
+];

@@ -5,7 +5,7 @@ import { StrictMode } from "react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
 import { App } from "../examples/App";
-import { Backend } from "./backend";
+import { Backend, LOGIN_FAILURES } from "./backend";
 
 let backend: Backend;
 const error = vi.spyOn(console, "error");
@@ -57,6 +57,15 @@ test("who has no session logs in, and out, and another user sees nothing of the 
   send("Hi");
   await screen.findByText("Bob: Hi");
   expect(backend.tokens).toEqual(["Ann", "Bob"]);
+});
+
+test.each(LOGIN_FAILURES)("a log-in that %s is shown, and the next one succeeds", async (_, answer) => {
+  backend.atLogin = answer;
+  fireEvent.click(await screen.findByText("Log in"));
+  await screen.findByText("You are not logged in. Try again.");
+  expect(backend.tokens).toEqual([]);
+  backend.atLogin = undefined;
+  await login("Ann");
 });
 
 test("failed messages are sent again, or discarded", async () => {

@@ -4,7 +4,7 @@ import { flushPromises, mount, type VueWrapper } from "@vue/test-utils";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
 import App from "../examples/App.vue";
-import { Backend } from "./backend";
+import { Backend, LOGIN_FAILURES } from "./backend";
 
 let backend: Backend;
 let page: VueWrapper;
@@ -53,6 +53,16 @@ test("who has no session logs in, and out, and another user sees nothing of the 
   await submit("Message", "Hi");
   expect(rows()).toEqual(["Ann: Hello", "Bob: Hi"]);
   expect(backend.tokens).toEqual(["Ann", "Bob"]);
+});
+
+test.each(LOGIN_FAILURES)("a log-in that %s is shown, and the next one succeeds", async (_, answer) => {
+  backend.atLogin = answer;
+  await submit("Name", "Ann");
+  expect(page.text()).toContain("You are not logged in. Try again.");
+  expect(backend.tokens).toEqual([]);
+  backend.atLogin = undefined;
+  await submit("Name", "Ann");
+  expect(page.get("[role=status]").text()).toBe("Connected");
 });
 
 test("failed messages are sent again, or discarded", async () => {

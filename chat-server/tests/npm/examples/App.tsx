@@ -8,8 +8,9 @@ import { createChat, type Data, login, logout } from "./session";
 export function App() {
   const [{ client, login: number }, setSession] = useState(() => ({ client: createChat(), login: 0 }));
   const onLogin = async (name: string) => {
-    await login(name);
-    setSession({ client: createChat(), login: number + 1 });
+    const isLoggedIn = await login(name);
+    if (isLoggedIn) setSession({ client: createChat(), login: number + 1 });
+    return isLoggedIn;
   };
   return (
     <ChatProvider client={client} key={number}>
@@ -18,24 +19,26 @@ export function App() {
   );
 }
 
-function Page({ client, onLogin }: { client: ChatClient<Data>; onLogin: (name: string) => void }) {
+type PageProps = { client: ChatClient<Data>; onLogin: (name: string) => Promise<boolean> };
+
+function Page({ client, onLogin }: PageProps) {
   const connection = useConnection();
   const [name, setName] = useState("");
-  const [hasFailed, setHasFailed] = useState(false);
+  const [failure, setFailure] = useState("");
   const onLogout = async () => {
     client.close(); // first: it waits for nothing
-    setHasFailed(!(await logout()));
+    if (!(await logout())) setFailure("It is not known whether you are logged out. Load the page again.");
   };
   if (connection.state === "closed") {
     return (
       <form
-        onSubmit={(event) => {
+        onSubmit={async (event) => {
           event.preventDefault();
-          onLogin(name);
+          if (!(await onLogin(name))) setFailure("You are not logged in. Try again.");
         }}
       >
         {connection.code !== 1000 && <p role="alert">{connection.error.message}</p>}
-        {hasFailed && <p role="alert">It is not known whether you are logged out. Load the page again.</p>}
+        {failure && <p role="alert">{failure}</p>}
         <input aria-label="Name" value={name} onChange={(event) => setName(event.target.value)} />
         <button>Log in</button>
       </form>

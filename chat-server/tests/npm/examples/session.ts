@@ -15,13 +15,19 @@ async function token(): Promise<string> {
   return answer.text();
 }
 
-export async function login(name: string): Promise<void> {
-  await fetch("/login", { method: "POST", body: new URLSearchParams({ name }), signal: AbortSignal.timeout(10_000) });
+/** Whether the backend has logged the user in. */
+export function login(name: string): Promise<boolean> {
+  return post("/login", new URLSearchParams({ name }));
 }
 
 /** Whether the backend has ended the session. */
-export async function logout(): Promise<boolean> {
-  const request = fetch("/logout", { method: "POST", signal: AbortSignal.timeout(10_000) });
+export function logout(): Promise<boolean> {
+  return post("/logout", null);
+}
+
+/** Whether the answer comes in time, and is 2xx. */
+async function post(path: string, body: URLSearchParams | null): Promise<boolean> {
+  const request = fetch(path, { method: "POST", body, signal: AbortSignal.timeout(10_000) });
   const answer = await request.catch(() => undefined);
   return answer?.ok ?? false;
 }
