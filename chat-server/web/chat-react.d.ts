@@ -20,7 +20,8 @@ export type RoomActions<Data = unknown> = Pick<
 /** A room, joined while the component is mounted: its snapshot, and what one does there.
  *  `history`: how many of the latest messages to bring (50), `keep`: how many to
  *  hold (20,000); the first component that gives options decides. Actions may be called in every
- *  effect and handler, and not while React renders. */
+ *  effect and handler. Do not call them while React renders: before the first mount they throw, and
+ *  later each render would carry them out. */
 export function useRoom<Data = unknown>(
   name: string,
   options?: { history?: number | undefined; keep?: number | undefined },
