@@ -9,7 +9,7 @@ import {
   CLOSING_MS,
   LONGEST_MS,
   LOST,
-  MOST_PATIENCE,
+  MAX_TIMEOUT_FACTOR,
   POLICY_VIOLATION,
   RENEW_AGAIN_MS,
   SHORTEST_MS,
@@ -80,7 +80,7 @@ export class Connection {
    *  abandoned for silence, until nothing is unanswered. A server that is silent while it asks its
    *  application about a join, and a page that sees nothing of a large answer before it is whole,
    *  would else lose one connection after another. */
-  #patience = 1;
+  #timeoutFactor = 1;
   /** Whether a sign or the application asked for a check, and nothing was received since. */
   #isChecking;
   /** Timers and deadlines of the connection, by name. */
@@ -311,7 +311,7 @@ export class Connection {
    *  sooner while a request is unanswered. */
   watch() {
     const { unansweredSince } = this.requests;
-    if (unansweredSince === Infinity) this.#patience = 1;
+    if (unansweredSince === Infinity) this.#timeoutFactor = 1;
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
     const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.options;
     const silentAt = this.#receivedAt + pingAfterMs;
@@ -325,12 +325,12 @@ export class Connection {
    *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
    *  line died counts, too; then the ping is unanswered, and it is asked again. */
   #ask(ms) {
-    const timeoutMs = ms * this.#patience;
+    const timeoutMs = ms * this.#timeoutFactor;
     const dueAt = now() + timeoutMs;
     if (this.#answerDueAt <= dueAt) return;
     this.#answerDueAt = dueAt;
     const late = () => {
-      this.#patience = Math.min(2 * this.#patience, MOST_PATIENCE);
+      this.#timeoutFactor = Math.min(2 * this.#timeoutFactor, MAX_TIMEOUT_FACTOR);
       this.#lose("no answer");
     };
     unref(this.#after("watch", timeoutMs, late, setDeadline));

@@ -28,7 +28,7 @@ export const STABLE_MS = 5_000;
 export const STABLE_AFTER_VIOLATION_MS = 60_000;
 
 /** The largest factor by which an answer may take longer than usual. */
-export const MOST_PATIENCE = 8;
+export const MAX_TIMEOUT_FACTOR = 8;
 
 /** Tokens are not renewed more often, however soon they expire. */
 export const SHORTEST_MS = 1_000;

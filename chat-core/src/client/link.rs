@@ -47,7 +47,7 @@ pub(super) struct Link {
     /// How many times as long it may take: twice as long after each connection that was abandoned for its
     /// silence, until nothing is unanswered. A server that is silent for another reason would else lose one
     /// connection after another.
-    patience: u32,
+    timeout_factor: u32,
     /// Since when the server has taken nothing of what waits to be sent.
     stalled_since: Option<Duration>,
     /// When the server last took a part of what waited: until then it had not read the requests in it.
@@ -58,8 +58,8 @@ pub(super) struct Link {
     check_timeout: Duration,
 }
 
-/// The most that [`Link::patience`] is.
-const MOST_PATIENCE: u32 = 8;
+/// The most that [`Link::timeout_factor`] is.
+const MAX_TIMEOUT_FACTOR: u32 = 8;
 
 impl Link {
     /// No connection; the first is due now.
@@ -70,7 +70,7 @@ impl Link {
             stage,
             alive_at,
             answer_due: None,
-            patience: 1,
+            timeout_factor: 1,
             stalled_since: None,
             taken_at: now,
             connect_timeout,
@@ -154,7 +154,7 @@ impl Link {
     /// Nothing is unanswered.
     pub(super) fn all_answered(&mut self) {
         if self.online_since().is_some() {
-            self.patience = 1;
+            self.timeout_factor = 1;
         }
     }
 
@@ -205,7 +205,7 @@ impl Link {
             Stage::Opening => Due::Lost("no connection in time".into()),
             Stage::AwaitingWelcome => Due::Lost("no welcome in time".into()),
             Stage::Online(_) if self.answer_due.is_some() => {
-                self.patience = MOST_PATIENCE.min(2 * self.patience);
+                self.timeout_factor = MAX_TIMEOUT_FACTOR.min(2 * self.timeout_factor);
                 Due::Lost("no answer to a ping".into())
             }
             Stage::Online(_) => {
@@ -238,7 +238,7 @@ impl Link {
             (since.saturating_add(self.check_timeout), self.check_timeout)
         });
         let (due, answer_time) = unanswered.map_or(silent, |unanswered| unanswered.min(silent));
-        (due, answer_time.saturating_mul(self.patience))
+        (due, answer_time.saturating_mul(self.timeout_factor))
     }
 
     /// A server that takes nothing has as long as one that sends nothing.

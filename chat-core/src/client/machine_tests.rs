@@ -389,7 +389,7 @@ fn silent_server_is_pinged_and_then_lost() {
 }
 
 /// A member whose sends do not time out.
-fn patient_member() -> Machine {
+fn member_without_timeouts() -> Machine {
     let hour = Duration::from_secs(3600);
     let config = Config::default().request_timeout(hour).send_timeout(hour);
     member_by(config, r#"{"message_bytes":100,"frame_bytes":1000}"#)
@@ -404,7 +404,7 @@ fn at_deadline(machine: &mut Machine, due: Duration) {
 #[test]
 fn server_that_answers_no_request_is_pinged_soon_and_then_lost() {
     let second = |n| START + Duration::from_secs(n);
-    let mut machine = patient_member();
+    let mut machine = member_without_timeouts();
     machine.send("r", "hi", second(20)).unwrap();
     assert_eq!(sent(&mut machine).len(), 1);
     assert_eq!(machine.poll_timeout(), Some(second(25)));
@@ -421,7 +421,7 @@ fn server_that_answers_no_request_is_pinged_soon_and_then_lost() {
 
 #[test]
 fn next_server_may_take_twice_as_long_until_nothing_is_unanswered() {
-    let mut machine = patient_member();
+    let mut machine = member_without_timeouts();
     machine.send("r", "hi", START).unwrap();
     let silence = |machine: &mut Machine, begun: Duration, answer_time: u64| {
         while machine.poll_action().is_some() {}
@@ -515,7 +515,7 @@ fn server_that_takes_nothing_is_lost_however_much_it_sends() {
 #[test]
 fn request_in_a_frame_that_was_sent_for_long_has_its_time_after_the_last_part() {
     let second = |n| START + Duration::from_secs(n);
-    let mut machine = patient_member();
+    let mut machine = member_without_timeouts();
     machine.send("r", "hi", START).unwrap();
     for n in 0..20 {
         machine.handle_writable(false, second(n));
