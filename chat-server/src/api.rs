@@ -44,8 +44,8 @@ use chat_core::UserId;
 use futures_util::FutureExt;
 use tokio::task::JoinError;
 
+use crate::api_lines::{ApiCall, ApiLine};
 use crate::auth::bearer;
-use crate::client_lines::{ApiCall, ApiLine};
 use crate::moderation::Actor;
 use crate::refusal::{Refusal, of_read};
 use crate::routes::{check_body, wrong_method};
@@ -328,7 +328,7 @@ impl CallRules {
             users_hash: *users_hash,
             seconds: *seconds,
         };
-        self.state.client_lines.api_call(kind, &call, *is_own_message);
+        self.state.client_lines.api.call(kind, &call, *is_own_message);
     }
 }
 
@@ -356,8 +356,8 @@ async fn admit(
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status == StatusCode::FORBIDDEN {
-            let lines = &rules.state.client_lines;
-            lines.api_call_forbidden(key.name(), rules.name, uri.path(), caller.address);
+            let lines = &rules.state.client_lines.api;
+            lines.forbidden(key.name(), rules.name, uri.path(), caller.address);
         }
         if !status.is_client_error() {
             rules.log(&caller, params.ok().as_ref(), status);

@@ -1,20 +1,19 @@
 //! Log lines that clients cause, at a rate that cannot fill a disk: lines beyond it are at `debug`, and
 //! one line a minute has their number.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{ErrorCode, Rejection, RoomId, UserId, printable};
-use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::field::display;
 
+use crate::api_lines::ApiLines;
 use crate::auth::AuthError;
 use crate::cause::Cause;
 use crate::limits::network;
-use crate::log_budget::LogBudget;
+use crate::log_budget::{LogBudget, shown};
 use crate::metrics::REFUSALS;
 use crate::refusal::Refusal;
 use crate::throttled::Throttled;
@@ -34,24 +33,11 @@ const ENDED_OF_USER: u32 = 10;
 const SANCTIONS: u32 = 600;
 const SANCTIONS_OF_ACTOR: u32 = 200;
 
-/// Lines of one API call in a minute, and those of one key.
-const CALLS: u32 = 300;
-const CALLS_OF_KEY: u32 = 60;
-
-/// Different reads by the API that are distinguished from repeated ones in a minute.
-const READS: u32 = 10_000;
-
-/// The longest text of a line that a client may have written, in characters.
-const LONGEST_TEXT: usize = 200;
-
 /// Lines in a minute of rejected credentials, of refused handshakes for each cause and of refused joins
 /// and sends for each code, and those of one user or address: a client that tries again in a loop must
 /// not suppress the others.
 const REJECTED: u32 = 60;
 const REJECTED_OF_SOURCE: u32 = 10;
-
-/// Where the log has calls to `/api`, so that an operator can choose their level.
-const API: &str = "chat_server::api";
 
 /// The budgets of a server.
 #[derive(Debug)]
@@ -64,10 +50,7 @@ pub(crate) struct ClientLines {
     pub(crate) sanctions: LogBudget,
     /// Of clients that were removed from rooms, by user.
     pub(crate) removals: LogBudget,
-    /// Of each call: messages of backends must not suppress the line of a token that is issued.
-    calls: Mutex<BTreeMap<(ApiLine, &'static str), LogBudget>>,
-    /// By key, call and subject: a backend that polls has one line a minute.
-    reads: LogBudget,
+    pub(crate) api: ApiLines,
     /// By cause. The last is of those that are not counted as refused handshakes, such as requests above
     /// the rate of an address.
     refused: [SourceBudget; REFUSALS.len() + 1],
@@ -138,52 +121,6 @@ pub(crate) struct RefusedAttempt<'a> {
     pub(crate) by_backend: bool,
 }
 
-/// What the log has of calls to `/api`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ApiLine {
-    Change,
-    /// Of what is personal.
-    Read,
-    Forbidden,
-}
-
-impl ApiLine {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Change => "change",
-            Self::Read => "read",
-            Self::Forbidden => "forbidden",
-        }
-    }
-}
-
-/// A call to `/api` that the log has, without contents and secrets.
-#[derive(Debug)]
-pub(crate) struct ApiCall<'a> {
-    /// The name of the key.
-    pub(crate) key: &'a str,
-    /// The name of the call.
-    pub(crate) call: &'static str,
-    /// The HTTP status of the answer.
-    pub(crate) status: u16,
-    /// The client's address.
-    pub(crate) address: Option<IpAddr>,
-    /// The user whom the call is about.
-    pub(crate) user: Option<&'a str>,
-    /// The sender that the key has named.
-    pub(crate) as_user: Option<&'a str>,
-    pub(crate) room: Option<&'a str>,
-    /// How many users, or rooms, the call is about.
-    pub(crate) users: Option<usize>,
-    pub(crate) rooms: Option<usize>,
-    /// The text by which users are searched.
-    pub(crate) search: Option<&'a str>,
-    /// A hash of the users that the call is about: other users of the same number are no repetition.
-    pub(crate) users_hash: u64,
-    /// The lifetime of the token that was issued, or the time of a rebalance.
-    pub(crate) seconds: Option<u64>,
-}
-
 impl Default for ClientLines {
     fn default() -> Self {
         let rejected = || SourceBudget::new(REJECTED, REJECTED_OF_SOURCE);
@@ -193,8 +130,7 @@ impl Default for ClientLines {
             keys: LogBudget::new(REJECTED, REJECTED_OF_SOURCE),
             sanctions: LogBudget::new(SANCTIONS, SANCTIONS_OF_ACTOR),
             removals: LogBudget::new(ENDED, ENDED_OF_USER),
-            calls: Mutex::default(),
-            reads: LogBudget::new(READS, 1),
+            api: ApiLines::default(),
             refused: std::array::from_fn(|_| rejected()),
             joins: std::array::from_fn(|_| rejected()),
             sends: std::array::from_fn(|_| rejected()),
@@ -236,12 +172,7 @@ impl ClientLines {
         if let Some(lines) = self.removals.take_suppressed() {
             tracing::info!(lines, "suppressed log lines of removals from rooms");
         }
-        for ((kind, call), budget) in &*self.calls.lock() {
-            if let Some(lines) = budget.take_suppressed() {
-                let kind = kind.as_str();
-                tracing::info!(kind, call, lines, "suppressed log lines of API calls");
-            }
-        }
+        self.api.log_suppressed();
         let causes = REFUSALS.iter().map(|(_, reason)| *reason).chain(["other"]);
         for (cause, budget) in causes.zip(&self.refused) {
             if let Some(lines) = budget.take_suppressed() {
@@ -356,61 +287,6 @@ impl ClientLines {
         }
     }
 
-    /// Logs a call to `/api` that changes something, or reads what is personal: at `debug` if it
-    /// `is_minor`.
-    pub(crate) fn api_call(&self, kind: ApiLine, call: &ApiCall<'_>, is_minor: bool) {
-        let ApiCall { users, rooms, search, users_hash, seconds, .. } = *call;
-        let ApiCall { key, call, status, address, user, as_user, room, .. } = *call;
-        let subject = (user, room, users, users_hash, search);
-        let is_repeated =
-            || kind == ApiLine::Read && !self.reads.take(&(key, call, subject, address));
-        let is_permitted = !is_minor && !is_repeated() && self.may_log_call(kind, call, key);
-        let (address, search) = (address.map(display), search.map(shown));
-        macro_rules! log {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: API,
-                    key,
-                    call,
-                    as_user,
-                    user,
-                    room,
-                    users,
-                    rooms,
-                    search,
-                    seconds,
-                    status,
-                    address,
-                    "API call"
-                )
-            };
-        }
-        if is_permitted { log!(info) } else { log!(debug) }
-    }
-
-    /// Logs a call to `/api` that its key may not make. `path` has no query.
-    pub(crate) fn api_call_forbidden(
-        &self,
-        key: &str,
-        call: &'static str,
-        path: &str,
-        address: Option<IpAddr>,
-    ) {
-        let is_permitted = self.may_log_call(ApiLine::Forbidden, call, key);
-        let (path, address) = (&*shown(path), address.map(display));
-        if is_permitted {
-            tracing::info!(target: API, key, call, path, address, "API call forbidden");
-        } else {
-            tracing::debug!(target: API, key, call, path, address, "API call forbidden");
-        }
-    }
-
-    fn may_log_call(&self, kind: ApiLine, call: &'static str, key: &str) -> bool {
-        let mut calls = self.calls.lock();
-        let new = || LogBudget::new(CALLS, CALLS_OF_KEY);
-        calls.entry((kind, call)).or_insert_with(new).take(key)
-    }
-
     /// Logs why a client was rejected, but not its credentials, which are secret. `user` is whom they
     /// prove. `connection` is the client's id, unless it was rejected at the handshake.
     pub(crate) fn credentials_rejected(
@@ -458,12 +334,6 @@ fn suppressed_by_code(budgets: &ByCode) -> impl Iterator<Item = (&'static str, u
     budgets.filter_map(|(code, budget)| Some((code.as_str(), budget.take_suppressed()?)))
 }
 
-/// What a client may have written, in one line of a bounded length.
-pub(crate) fn shown(text: &str) -> String {
-    let clipped: String = text.chars().take(LONGEST_TEXT).collect();
-    printable(&clipped).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -482,15 +352,5 @@ mod tests {
         for _ in 0..ENDED_OF_USER {
             assert!(lines.may_log_end(Cause::Lost, Some(&user), None));
         }
-    }
-
-    #[test]
-    fn messages_of_a_backend_do_not_use_up_the_lines_of_other_calls() {
-        let lines = ClientLines::default();
-        let may_log = |call, key: u32| lines.may_log_call(ApiLine::Change, call, &key.to_string());
-        let sends = (0..3 * CALLS).filter(|key| may_log("send", *key)).count() as u32;
-        // A minute may end in between.
-        assert!((CALLS..=2 * CALLS).contains(&sends), "{sends}");
-        assert!(may_log("issue_token", 0));
     }
 }

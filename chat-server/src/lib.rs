@@ -3,6 +3,7 @@
 
 mod admin;
 mod api;
+mod api_lines;
 mod auth;
 #[doc(hidden)] // For the program.
 pub mod built;

@@ -6,12 +6,16 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chat_core::printable;
 use parking_lot::Mutex;
 
 /// The origin of all times.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// The longest text of a line that a client may have written, in characters.
+const LONGEST_TEXT: usize = 200;
 
 /// Permits one log line a minute.
 #[derive(Debug)]
@@ -93,6 +97,12 @@ impl LogBudget {
         let suppressed = std::mem::take(&mut self.spent.lock().suppressed);
         (suppressed > 0).then_some(suppressed)
     }
+}
+
+/// What a client may have written, in one line of a bounded length.
+pub(crate) fn shown(text: &str) -> String {
+    let clipped: String = text.chars().take(LONGEST_TEXT).collect();
+    printable(&clipped).into_owned()
 }
 
 #[cfg(test)]

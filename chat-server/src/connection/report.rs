@@ -11,7 +11,8 @@ use super::refused::Refused;
 use super::sanctions::EvictionReason;
 use crate::auth::AuthError;
 use crate::cause::{Cause, close_code};
-use crate::client_lines::{RefusedAttempt, shown};
+use crate::client_lines::RefusedAttempt;
+use crate::log_budget::shown;
 use crate::sessions::Client;
 
 /// What a frame weighs beside its bytes, in bytes.
