@@ -114,6 +114,7 @@ impl Collector for Live {
             page.gauge("tasks", "Tasks of the runtime", tasks)?;
         }
         page.gauge("ready", "Whether clients should be sent here", state.is_ready().into())?;
+        page.gauge("draining", "Whether the server shuts down", state.is_draining().into())?;
         let is_up = broker.status() == Status::Ready;
         page.gauge("broker_up", "Whether the broker takes messages", is_up.into())?;
         from_broker(&mut page, &broker.stats())

@@ -183,6 +183,18 @@ async fn metrics_may_have_an_address_of_their_own() {
     assert_eq!(ask("/ws").await.0, 404, "clients go elsewhere");
 }
 
+/// So that an alarm tells a server that shuts down from one that is not well.
+#[tokio::test]
+async fn server_that_shuts_down_is_draining() {
+    let server = Chat::start(command().args(["--port", "0", "--drain-timeout", "20s"]));
+    // It does not answer the close frame, and so it stays.
+    let mut staying = server.native().await;
+    assert_eq!(server.metric("chat_draining").await, 0);
+    server.signal("TERM");
+    next_of(&mut staying, "goodbye").await;
+    assert_eq!(server.metric("chat_draining").await, 1);
+}
+
 /// Of tokens the key that ends next, and the last if each has an end; of backends each by its name.
 #[tokio::test]
 async fn ends_of_keys_follow_reloads() {
