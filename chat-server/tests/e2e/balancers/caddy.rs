@@ -8,10 +8,10 @@ use chat_transport::client::{Event, State};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::Site;
 use super::instance::{Place, Program, command, file};
 use super::websockets::{self, Crowd};
-use crate::support::DEADLINE;
+use super::{Site, native};
+use crate::support::{Chat, DEADLINE, eventually};
 
 pub(super) static CADDY: Program = Program {
     name: "Caddy",
@@ -89,6 +89,22 @@ async fn reload_refuses_no_client() {
         }
     }
     assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+}
+
+/// As clients do that leave by themselves: `ChatConnectionsFell` takes these for such clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_closes_with_1001() {
+    let site = Site::start(&CADDY).await;
+    let (client, _) = native(site.balancer.port()).await;
+    let Site { balancer, first, second, redis: _redis } = site;
+    // By SIGTERM.
+    drop(balancer);
+    eventually("the end of the connection, with 1001", async || {
+        let of = async |server: &Chat| server.metric("chat_closed_total{code=\"1001\"}").await;
+        of(&first).await + of(&second).await == 1
+    })
+    .await;
+    drop(client);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
