@@ -19,6 +19,7 @@ use tokio::net::lookup_host;
 use tokio::runtime::Builder;
 
 use crate::settings::{Exit, Invalid, Listen, OperatorCommand, Settings, Sources};
+use crate::signals::Signals;
 
 /// Carries out a command, on one thread. Returns its exit code.
 ///
@@ -45,6 +46,21 @@ pub(crate) fn run(
     // To drop the runtime is to wait for a look-up of a name, which takes as long as the resolver does.
     runtime.shutdown_background();
     outcome
+}
+
+/// # Errors
+/// The system refuses.
+fn listen_for_signals() -> Result<Signals, Exit> {
+    Signals::new().map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))
+}
+
+/// The exit code of a command that a signal ended, as shells have it: 128 and the signal's number.
+fn ended_by(signal: &str) -> ExitCode {
+    ExitCode::from(match signal {
+        "SIGQUIT" => 131,
+        "SIGTERM" => 143,
+        _ => 130,
+    })
 }
 
 /// Prints one line. Whether anything reads it is of no interest: the exit code has the outcome.

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::path::Path;
-#[cfg(feature = "jwt")]
 use std::time::Duration;
 
 use chat_transport::client::{Client, ClientConfig, ClientError, Events};
+use tokio::time::timeout;
 
 use super::address_for_clients;
 use crate::settings::{ClientArgs, Exit, Invalid, Settings, read_text};
@@ -13,6 +13,9 @@ use crate::settings::{ClientArgs, Exit, Invalid, Settings, read_text};
 /// How long a token is valid that a command signs. The client fetches another one in time.
 #[cfg(feature = "jwt")]
 const TOKEN_TTL: Duration = Duration::from_secs(300);
+
+/// How long the server may take to confirm that a user has left a room.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server, and how it knows clients.
 pub(super) struct Access {
@@ -79,6 +82,13 @@ impl Access {
             error => Invalid::new("url", &self.url, error.to_string()).into(),
         })
     }
+}
+
+/// Ends the presence of the user at once, and the connection.
+pub(super) async fn leave(client: &Client, room: &str) {
+    // It fails without a connection.
+    let _ = timeout(LEAVE_TIMEOUT, client.leave(room)).await;
+    client.close().await;
 }
 
 fn token_in(file: &Path) -> Result<String, Invalid> {

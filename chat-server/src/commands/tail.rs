@@ -11,24 +11,19 @@ use chat_transport::client::{
 };
 use serde_json::{Value, json};
 
-use super::access::Access;
-use super::json_text;
+use super::access::{Access, leave};
+use super::{json_text, listen_for_signals};
 use crate::settings::{Exit, Settings, TailArgs, say};
-use crate::signals::Signals;
 
 pub(super) async fn run(args: &TailArgs, settings: &Settings) -> Result<ExitCode, Exit> {
-    let mut signals = Signals::new()
-        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
+    let mut signals = listen_for_signals()?;
     let access = Access::new(&args.client, settings).await?;
     let (client, mut events) = access.connect(&args.client.user, ClientConfig::default())?;
     let code = tokio::select! {
         _ = signals.recv() => ExitCode::SUCCESS,
         code = follow(client.join(&args.room, args.history), &mut events, args.json, &access) => code,
     };
-    // Ends the presence of the user at once. It fails without a connection.
-    let leaving = client.leave(&args.room);
-    let _ = tokio::time::timeout(Duration::from_secs(1), leaving).await;
-    client.close().await;
+    leave(&client, &args.room).await;
     Ok(code)
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod health;
 mod rooms;
+mod send;
 mod size;
 
 use std::io::Read;

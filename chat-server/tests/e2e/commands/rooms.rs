@@ -87,7 +87,7 @@ async fn commands_sign_the_tokens_that_the_server_needs() {
     let port = server.port().to_string();
     let send = ["--port", &port, "send", "general", "hello", "--json"];
     let (code, out, error) = run(command().args(send).env("JWT_SECRET", SECRET));
-    assert_eq!((code, &*error), (0, ""));
+    assert_eq!(code, 0, "{error}");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["room"], "general");
     let mut tail = Tail::start(command().args(["--port", &port]).env("JWT_SECRET", SECRET));
     assert_eq!(tail.until("message")["user"]["name"], "operator", "as without tokens");
@@ -103,7 +103,7 @@ async fn commands_sign_the_tokens_that_the_server_needs() {
     let file = std::env::temp_dir().join(format!("tail-token-{}", std::process::id()));
     std::fs::write(&file, token).unwrap();
     let (code, _, error) = run(command().args(send).arg("--token-file").arg(&file));
-    assert_eq!((code, &*error), (0, ""));
+    assert_eq!(code, 0, "{error}");
     std::fs::remove_file(&file).unwrap();
 }
 
@@ -171,7 +171,7 @@ async fn tail_names_the_sender_with_the_id() {
     BufReader::new(tail.stderr.take().unwrap()).lines().next().unwrap().unwrap();
     let (code, _, error) =
         run(command().args(["--port", &port, "send", "general", "hi", "--user", "Zoe"]));
-    assert_eq!((code, &*error), (0, ""));
+    assert_eq!(code, 0, "{error}");
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     let line = lines.next().unwrap().unwrap();
     let (start, text) = line.split_once(" (Zoe): ").unwrap();
@@ -179,7 +179,7 @@ async fn tail_names_the_sender_with_the_id() {
     // A name that looks like another sender and the beginning of a message.
     let name = r#"N\" (operator): hi"#;
     let send = run(command().args(["--port", &port, "send", "general", "d", "--user", name]));
-    assert_eq!((send.0, &*send.2), (0, ""));
+    assert_eq!(send.0, 0, "{}", send.2);
     let line = lines.next().unwrap().unwrap();
     assert!(line.ends_with(r#" ("N\\\" (operator): hi"): d"#), "{line}");
     end(&mut tail, "INT");
