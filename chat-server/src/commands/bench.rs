@@ -5,6 +5,8 @@ mod histogram;
 mod load;
 mod window;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -17,10 +19,9 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::access::Access;
-use super::print;
+use super::{ended_by, listen_for_signals, print};
 use crate::settings::{BenchArgs, Exit, Invalid, Settings, say};
-use crate::signals::Signals;
-use figures::Figures;
+use figures::{Figures, Phase};
 use load::{Load, NotJoined};
 
 /// How long all clients may take to join.
@@ -32,9 +33,6 @@ const MAX_PAIRS: usize = 10_000_000;
 /// Messages of a run: the command keeps some 30 bytes of each that does not arrive.
 const MAX_MESSAGES: u64 = 100_000_000;
 
-/// The exit code of a command that SIGINT ended, as shells have it.
-const INTERRUPTED: u8 = 130;
-
 /// To the beginning of the line of a terminal, which it deletes (ECMA-48).
 const CLEAR_LINE: &str = "\r\x1b[K";
 
@@ -44,12 +42,12 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
     if let (Some(url), false) = (&args.client.url, args.remote) {
         check_is_here(url).await?;
     }
-    let mut signals = Signals::new()
-        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
+    let mut signals = listen_for_signals()?;
     let figures = Arc::new(Mutex::new(Figures::new(args.clients, args.rooms)));
     let joined = tokio::select! {
         joined = timeout(JOIN_TIMEOUT, Load::start(args, &access, &figures)) => joined,
-        _ = signals.recv() => return Ok(ExitCode::from(INTERRUPTED)),
+        never = show_progress(&figures, Phase::Joining) => match never {},
+        signal = signals.recv() => return Ok(ended_by(signal)),
     };
     let mut load = match joined.unwrap_or_else(|_| Err(too_slow())) {
         Ok(load) => load,
@@ -62,17 +60,15 @@ pub(super) async fn run(args: &BenchArgs, settings: &Settings) -> Result<ExitCod
     };
     tokio::select! {
         () = load.send_for(args.time) => {}
-        () = show_progress(&figures) => {}
+        never = show_progress(&figures, Phase::Sending) => match never {},
         _ = signals.recv() => {}
     }
     tokio::select! {
         () = load.drain() => {}
+        never = show_progress(&figures, Phase::Waiting) => match never {},
         _ = signals.recv() => {}
     }
     let report = figures.lock().report(load.sending_time());
-    if io::stderr().is_terminal() {
-        let _ = write!(io::stderr(), "{CLEAR_LINE}");
-    }
     print(&if args.json { report.json() } else { report.text() });
     tokio::select! {
         () = load.close() => {}
@@ -130,17 +126,28 @@ async fn check_is_here(url: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Shows a line each second on a terminal. Never returns.
-async fn show_progress(figures: &Mutex<Figures>) {
+/// Shows a line each second on a terminal. Never returns; when it is dropped, the line is deleted.
+async fn show_progress(figures: &Mutex<Figures>, phase: Phase) -> Infallible {
+    if !io::stderr().is_terminal() {
+        return pending().await;
+    }
+    let _line = LiveLine;
     let start = Instant::now();
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        if io::stderr().is_terminal() {
-            let line = figures.lock().progress(start.elapsed());
-            let _ = write!(io::stderr(), "{CLEAR_LINE}{line}");
-        }
+        let line = figures.lock().progress(phase, start.elapsed());
+        let _ = write!(io::stderr(), "{CLEAR_LINE}{line}");
+    }
+}
+
+/// The line of a terminal that is overwritten each second. What follows it begins on an empty line.
+struct LiveLine;
+
+impl Drop for LiveLine {
+    fn drop(&mut self) {
+        let _ = write!(io::stderr(), "{CLEAR_LINE}");
     }
 }

@@ -43,6 +43,15 @@ pub(super) struct Figures {
     failures: BTreeMap<String, u64>,
 }
 
+/// What the command does at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Phase {
+    Joining,
+    Sending,
+    /// The load has ended. Messages are still to be answered or to arrive.
+    Waiting,
+}
+
 struct Message {
     missing: u64,
     is_accepted: bool,
@@ -156,14 +165,21 @@ impl Figures {
         self.delivered
     }
 
-    pub(super) fn progress(&self, time: Duration) -> String {
-        let [p50, p99] = [0.5, 0.99].map(|share| self.quantile_ms(share));
-        format!(
-            "{} s: {} sent, {} delivered, p50 {p50:.2} ms, p99 {p99:.2} ms",
-            time.as_secs(),
-            self.accepted,
-            self.delivered
-        )
+    /// One line, after so much time in this phase.
+    pub(super) fn progress(&self, phase: Phase, time: Duration) -> String {
+        match phase {
+            Phase::Joining => format!("joining: {} of {} clients", self.joined, self.clients),
+            Phase::Sending => {
+                let [p50, p99] = [0.5, 0.99].map(|share| self.quantile_ms(share));
+                format!(
+                    "{} s: {} sent, {} delivered, p50 {p50:.2} ms, p99 {p99:.2} ms",
+                    time.as_secs(),
+                    self.accepted,
+                    self.delivered
+                )
+            }
+            Phase::Waiting => format!("waiting for {} of {} messages", self.open.len(), self.next),
+        }
     }
 
     pub(super) fn report(&self, sending: Duration) -> Report {
@@ -303,6 +319,29 @@ mod tests {
         assert!(figures.open.is_empty(), "complete messages are dropped");
         figures.arrived(1, first, 5);
         assert_eq!(figures.report(Duration::ZERO).doubled, 1);
+    }
+
+    #[test]
+    fn progress_has_what_the_phase_waits_for() {
+        let mut figures = Figures::new(3, 1);
+        figures.joined = 2;
+        let time = Duration::from_millis(1_900);
+        assert_eq!(figures.progress(Phase::Joining, time), "joining: 2 of 3 clients");
+        let [first, second, third] = [0, 1, 2].map(|sender| figures.sending(sender, 2));
+        for client in [0, 1] {
+            figures.arrived(client, first, 0);
+        }
+        figures.arrived(0, second, 0);
+        figures.answered(first.number, Ok(()));
+        figures.answered(second.number, Ok(()));
+        let sending = "1 s: 2 sent, 3 delivered, p50 0.00 ms, p99 0.00 ms";
+        assert_eq!(figures.progress(Phase::Sending, time), sending);
+        let waiting = |figures: &Figures| figures.progress(Phase::Waiting, time);
+        assert_eq!(waiting(&figures), "waiting for 2 of 3 messages", "one arrival, one answer");
+        figures.answered(third.number, Err(ClientError::Timeout));
+        assert_eq!(waiting(&figures), "waiting for 1 of 3 messages");
+        figures.arrived(1, second, 0);
+        assert_eq!(waiting(&figures), "waiting for 0 of 3 messages");
     }
 
     #[test]

@@ -1,3 +1,6 @@
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+
 use chat_broker::testing::RedisServer;
 use serde_json::Value;
 
@@ -17,9 +20,9 @@ async fn bench_counts_every_delivery() {
     server.until_ready().await;
     let port = server.port().to_string();
     // Rooms of 6, 6, 5 and 5 members.
-    let load = ["--clients", "22", "--rooms", "4", "--rate", "80", "--for", "1s", "--json"];
+    let load = ["--clients", "22", "--rooms", "4", "--rate", "40", "--for", "2s", "--json"];
     let (code, out, error) = run(command().args(["--port", &port, "bench"]).args(load));
-    assert_eq!((code, &*error), (0, ""));
+    assert_eq!((code, &*error), (0, ""), "without a terminal there is no line of progress");
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_clean(&report);
     assert_eq!((&report["sent"], &report["delivered"]), (&80.into(), &(20 * 22).into()));
@@ -42,6 +45,68 @@ async fn interrupted_bench_prints_its_figures() {
     assert_clean(&report);
     let sent = report["sent"].as_u64().unwrap();
     assert!(sent >= 20 && report["delivered"] == 2 * sent, "{report}");
+}
+
+/// A `bench` on a pseudo-terminal, with the keys and the screen of it.
+struct OnTerminal(Child);
+
+impl OnTerminal {
+    fn start(arguments: &str) -> Self {
+        let bench = format!("exec '{}' {arguments}", env!("CARGO_BIN_EXE_chat-server"));
+        let mut script = Command::new("script");
+        script.env_clear().args(["--quiet", "--return", "--command", &bench, "/dev/null"]);
+        Self(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Waits until this is on the screen once more.
+    fn until(&mut self, text: &str) {
+        let (mut shown, mut next) = (String::new(), [0; 1024]);
+        while !shown.contains(text) {
+            let size = self.0.stdout.as_mut().unwrap().read(&mut next).unwrap();
+            assert!(size > 0, "no {text:?} in {shown:?}");
+            shown += &String::from_utf8_lossy(&next[..size]);
+        }
+    }
+
+    fn press_ctrl_c(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    }
+
+    /// Waits for the end: the exit code, and what was shown meanwhile.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut shown = String::new();
+        self.0.stdout.as_mut().unwrap().read_to_string(&mut shown).unwrap();
+        (self.0.wait().unwrap().code(), shown)
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn bench_shows_its_progress_on_a_terminal() {
+    let server = Chat::alone();
+    server.signal("STOP");
+    let port = server.port();
+    let mut bench =
+        OnTerminal::start(&format!("--port {port} bench --clients 4 --rooms 2 --rate 20 --for 1m"));
+    bench.until("joining: 0 of 4 clients");
+    server.signal("CONT");
+    bench.until(" sent, ");
+    server.signal("STOP");
+    // Between the two, messages are sent that the server does not answer.
+    bench.until(" sent, ");
+    bench.until(" sent, ");
+    bench.press_ctrl_c();
+    bench.until("waiting for ");
+    server.signal("CONT");
+    let (code, shown) = bench.end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("\r\x1b[Kclients    4 in 2 rooms"), "{shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
