@@ -308,8 +308,8 @@ impl CallRules {
             Effect::Sanctions | Effect::Neutral => return,
         };
         let subject = caller.audit.subject();
-        let Subject { user, as_user, users, rooms, search, users_hash, seconds, is_own_message } =
-            &subject;
+        let Subject { user, as_user, users, rooms, search, users_hash, .. } = &subject;
+        let Subject { seconds, percent, connections, is_own_message, .. } = &subject;
         let in_path = |wanted| {
             let mut params = params.into_iter().flatten();
             params.find_map(|(name, value)| (name == wanted).then_some(value))
@@ -327,6 +327,8 @@ impl CallRules {
             search: search.as_deref(),
             users_hash: *users_hash,
             seconds: *seconds,
+            percent: *percent,
+            connections: *connections,
         };
         self.state.client_lines.api.call(kind, &call, *is_own_message);
     }

@@ -62,6 +62,9 @@ pub(crate) struct ApiCall<'a> {
     pub(crate) users_hash: u64,
     /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(crate) seconds: Option<u64>,
+    /// Of a rebalance: so many of 100 clients, and how many they are.
+    pub(crate) percent: Option<u8>,
+    pub(crate) connections: Option<usize>,
 }
 
 /// The budgets of a server.
@@ -83,7 +86,8 @@ impl ApiLines {
     /// Logs a call to `/api` that changes something, or reads what is personal: at `debug` if it
     /// `is_minor`.
     pub(crate) fn call(&self, kind: ApiLine, call: &ApiCall<'_>, is_minor: bool) {
-        let ApiCall { users, rooms, search, users_hash, seconds, .. } = *call;
+        let ApiCall { users, rooms, search, users_hash, .. } = *call;
+        let ApiCall { seconds, percent, connections, .. } = *call;
         let ApiCall { key, call, status, address, user, as_user, room, .. } = *call;
         let subject = (user, room, users, users_hash, search);
         let is_repeated =
@@ -103,6 +107,8 @@ impl ApiLines {
                     rooms,
                     search,
                     seconds,
+                    percent,
+                    connections,
                     status,
                     address,
                     "API call"

@@ -43,6 +43,9 @@ pub(super) struct Subject {
     pub(super) users_hash: u64,
     /// The lifetime of the token that was issued, or the time of a rebalance.
     pub(super) seconds: Option<u64>,
+    /// Of a rebalance: so many of 100 clients, and how many they are.
+    pub(super) percent: Option<u8>,
+    pub(super) connections: Option<usize>,
     /// Whether it is a message in the name of the key, which says itself who sent it.
     pub(super) is_own_message: bool,
 }

@@ -195,7 +195,12 @@ pub(super) async fn rebalance(
         return Err(Refusal::draining());
     }
     let connections = state.rebalance(percent, Duration::from_secs(seconds));
-    caller.audit.note(Subject { seconds: Some(seconds), ..Subject::default() });
+    caller.audit.note(Subject {
+        seconds: Some(seconds),
+        percent: Some(percent),
+        connections: Some(connections),
+        ..Subject::default()
+    });
     Ok(Json(RebalanceAnswer { node: state.node.clone(), host: host_name(), connections }))
 }
 

@@ -533,7 +533,12 @@ async fn calls_that_change_or_read_what_is_personal_are_logged() {
         }
     }
     assert!(calls > 20, "{calls}");
-    for (call, field, value) in [("join", "user", json!("u")), ("status", "users", json!(1))] {
+    for (call, field, value) in [
+        ("join", "user", json!("u")),
+        ("status", "users", json!(1)),
+        ("rebalance", "percent", json!(0)),
+        ("rebalance", "connections", json!(0)),
+    ] {
         assert_eq!(line(&server, &format!(r#""call":"{call}""#))[field], value, "{call}");
     }
     assert_eq!(server.logged("sanctioned") + server.logged("ban lifted"), SANCTIONS.len());
