@@ -106,7 +106,9 @@ async fn a_part_of_the_clients_goes_to_a_server_that_was_added() {
     let began = Instant::now();
     let (status, answer) = call("{\"percent\":40,\"seconds\":2}").await;
     assert!(status == 200 && answer.contains("\"connections\":400"), "{answer}");
-    servers[0].until_logged("key=\"api\" call=\"rebalance\" seconds=2 status=200");
+    servers[0].until_logged(
+        "key=\"api\" call=\"rebalance\" seconds=2 percent=40 connections=400 status=200",
+    );
     servers[1].until_metric("chat_connections", |moved| moved == 400).await;
     assert!(began.elapsed() > Duration::from_millis(1_500), "all at once: {:?}", began.elapsed());
     fleet.until_acknowledged(2).await;
