@@ -142,6 +142,12 @@ impl RedisServer {
     /// Freezes the process (SIGSTOP): connections stay open and nothing answers.
     pub fn pause(&self) {
         self.signal("STOP");
+        // The signal takes effect a moment later. Until then the process may answer.
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.is_executing() {
+            assert!(Instant::now() < deadline, "redis-server ignores SIGSTOP");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets a frozen process go on (SIGCONT).
@@ -163,6 +169,14 @@ impl RedisServer {
 
     fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait for redis-server").is_none()
+    }
+
+    /// Whether the process is not stopped, where `/proc` has its state: the letter after its name, which is in
+    /// parentheses.
+    fn is_executing(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('T'))
     }
 
     fn signal(&self, name: &str) {
