@@ -354,7 +354,7 @@ async fn admit(
         };
         let status = match &outcome {
             Ok(response) => response.status(),
-            // What the call has changed before is in the log all the same.
+            // The call may have changed something before: the log has its line.
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status == StatusCode::FORBIDDEN {
