@@ -102,22 +102,14 @@ async fn failed_connections_have_a_reason() {
     let reason = failure("ws://chat.example/ws", config).await;
     assert_eq!(reason, "cannot connect to chat.example, port 80: no proxy");
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
     for (body, why) in [
         ("", ""),
         ("<html>Forbidden</html>", ""),
         (r#"{"code":"banned"}"#, ""),
         (r#"{"code":"banned","message":"You are banned."}"#, ": banned: You are banned."),
     ] {
-        let refuse = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read_u8().await.unwrap();
-            let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}", body.len());
-            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
-            stream
-        };
-        let (reason, _stream) = tokio::join!(failure(&url, quick()), refuse);
+        let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}", body.len());
+        let reason = failure_after(&format!("{head}\r\n\r\n{body}")).await;
         assert_eq!(reason, format!("the server answered the handshake with 403 Forbidden{why}"));
     }
 }
@@ -125,8 +117,6 @@ async fn failed_connections_have_a_reason() {
 /// What is not a chat server says so in its own ways.
 #[tokio::test]
 async fn answers_that_are_no_handshake_are_described() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
     let page = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhi\r\n";
     let login =
         "HTTP/1.1 302 Found\r\nLocation: https://login.example/\r\nContent-Length: 0\r\n\r\n";
@@ -137,14 +127,27 @@ async fn answers_that_are_no_handshake_are_described() {
         (page, "200 OK: this is no chat server, or a proxy"),
         (login, "302 Found, to https://login.example/: this is no chat server"),
     ] {
-        let refuse = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            // A close with bytes unread is a reset, which may overtake the answer.
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request).await.unwrap();
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        };
-        let (reason, ()) = tokio::join!(failure(&url, quick()), refuse);
+        let reason = failure_after(answer).await;
         assert!(reason.contains(why), "{answer:?}: {reason}");
     }
+}
+
+/// Why the first connection to a server that answers this could not be opened.
+///
+/// Each answer has a listener of its own: a client connects again at once, and the next answer
+/// would go to that connection.
+async fn failure_after(answer: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws", listener.local_addr().unwrap());
+    let refuse = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // A close with bytes unread is a reset, which may overtake the answer.
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // The client reads to the end of this side, and ends its own after that.
+        stream.shutdown().await.unwrap();
+        let _ = stream.read(&mut request).await;
+    };
+    tokio::join!(failure(&url, quick()), refuse).0
 }
