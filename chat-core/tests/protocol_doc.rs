@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use chat_core::wire::{
     Accepted, ClientFrame, Goodbye, History, Joined, Left, Limits, Members, PageFrame, Pong,
-    RateLimit, ServerFrame, Welcome,
+    RateLimit, RoomCapabilities, ServerFrame, Welcome,
 };
 use chat_core::{
     Capabilities, CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message,
@@ -117,6 +117,7 @@ fn server_frames_are_what_the_code_says() {
         joined.more = Some(position.offset > 0);
         ServerFrame::Joined(joined)
     };
+    let moderator = Capabilities::all().in_room();
     let mut kicked = Left::new(&room);
     kicked.reason = Some("kicked".into());
     kicked.message = Some("Calm down.".into());
@@ -150,6 +151,7 @@ fn server_frames_are_what_the_code_says() {
         ServerFrame::from(&refused_join),
         ServerFrame::Goodbye(shutdown),
         ServerFrame::Goodbye(banned),
+        ServerFrame::Capabilities(RoomCapabilities::new(&room, moderator)),
     ]
     .iter()
     .map(reply)

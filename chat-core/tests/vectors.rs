@@ -420,6 +420,9 @@ fn shown_event(event: Event) -> Option<Value> {
         Event::Direct { user, text, data, at } => json!({
             "event": "direct", "user": user_of(&user), "message": text, "data": raw(data), "at": at,
         }),
+        Event::Capabilities { room, can } => {
+            json!({"event": "capabilities", "room": room, "can": can})
+        }
         Event::Undelivered { to } => json!({"event": "undelivered", "to": to}),
         Event::Goodbye { reason, reconnect, message, until, .. } => json!({
             "event": "goodbye", "reason": reason, "reconnect": reconnect, "message": message,

@@ -23,7 +23,8 @@ use std::time::Duration;
 use chat_broker::{BrokerError, Membership, Published, Receipt};
 use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
-    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, Topic, User,
+    Capability, CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, Topic,
+    User,
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
@@ -226,7 +227,8 @@ impl Connection {
         self.member = self.member.with_identity(user, dialect);
         self.state.sessions.replace(self.id, &self.member);
         for joined in &self.rooms {
-            joined.membership.replace(self.member.with_presence(joined.sees_presence));
+            let sees_presence = joined.can.contains(Capability::Presence);
+            joined.membership.replace(self.member.with_presence(sees_presence));
             if is_renamed {
                 joined.membership.rename(self.occupant(joined.announced));
             }

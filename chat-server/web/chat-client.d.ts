@@ -172,6 +172,8 @@ export interface ChatEvents<Data = unknown> {
   message: Message<Data>;
   presence: Presence;
   typing: { room: string; user: User; typing: boolean };
+  /** A new token lets the user do something else in a room. */
+  capabilities: { room: string; can: Capability[] };
   direct: { user: User; message: string; data?: Data; at: number };
   /** A message that this client sent with `direct` was dropped: one of the recipient's
    *  connections did not read fast enough. `to` is the recipient's id. */
@@ -520,7 +522,7 @@ export interface RoomSnapshot<Data = unknown> {
 
 /** What has changed in a room. A `state` may change all lists. */
 export type RoomChange<Data = unknown> =
-  /** It was joined, joined again (`rejoined`), or left. */
+  /** It was joined, joined again (`rejoined`), or left; or a new token has changed `can`. */
   | { what: "state"; rejoined?: boolean }
   /** A message was received. `isNew`: it was sent after the client joined. `dropped`: how many of
    *  the oldest messages were dropped for it, above `keep`. */

@@ -15,7 +15,9 @@ import { Unauthorized } from "./chat-token.js";
 
 export { ChatError, Unauthorized };
 
-/** The known presence events; a later version of the protocol may add more. */
+/** The types of frames that an application receives as they are, and the known presence events; a later
+ *  version of the protocol may add more. */
+const NEWS = ["presence", "typing", "gap", "capabilities"];
 const PRESENCE_EVENTS = ["joined", "left", "renamed", "count"];
 
 export class ChatClient extends Emitter {
@@ -207,6 +209,8 @@ export class ChatClient extends Emitter {
     const { type, offset, event } = frame;
     if (type === "gap") {
       entry.position = positionOf(frame);
+    } else if (type === "capabilities") {
+      entry.can = frame.can;
     } else if (offset !== undefined) {
       // It is an entry of the room's sequence, whatever its type: a later version can add kinds, and
       // this one finds no hole where they are.
@@ -217,9 +221,7 @@ export class ChatClient extends Emitter {
       if (step !== "next") return;
     }
     if (type === "message") this.#deliver(entry, frame, entry.position?.epoch);
-    else if (type === "gap" || type === "typing" || (type === "presence" && PRESENCE_EVENTS.includes(event))) {
-      this.#emit(type, frame);
-    }
+    else if (NEWS.includes(type) && (type !== "presence" || PRESENCE_EVENTS.includes(event))) this.#emit(type, frame);
   }
 
   #onStatus(status) {

@@ -18,6 +18,7 @@ const NEEDS = {
   welcome: ({ user }) => isText(user?.id),
   joined: ({ messages = [] }) => Array.isArray(messages) && messages.every(isWhole),
   message: ({ room, user, message }) => isText(room) && isText(user?.id) && isText(message),
+  capabilities: ({ can }) => Array.isArray(can),
   goodbye: ({ after_ms: afterMs = 0 }) => isCount(afterMs),
 };
 

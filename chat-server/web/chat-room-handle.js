@@ -108,8 +108,9 @@ export class SharedRoom extends Emitter {
     lists.members ??= [...this.#members.values()];
     lists.typists ??= [...this.#typists.values()].map(({ user }) => user);
     const shown = this.#shown;
-    // Who is not in the room may not read it. It is there again for who returns.
-    const hasMore = shown.hasMore && shown.state !== "left";
+    // Who is not in the room may not read it. It is there again for who returns. An earlier server does
+    // not say what the user may do.
+    const hasMore = shown.hasMore && shown.state !== "left" && shown.can?.includes("history") !== false;
     this.#snapshot ??= Object.freeze({ ...shown, ...lists, hasMore, isLoading: Boolean(this.#loading) });
     return this.#snapshot;
   }
@@ -144,7 +145,7 @@ export class SharedRoom extends Emitter {
       this.#isGap = true;
       this.#past = 0;
       // The pages before the oldest message were those of another sequence.
-      if (epoch !== this.#epoch) this.#shown.hasMore = false;
+      if (epoch !== this.#epoch) this.#setBefore(0);
       this.#epoch = epoch;
       this.#changed("gap");
     },
@@ -165,6 +166,13 @@ export class SharedRoom extends Emitter {
       }
       this.#changed("members", { event, user, before });
       if (isStale) this.#loadMembers();
+    },
+    capabilities: ({ can }) => {
+      this.#shown.can = can;
+      this.#setBefore(this.#before);
+      if (can.includes("presence")) this.#loadMembers();
+      else this.#setMembers({ members: [this.#client.user], count: 1 });
+      this.#changed("state");
     },
     typing: ({ user, typing }) => user.id !== this.#client.user.id && this.#typed(user, typing),
     delayed: ({ key, error }) => this.#update(key, { state: "delayed", error }),
@@ -317,9 +325,7 @@ export class SharedRoom extends Emitter {
     if (!rejoined) {
       this.#epoch = epoch;
       this.#past = offset;
-      this.#before = messages[0]?.offset ?? offset + 1;
-      // A server that does not say so may have more.
-      this.#shown.hasMore = more ?? this.#before > 1;
+      this.#setBefore(messages[0]?.offset ?? offset + 1, more);
     }
     for (const [key, { state }] of this.#pending) {
       // It is in the answer, or it is lost.
@@ -366,10 +372,15 @@ export class SharedRoom extends Emitter {
     if (length <= this.#keep * 1.1) return 0;
     const dropped = this.#received.splice(0, length - this.#keep).length;
     const { epoch, offset } = this.#received[0];
-    this.#before = offset;
     // Pages before a message of an earlier sequence would be those of the present one.
-    this.#shown.hasMore = offset > 1 && epoch === this.#epoch;
+    this.#setBefore(epoch === this.#epoch ? offset : 0);
     return dropped;
+  }
+
+  /** `more`: whether there are messages before this offset; by default there may be. */
+  #setBefore(offset, more = offset > 1) {
+    this.#before = offset;
+    this.#shown.hasMore = more;
   }
 
   #prepend(messages) {

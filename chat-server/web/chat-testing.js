@@ -409,7 +409,7 @@ export class TestServer {
   }
 
   #onOpen(socket) {
-    // `rooms`: whether the client receives the members and presence events, by room.
+    // `rooms`: what the user may do, by room, as the client was last told.
     this.#connections.add({ socket, user: null, token: undefined, rooms: new Map() });
     if (this.#isClosed) socket.end(NORMAL);
   }
@@ -430,7 +430,8 @@ export class TestServer {
 
   #broadcast(room, frame) {
     for (const { socket, rooms } of this.#connections) {
-      if (rooms.has(room) && (frame.type !== "presence" || rooms.get(room))) socket.receive(frame);
+      const can = rooms.get(room);
+      if (can && (frame.type !== "presence" || can.includes("presence"))) socket.receive(frame);
     }
   }
 
@@ -556,9 +557,11 @@ export class TestServer {
   /** The rooms follow the name and the capabilities of the latest token. */
   #recheck({ user, rooms, socket }) {
     for (const room of [...rooms.keys()]) {
-      const can = this.#granted(user, room);
-      rooms.set(room, can.includes("presence"));
+      const can = inRoom(this.#granted(user, room));
+      const before = rooms.get(room);
+      rooms.set(room, can);
       if (can.includes("join")) {
+        if (String(can) !== String(before)) this.#later(() => socket.receive({ type: "capabilities", room, can }));
         this.#enter(room, user);
         continue;
       }
@@ -573,14 +576,14 @@ export class TestServer {
     if (!rooms.has(room) && rooms.size >= this.#limits.rooms) {
       return refusal("too_many_rooms", `A connection is in at most ${this.#limits.rooms} rooms.`);
     }
-    const can = this.#granted(user, room);
+    const can = inRoom(this.#granted(user, room));
     const seesPresence = can.includes("presence");
     // The client itself receives it after the answer.
     const event = this.#change(room, user);
     if (event && seesPresence && !rooms.has(room)) this.#later(() => socket.receive(presence(room, event, user)));
     this.#enter(room, user);
-    rooms.set(room, seesPresence);
-    const people = { ...this.#members(room, user, seesPresence), can: inRoom(can) };
+    rooms.set(room, can);
+    const people = { ...this.#members(room, user, seesPresence), can };
     const answer = { type: "joined", room, ...this.position(room), ...people };
     if (!this.#keepsHistory) return { ...answer, recovered: false, messages: [] };
     if (!can.includes("history")) return { ...answer, recovered: false, messages: [], more: false };

@@ -69,6 +69,14 @@ pub enum Event {
         /// Whether the user types now.
         typing: bool,
     },
+    /// A new token lets the user do something else in a room.
+    Capabilities {
+        /// The room.
+        room: String,
+        /// What the user may do there from now on. With [`Capability::Presence`](crate::Capability)
+        /// gained, the members have to be asked for.
+        can: Capabilities,
+    },
     /// A message to this user alone.
     Direct {
         /// The sender.

@@ -51,6 +51,7 @@ pub(super) fn handle<'a>(
         }
         ServerFrame::Undelivered(frame) => undelivered(session, &frame),
         ServerFrame::Left(frame) => evicted(session, frame),
+        ServerFrame::Capabilities(frame) => capabilities(session, frame),
         ServerFrame::Error(frame) => session.events.push(Event::Error(frame.into())),
         ServerFrame::Goodbye(frame) => return Some(goodbye(session, frame)),
         // A later version can add entries to a room's sequence: they are no hole for this one.
@@ -160,6 +161,14 @@ fn typing(session: &mut Session, frame: wire::Typing<'_>) {
     if is_in(session, &frame.room) {
         let (room, user) = (frame.room.into_owned(), frame.user.into());
         session.events.push(Event::Typing { room, user, typing: frame.typing });
+    }
+}
+
+fn capabilities(session: &mut Session, frame: wire::RoomCapabilities<'_>) {
+    // The answer to a join under way has them.
+    if is_in(session, &frame.room) {
+        let (room, can) = (frame.room.into_owned(), frame.can);
+        session.events.push(Event::Capabilities { room, can });
     }
 }
 

@@ -44,8 +44,8 @@ mod server;
 pub use client::{ClientFrame, ClientRequest};
 pub use server::{
     Accepted, Direct, Gap, Goodbye, History, Joined, Left, Limits, Members, Message, PageFrame,
-    Pong, Presence, PresenceEvent, RateLimit, Rejected, ServerFrame, Typing, Undelivered, Unknown,
-    User, Welcome,
+    Pong, Presence, PresenceEvent, RateLimit, Rejected, RoomCapabilities, ServerFrame, Typing,
+    Undelivered, Unknown, User, Welcome,
 };
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::server::{
     Accepted, Direct, Gap, Goodbye, History, Joined, Left, Members, Message, PageFrame, Pong,
-    Presence, PresenceEvent, Rejected, ServerFrame, Typing, Undelivered, Unknown, User, Welcome,
+    Presence, PresenceEvent, Rejected, RoomCapabilities, ServerFrame, Typing, Undelivered, Unknown,
+    User, Welcome,
 };
 
 /// A value that need not borrow.
@@ -77,7 +78,7 @@ macro_rules! own {
 
 own!(enum ServerFrame [
     Welcome, Joined, Left, Ok, Error, Members, History, Pong, Goodbye, Message, Presence, Typing,
-    Direct, Undelivered, Gap, Unknown
+    Direct, Undelivered, Gap, Capabilities, Unknown
 ]);
 own!(enum PageFrame [Message, Unknown]);
 own!(struct Welcome [id, session, resume, user, node] protocol, expires_in_ms, heartbeat_ms, limits);
@@ -96,6 +97,7 @@ own!(struct Typing [room, user] typing);
 own!(struct Direct [user, text, data] at);
 own!(struct Undelivered [session, id, to]);
 own!(struct Gap [room] epoch, offset);
+own!(struct RoomCapabilities [room] can);
 own!(struct Unknown [kind, id, room] epoch, offset);
 
 impl Own for PresenceEvent<'_> {

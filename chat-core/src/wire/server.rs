@@ -49,6 +49,8 @@ pub enum ServerFrame<'a> {
     Undelivered(Undelivered<'a>),
     /// Messages of a room are lost to this client.
     Gap(Gap<'a>),
+    /// A new token lets the user do something else in a room.
+    Capabilities(RoomCapabilities<'a>),
     /// A frame of a type that this version does not know.
     Unknown(Unknown<'a>),
 }
@@ -120,6 +122,7 @@ impl<'de: 'a, 'a> Tagged<'de> for ServerFrame<'a> {
             "direct" => Self::Direct(fields.into_frame()?),
             "undelivered" => Self::Undelivered(fields.into_frame()?),
             "gap" => Self::Gap(fields.into_frame()?),
+            "capabilities" => Self::Capabilities(fields.into_frame()?),
             _ => Self::Unknown(Unknown { kind, ..fields.into_frame()? }),
         })
     }
@@ -797,6 +800,25 @@ impl<'a> Gap<'a> {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         position(self.epoch, self.offset)
+    }
+}
+
+/// See [`ServerFrame::Capabilities`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "capabilities")]
+#[non_exhaustive]
+pub struct RoomCapabilities<'a> {
+    /// The room.
+    #[serde(borrow)]
+    pub room: Cow<'a, str>,
+    /// What the user may do in the room from now on.
+    pub can: Capabilities,
+}
+
+impl<'a> RoomCapabilities<'a> {
+    /// What a user may do in a room.
+    pub fn new(room: impl Into<Cow<'a, str>>, can: Capabilities) -> Self {
+        Self { room: room.into(), can }
     }
 }
 

@@ -199,6 +199,8 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
         .prop_map(|(session, id, to)| ServerFrame::Undelivered(Undelivered { session, id, to }));
     let gap = (text(), parts())
         .prop_map(|(room, (epoch, offset))| ServerFrame::Gap(Gap { room, epoch, offset }));
+    let can_now = (text(), capabilities())
+        .prop_map(|(room, can)| ServerFrame::Capabilities(RoomCapabilities { room, can }));
     Union::new([
         welcome.boxed(),
         joined.boxed(),
@@ -215,6 +217,7 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
         direct.boxed(),
         undelivered.boxed(),
         gap.boxed(),
+        can_now.boxed(),
         unknown().prop_map(ServerFrame::Unknown).boxed(),
     ])
 }
@@ -450,7 +453,7 @@ fn invalid_names_positions_and_colours_are_refused() {
 }
 
 /// The fields that some frame needs.
-const REQUIRED: [&str; 20] = [
+const REQUIRED: [&str; 21] = [
     "type",
     "session",
     "user",
@@ -471,12 +474,13 @@ const REQUIRED: [&str; 20] = [
     "typing",
     "to",
     "text",
+    "can",
 ];
 
 fn is_optional(frame: &ServerFrame<'_>, field: &str) -> bool {
     matches!(
         (frame, field),
-        (ServerFrame::Joined(_), "messages" | "more")
+        (ServerFrame::Joined(_), "messages" | "more" | "can")
             | (ServerFrame::Left(_), "reason" | "message")
             | (ServerFrame::Error(_), "message" | "reason")
             | (ServerFrame::Goodbye(_), "message")

@@ -1,11 +1,12 @@
 //! The `hello` frame: identity, token and resume secret of the client.
 
 use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::Status;
-use chat_core::wire::{ServerFrame, Welcome};
+use chat_core::wire::{RoomCapabilities, ServerFrame, Welcome};
 use chat_core::{Capability, ErrorCode, Hello, Rejection, User, UserId};
 use serde_json::value::RawValue;
 
@@ -77,20 +78,24 @@ impl Connection {
     }
 
     /// Leaves the rooms that the new token does not allow, except those that backends made the client
-    /// join, and updates in the others whether the client sees presence.
+    /// join. Applies what the token allows in the others, and tells the client where that has changed.
     async fn recheck_permissions(&mut self) {
         let rooms = self.rooms.iter().map(|joined| (joined.room.clone(), joined.kind));
         for (room, kind) in rooms.collect::<Vec<_>>() {
-            if kind != JoinKind::ByBackend && !self.may(Capability::Join, &room).await {
+            let can = self.capabilities(&room).await;
+            if kind != JoinKind::ByBackend && !can.contains(Capability::Join) {
                 self.evict_from(&room, &EvictionReason::Forbidden);
                 continue;
             }
-            let sees_presence = self.may(Capability::Presence, &room).await;
-            let member = self.member.with_presence(sees_presence);
-            // `may` has awaited: a sanction may have evicted the client from the room.
-            if let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == room) {
-                joined.sees_presence = sees_presence;
-                joined.membership.replace(member);
+            let member = self.member.with_presence(can.contains(Capability::Presence));
+            // `capabilities` has awaited: a sanction may have evicted the client from the room.
+            let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == room) else {
+                continue;
+            };
+            joined.membership.replace(member);
+            if mem::replace(&mut joined.can, can) != can {
+                let changed = RoomCapabilities::new(&room, can);
+                self.member.reply(&ServerFrame::Capabilities(changed));
             }
         }
     }

@@ -75,12 +75,6 @@ impl Connection {
         self.access.capabilities(self.state.authorizer.as_deref(), room).await
     }
 
-    /// Whether the client has a capability in a room, apart from bans.
-    pub(super) async fn may(&self, capability: Capability, room: &RoomId) -> bool {
-        let action = Action::InRoom(capability, room);
-        self.access.authorize(self.state.authorizer.as_deref(), action).await.check().is_ok()
-    }
-
     pub(super) fn not_banned(&self, action: Action<'_>) -> Result<(), Rejection> {
         self.not_banned_as(&self.member.user.id, action)
     }

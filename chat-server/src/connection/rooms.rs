@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
 use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
-    Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange, Rejection, RoomId,
-    Topic, User, envelope,
+    Capabilities, Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange,
+    Rejection, RoomId, Topic, User, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
@@ -31,8 +31,8 @@ use crate::state::LIST_TIMEOUT;
 pub(super) struct JoinedRoom {
     pub(super) membership: Membership<Member>,
     pub(super) room: RoomId,
-    /// Whether the client receives the members and presence events of the room.
-    pub(super) sees_presence: bool,
+    /// What the user may do in the room, as the client was last told.
+    pub(super) can: Capabilities,
     /// Whether members that speak the `rooms` dialect receive the join of the client.
     pub(super) announced: bool,
     pub(super) kind: JoinKind,
@@ -217,12 +217,11 @@ impl Connection {
         // as later than the membership, and `check_sanctions` below enforces it.
         let since = self.state.moderation.now();
         let can = self.capabilities(room).await;
-        let sees_presence = can.contains(Capability::Presence);
         let options = match can.contains(Capability::History) {
             true => JoinOptions::default().since(join.since).history(join.history),
             false => JoinOptions::default(),
         };
-        let member = self.member.with_presence(sees_presence);
+        let member = self.member.with_presence(can.contains(Capability::Presence));
         let index = self.rooms.iter().position(|joined| joined.room == *room);
         let answered = Arc::default();
         let request = JoinRequest {
@@ -246,7 +245,7 @@ impl Connection {
                 let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
                 let joined = joining.await.map_err(|error| unavailable(&error));
                 joined.map(|membership| {
-                    self.add_room(membership, join, kind, sees_presence, since, slot);
+                    self.add_room(membership, join, kind, can, since, slot);
                 })
             }
         };
@@ -275,7 +274,7 @@ impl Connection {
         membership: Membership<Member>,
         join: &Join,
         kind: JoinKind,
-        sees_presence: bool,
+        can: Capabilities,
         since: u32,
         slot: Option<RoomSlot>,
     ) {
@@ -289,7 +288,7 @@ impl Connection {
         self.rooms.push(JoinedRoom {
             membership,
             room: join.room.clone(),
-            sees_presence,
+            can,
             announced: join.announced,
             kind,
             since,
@@ -323,11 +322,11 @@ impl Connection {
         request: JoinRequest,
     ) -> Result<(), Rejection> {
         let Some(joined) = self.rooms.get_mut(index) else { return Ok(()) };
-        let sees_presence = member.sees_presence();
+        let can = request.can;
         let joining = joined.membership.rejoin_with(member, options, request);
         joining.await.map_err(|error| unavailable(&error))?;
         // Not before: after an error the room still has the earlier member.
-        joined.sees_presence = sees_presence;
+        joined.can = can;
         Ok(())
     }
 

@@ -28,7 +28,11 @@ const GRANTS = {
   cid: ["join", "send"],
   dan: ["join", "direct"],
   eve: ["send", "presence", "history"],
+  // By another token of Cid.
+  "cid+": ["join", "send", "history", "presence", "moderate", "direct"],
 };
+
+const MEMBERS = ["ann", "bob", "cid", "dan", "eve"];
 
 const nested = (depth) => (depth === 0 ? 1 : [nested(depth - 1)]);
 
@@ -144,8 +148,8 @@ const WITH_TOKENS = [
   ["ann", { type: "join", room: "r" }],
   ["ann", { type: "hello", name: "Ann" }],
   ["ann", { type: "hello", token: "" }],
-  ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "" }]),
-  ...Object.keys(GRANTS).map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "Other" }]),
+  ...MEMBERS.map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "" }]),
+  ...MEMBERS.map((name) => [name, { type: "hello", token: `$token of ${name}`, name: "Other" }]),
   ["ann", { type: "join", room: "r" }],
   ["ann", { type: "send", room: "r", message: "one" }],
   // They receive less, by their capabilities.
@@ -160,6 +164,14 @@ const WITH_TOKENS = [
   ]),
   ["dan", { type: "direct", to: "ann", message: "psst" }],
   ["eve", { type: "direct", to: "ann", message: "psst" }],
+  // With another token a user sees more, and with the first one less again.
+  ...["cid+", "cid+", "cid"].flatMap((token) => [
+    ["cid", { type: "hello", token: `$token of ${token}` }],
+    ["cid", { type: "members", room: "r" }],
+    ["cid", { type: "history", room: "r" }],
+    ["bob", { type: "join", room: "r" }],
+    ["bob", { type: "leave", room: "r" }],
+  ]),
   ["bob", { type: "join", room: "r" }],
   ["ann", { type: "typing", room: "r", typing: true }],
   ["ann", { type: "members", room: "r" }],
@@ -212,19 +224,23 @@ const WITHOUT_ROOMS = [
   ["fay", { type: "kick", room: "fay", user: "nobody" }],
 ];
 
-const BY_NAME = ["ann", "bob", "cid", "dan", "eve", "fay"];
+/** The users, and other tokens of theirs. */
+const BY_NAME = [...MEMBERS, "cid+", "fay"];
 
-/** A token that names a user. */
+/** A token that names a user, with a `+` behind the name another one. */
 function tokenOf(name) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const text = `${part({ alg: "HS256" })}.${part({
-    sub: name,
-    name,
+    sub: userOfToken(name),
+    name: userOfToken(name),
+    kind: name,
     exp: Math.floor(Date.now() / 1000) + 3_600,
     rooms: GRANTS[name] && { "*": GRANTS[name] },
   })}`;
   return `${text}.${createHmac("sha256", SECRET).update(text).digest("base64url")}`;
 }
+
+const userOfToken = (name) => name.replace("+", "");
 
 /** Carries out all steps. `lose(socket, id)` ends a connection without a word, `passGrace()` waits until
  *  lost users have left, `act(name, id)` does something by the API, and `settled(index, count)` until what a step causes has arrived, where `count()`
@@ -338,13 +354,20 @@ async function post(socketUrl, { path, of }, user) {
   if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
 }
 
-const nameOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).name;
+const kindOf = (token) => JSON.parse(Buffer.from(token.split(".")[1], "base64url")).kind;
+/** By user: what the latest token allows. */
+const granted = {};
 const [open, withTokens, withoutHistory] = process.env.CHAT_URLS.split(",");
-const userOf = (token) => token && { id: nameOf(token), name: nameOf(token), color: "" };
+const userOf = (token) => {
+  if (!token) return undefined;
+  const name = userOfToken(kindOf(token));
+  granted[name] = GRANTS[kindOf(token)];
+  return { id: name, name, color: "" };
+};
 const found = await Promise.all([
   differences(OPEN_TO_ALL, open, {}),
   differences(WITHOUT_HISTORY, withoutHistory, { history: false }),
-  differences(WITH_TOKENS, withTokens, { can: ({ id }) => GRANTS[id], userOf }),
+  differences(WITH_TOKENS, withTokens, { can: ({ id }) => granted[id], userOf }),
   differences(WITHOUT_ROOMS, withTokens, { userOf }),
 ]);
 console.log(JSON.stringify({ others: found.flatMap(({ others }) => others), ours: found.flatMap(({ ours }) => ours) }));

@@ -11,7 +11,7 @@ const LOST = 1006;
 
 const EVENTS = [
   "state", "joined", "message", "presence", "typing", "direct", "undelivered", "gap", "refused",
-  "left", "goodbye", "error",
+  "capabilities", "left", "goodbye", "error",
 ];
 
 /** What a step may have beside its one input. */

@@ -439,6 +439,84 @@ suite("the people of a room", () => {
   });
 });
 
+suite("a new token", () => {
+  const MEMBER = ["join", "send", "history", "presence"];
+  let can;
+
+  /** A room of a client whose token is renewed each minute. */
+  async function openWith(capabilities, history) {
+    can = capabilities;
+    server = new TestServer({ expiresInMs: 60_000, can: ({ id }) => (id === "ann" ? can : MEMBER) });
+    server.join("r", { id: "bob", name: "Bob" });
+    for (const message of ["one", "two", "three"]) server.say("r", "bob", message);
+    let tokens = 0;
+    const token = async () => `ann#${(tokens += 1)}`;
+    chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, token });
+    chat.connect();
+    return openRoom({ history });
+  }
+
+  async function renewWith(capabilities) {
+    can = capabilities;
+    const renewals = () => server.received.filter(({ type }) => type === "hello").length;
+    const before = renewals();
+    await time.advance(60_000, () => renewals() > before);
+    await settled();
+  }
+
+  const seen = ({ snapshot: { can: granted, hasMore, members, count } }) => [granted, hasMore, members.map(({ id }) => id), count];
+
+  test("shows what the user may do and see from then on, without another join", async () => {
+    const room = await openWith(["join"], 1);
+    deepStrictEqual(seen(room), [["join"], false, ["ann"], 1]);
+    const changes = [];
+    room.on("change", ({ what }) => changes.push(what));
+    const events = [];
+    chat.on("capabilities", (event) => events.push(event));
+    await renewWith([...MEMBER, "moderate"]);
+    deepStrictEqual(seen(room), [[...MEMBER, "moderate"], true, ["ann", "bob"], 2]);
+    deepStrictEqual([changes, events], [["state", "members"], [{ type: "capabilities", room: "r", can: [...MEMBER, "moderate"] }]]);
+    await room.history();
+    deepStrictEqual(texts(room), ["one", "two", "three"]);
+    server.join("r", { id: "cid", name: "Cid" });
+    await settled();
+    strictEqual(room.snapshot.count, 3);
+    // The same ones by the next token are no change.
+    await renewWith([...MEMBER, "moderate"]);
+    strictEqual(events.length, 1);
+    await renewWith(["join", "send"]);
+    deepStrictEqual(seen(room), [["join", "send"], false, ["ann"], 1]);
+    await room.send("hi");
+    strictEqual(server.received.filter(({ type }) => type === "join").length, 1);
+  });
+
+  test("shows no older messages where the room has none", async () => {
+    const room = await openWith(MEMBER, 2);
+    await room.history();
+    strictEqual(room.snapshot.hasMore, false);
+    await renewWith([...MEMBER, "moderate"]);
+    strictEqual(room.snapshot.hasMore, false);
+    await renewWith(["join"]);
+    server.forget("r");
+    server.say("r", "bob", "of another sequence");
+    await settled();
+    await renewWith(MEMBER);
+    strictEqual(room.snapshot.hasMore, false);
+  });
+
+  test("lets the user show that it is typing", async () => {
+    const room = await openWith(["join"], 0);
+    const typing = () => server.received.filter(({ type }) => type === "typing").length;
+    room.typing(true);
+    await settled();
+    strictEqual(typing(), 0);
+    await renewWith(["join", "send"]);
+    room.typing(true);
+    await settled();
+    strictEqual(typing(), 1);
+  });
+});
+
 suite("a room is left", () => {
   test("by a kick, and joined again when the application says so", async () => {
     server.say("r", "Bob", "hi");

@@ -88,6 +88,10 @@ const OTHERS = {
     "no_more_messages_are_unanswered_than_in_flight_says",
     "token_is_renewed_in_time",
   ],
+  "is given no token with other capabilities": [
+    "capabilities_of_a_new_token_are_reported",
+    "capabilities_while_a_room_is_joined_again_are_in_the_answer",
+  ],
   "reports an error that answers no request": ["error_without_an_id_is_reported"],
   "carries out a request in another order than it was sent": [
     "echo_settles_any_send_of_the_queue",

@@ -172,3 +172,39 @@ async fn token_that_ends_while_pages_wait_ends_the_connection() {
     }
     server.until_metric("chat_closed_total{code=\"4004\"}", |closed| closed == 1).await;
 }
+
+/// A client is told what a new token lets it do in the rooms that it is in, and that there alone
+/// where something has changed.
+#[tokio::test]
+async fn new_token_with_other_capabilities_is_reported() {
+    let server = server(&[]);
+    let token = |rules: &[(&str, &[&str])]| granting("ann", rules);
+    let member = &["join", "send", "history"][..];
+    let mut ann = native(&server, &token(&[("a", member), ("b", member), ("c", member)])).await;
+    for room in ["a", "b", "c"] {
+        ask(&mut ann, "joined", json!({"type": "join", "room": room})).await;
+    }
+    let moderator = ["join", "send", "history", "presence", "moderate"];
+    let rules = [("a", &moderator[..]), ("b", member), ("@bob", &["direct"])];
+    ann.send_json(&json!({"type": "hello", "id": 9, "token": token(&rules)})).await;
+    let mut frames = Vec::new();
+    while frames.last().is_none_or(|frame: &serde_json::Value| frame["type"] != "welcome") {
+        frames.push(ann.recv_json().await);
+    }
+    // That Ann herself has joined may be told after she sees it.
+    frames.retain(|frame| frame["type"] != "presence");
+    let kinds: Vec<_> = frames.iter().map(|frame| frame["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["capabilities", "left", "welcome"], "{frames:?}");
+    assert_eq!(frames[0], json!({"type": "capabilities", "room": "a", "can": moderator}));
+    assert_eq!(frames[1]["room"], "c");
+    // What a further join says is what was reported, and the same token again is no change.
+    let joined = ask(&mut ann, "joined", json!({"type": "join", "room": "a"})).await;
+    assert_eq!(joined["can"], json!(moderator));
+    ann.send_json(&json!({"type": "hello", "id": 10, "token": token(&rules)})).await;
+    loop {
+        match ann.recv_json().await["type"].as_str() {
+            Some("presence") => {}
+            next => break assert_eq!(next, Some("welcome")),
+        }
+    }
+}
