@@ -7,7 +7,8 @@ use std::process::Command;
 use chat_transport::testing::WsClient;
 
 use super::instance::{Balancer, Place, Program, command, file, on_ipv6, replaced};
-use super::{Site, request, websockets};
+use super::websockets::{self, Crowd};
+use super::{Site, request};
 use crate::support::{Chat, command as chat_server};
 
 const PAGE: &str = include_str!("../../../../docs/nginx.md");
@@ -56,8 +57,10 @@ fn third_server(place: &Place, port: u16) -> Vec<(String, String)> {
     };
     vec![
         below(&|inner, _| format!("server 127.0.0.1:{inner} max_fails=0;")),
+        below(&|inner, _| format!("server 127.0.0.2:{inner} max_fails=0 backup;")),
         below(&|inner, server| format!("{inner} 127.0.0.1:{server};")),
         below(&|inner, _| format!("listen 127.0.0.1:{inner};")),
+        below(&|inner, _| format!("listen 127.0.0.2:{inner};")),
     ]
 }
 
@@ -127,6 +130,18 @@ async fn server_is_taken_out_and_no_client_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_disconnects_no_client() {
     websockets::reload_disconnects_no_client(&NGINX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_outage_excludes_no_client() {
+    let site = Site::start(&NGINX).await;
+    site.redis.pause();
+    for server in [&site.first, &site.second] {
+        server.until_status("/readyz", 503).await;
+    }
+    Crowd::connect(site.balancer.port()).online("").await;
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+    site.redis.resume();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

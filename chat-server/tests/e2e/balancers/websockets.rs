@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_transport::client::{Client, ClientConfig, Events, State};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::instance::{Balancer, Program};
-use super::{Site, for_each_balancer, native, restarted};
+use super::{Site, by_turns, for_each_balancer, native, restarted};
 use crate::e2e::commands::end;
 use crate::support::{Chat, DEADLINE, alone, assert_within, command, eventually, say};
 
@@ -21,6 +22,7 @@ for_each_balancer! {
     full_server_passes_clients_on
     silent_host_delays_clients_by_the_connect_timeout
     clients_of_a_frozen_server_reach_the_other
+    server_that_alone_has_lost_redis_is_passed_over
 }
 
 /// Enough that many of them connect while a server is away.
@@ -219,6 +221,43 @@ pub(super) async fn messages_survive_a_frozen_server(program: &'static Program) 
     let report: Value = serde_json::from_str(&out).expect("the figures of the run");
     assert_eq!(code, 0, "{report}");
     assert!(report["disconnects"].as_u64() >= Some(there), "{report}");
+}
+
+/// The first server's network to Redis is cut, and that of the second is not.
+async fn server_that_alone_has_lost_redis_is_passed_over(program: &'static Program) {
+    let redis = RedisServer::start();
+    let network = TcpProxy::before(&redis);
+    let start = |url: &str| {
+        let settings = ["--port", "0", "--allow-host", "chat.example", "--redis-url", url];
+        Chat::start(command().args(settings))
+    };
+    let (first, second) = (start(&network.redis_url()), start(&redis.url()));
+    for server in [&first, &second] {
+        server.until_ready().await;
+    }
+    let balancer = Balancer::start(program, [first.port(), second.port()]);
+    let site = Site { balancer, first, second, redis };
+    by_turns(site.balancer.port(), async || {}).await;
+    let [(_, here), (_, there)] =
+        [native(site.first.port()).await, native(site.second.port()).await];
+
+    network.disconnect();
+    site.first.until_status("/readyz", 503).await;
+    // Checks take their time.
+    let deadline = Instant::now() + 3 * DEADLINE;
+    let is_there = |(client, _): &(Client, Events)| client.welcome().unwrap().node == there;
+    let _crowd = loop {
+        let mut crowd = Crowd::connect(site.balancer.port());
+        crowd.online("").await;
+        if crowd.0.iter().all(is_there) {
+            break crowd;
+        }
+        assert!(Instant::now() < deadline, "clients reach the server without Redis");
+    };
+    assert_eq!(site.balancer.errors_answered(), Vec::<String>::new());
+    network.restore();
+    // It has the fewest connections now.
+    site.until_all_reach(&here).await;
 }
 
 /// Clients on both servers, of which one freezes. No check and no timeout of a balancer ends their
