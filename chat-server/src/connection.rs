@@ -499,6 +499,7 @@ impl Connection {
                 }
             }
             Err(error) => {
+                self.state.metrics.not_published();
                 let refused = Refused::message(&topic);
                 self.reject(&refused, &unavailable(&error).to_request(id.as_deref()));
             }

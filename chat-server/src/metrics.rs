@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     received_frames: Counter,
     received_bytes: Counter,
     published: Counter,
+    publish_failures: Counter,
     opened: Counter,
     rejected: Family<CodeLabel, Counter>,
     closed: Family<CloseLabel, Counter>,
@@ -207,14 +208,21 @@ impl Metrics {
         self.published.inc();
     }
 
+    /// Counts a message that the broker did not take, or of which that is unknown.
+    pub(crate) fn not_published(&self) {
+        self.publish_failures.inc();
+    }
+
     /// Counts a connection of a client.
     pub(crate) fn opened(&self) {
         self.opened.inc();
     }
 
-    /// The messages passed to the broker.
+    /// The messages that the broker has taken, and those that wait for its answer.
     pub(crate) fn messages(&self) -> u64 {
-        self.published.get()
+        // Read before: a message counts as published first.
+        let failures = self.publish_failures.get();
+        self.published.get().saturating_sub(failures)
     }
 
     pub(crate) fn rejected(&self, code: ErrorCode) {
@@ -283,6 +291,8 @@ impl Metrics {
         registry.register("received_frames", "Text frames from clients", frames);
         registry.register("received_bytes", "Bytes of text from clients", bytes);
         registry.register("published", "Messages handed to the broker", self.published.clone());
+        let failures = self.publish_failures.clone();
+        registry.register("publish_failures", "Messages that the broker did not take", failures);
         registry.register("opened", "Connections opened", self.opened.clone());
         registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
         let (limited, refused) = (self.limited.clone(), self.refused.clone());

@@ -90,6 +90,7 @@ impl Connection {
                 self.in_flight.push_back(InFlight { id, receipt, started, topic, is_new_room });
             }
             Err(error) => {
+                self.state.metrics.not_published();
                 self.reject(&Refused::message(&topic), &unavailable(&error).to_request(id));
             }
         }

@@ -103,7 +103,16 @@ pub(crate) async fn publish_and_wait(
     message: Outgoing,
 ) -> Result<Published, BrokerError> {
     let started = Instant::now();
-    let outcome = publish(state, message).await?.await;
-    state.metrics.answered(started.elapsed());
+    let outcome = match publish(state, message).await {
+        Ok(receipt) => {
+            let outcome = receipt.await;
+            state.metrics.answered(started.elapsed());
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    if outcome.is_err() {
+        state.metrics.not_published();
+    }
     outcome
 }

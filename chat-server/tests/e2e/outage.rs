@@ -52,6 +52,9 @@ async fn clients_stay_connected_while_redis_restarts() {
     late.send(r#"{"type":"join","room":"elsewhere","id":7}"#).await;
     let refused = late.recv_json().await;
     assert_eq!((&refused["code"], &refused["id"]), (&json!("broker_unavailable"), &json!(7)));
+    a.send_json(&json!({"type": "send", "room": "r", "message": "lost", "id": 8})).await;
+    assert_eq!(next_of(&mut a, "error").await["code"], "broker_unavailable");
+    assert_eq!(first.metric("chat_publish_failures_total").await, 1);
 
     redis.restart();
     first.until_ready().await;
