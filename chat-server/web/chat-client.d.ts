@@ -130,7 +130,13 @@ export type EndedBy =
   | "no_token"
   | "server";
 
-export type StateChange =
+/** The union, whose members can be destructured: each has the names of all, those of the others as `undefined`. */
+type Whole<Union, Names extends PropertyKey = NamesOf<Union>> = Union extends unknown
+  ? Union & { [Name in Exclude<Names, keyof Union>]?: undefined }
+  : never;
+type NamesOf<Union> = Union extends unknown ? keyof Union : never;
+
+export type StateChange = Whole<
   /** Not connected yet. */
   | { state: "idle" }
   | { state: "connecting" }
@@ -151,7 +157,8 @@ export type StateChange =
       message?: string;
       until?: number;
       error: ChatError;
-    };
+    }
+>;
 
 /** Why a client is out of a room; by `forbidden` a new token is meant. */
 export type LeftReason = "kicked" | "banned" | "forbidden";
@@ -160,9 +167,10 @@ export type LeftReason = "kicked" | "banned" | "forbidden";
  *  servers say `kicked`); the user is banned; the token has expired. */
 export type GoodbyeReason = "shutdown" | "rebalance" | "disconnected" | "kicked" | "banned" | "token_expired";
 
-export type Presence =
+export type Presence = Whole<
   | { room: string; event: "joined" | "left" | "renamed"; user: User }
-  | { room: string; event: "count"; count: number };
+  | { room: string; event: "count"; count: number }
+>;
 
 /** The details of events. They may have more members than these, such as the `type` and the `id` of a frame. */
 export interface ChatEvents<Data = unknown> {
@@ -521,7 +529,7 @@ export interface RoomSnapshot<Data = unknown> {
 }
 
 /** What has changed in a room. A `state` may change all lists. */
-export type RoomChange<Data = unknown> =
+export type RoomChange<Data = unknown> = Whole<
   /** It was joined, joined again (`rejoined`), or left; or a new token has changed `can`. */
   | { what: "state"; rejoined?: boolean }
   /** A message was received. `isNew`: it was sent after the client joined. `dropped`: how many of
@@ -536,7 +544,8 @@ export type RoomChange<Data = unknown> =
   /** One member has joined, left or been renamed (`before` has the earlier name), or the list or
    *  the count is another. */
   | { what: "members"; event?: Presence["event"]; user?: User; before?: User }
-  | { what: "typists" };
+  | { what: "typists" }
+>;
 
 /** A room as it is to be shown, by `ChatClient.room`. */
 export interface RoomHandle<Data = unknown> extends Emitter<{ change: RoomChange<Data> }> {

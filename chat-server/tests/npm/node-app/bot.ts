@@ -48,10 +48,21 @@ chat.on("message", ({ epoch, offset }) => {
 });
 chat.addEventListener("message", ({ detail }) => console.log(detail.message), { once: true });
 chat.addEventListener("invented", () => {});
+// A handler names members that only some kinds of a detail have; the kind says which are there.
+chat.on("state", ({ state, retryInMs, error }) => {
+  if (state === "waiting") console.log(retryInMs.toFixed());
+  if (state === "closed") console.log(error.code);
+  // @ts-expect-error there may be none.
+  console.log(error.code);
+});
+chat.on("presence", ({ event, user, count }) => console.log(event === "count" ? count.toFixed() : user.name));
+// @ts-expect-error no state has this.
+chat.on("state", ({ invented }) => console.log(invented));
 
 const room = chat.room("general", { history: undefined });
 room.on("change", () => console.log(room.snapshot.messages.map(({ id }) => id)), { signal: undefined });
 await room.join().catch((error: ChatError) => console.log(error.until));
+room.on("change", ({ what, message, count }) => console.log(what === "message" ? message.id : count?.toFixed()));
 const banned: Promise<void> = chat.ban("general", "bob", { seconds: undefined, reason: undefined });
 const kicked: Promise<void> = room.kick("bob");
 await Promise.all([banned, kicked]);
