@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chat_core::{ConnectionId, Dialect, RoomId, User, UserId, UserName};
@@ -22,8 +23,22 @@ pub(crate) struct Sessions {
     next: AtomicU64,
     /// The origin of the times at which connections opened.
     started: Instant,
-    /// Notified when a shard becomes empty.
+    /// Clients whose handshakes are accepted, and that are in no shard yet.
+    arriving: AtomicUsize,
+    /// Notified when a shard becomes empty, and when no client arrives any more.
     removed: Notify,
+}
+
+/// A client whose handshake is accepted, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Arrival(Arc<Sessions>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if self.0.arriving.fetch_sub(1, SeqCst) == 1 {
+            self.0.removed.notify_waiters();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +128,7 @@ impl Default for Sessions {
             shards: Default::default(),
             next: AtomicU64::new(1),
             started: Instant::now(),
+            arriving: AtomicUsize::new(0),
             removed: Notify::new(),
         }
     }
@@ -296,12 +312,20 @@ impl Sessions {
         self.shard(id).requests.remove(&id).unwrap_or_default()
     }
 
+    /// Counts a client whose handshake is about to be accepted. [`until_empty`](Self::until_empty) waits for it:
+    /// without this the process could end between the answer and the `goodbye`.
+    pub(crate) fn arrive(self: &Arc<Self>) -> Arrival {
+        self.arriving.fetch_add(1, SeqCst);
+        Arrival(Arc::clone(self))
+    }
+
     /// Waits until there are no connections.
     pub(crate) async fn until_empty(&self) {
         loop {
             // Created before the count: `notify_waiters` reaches only futures that exist.
             let removed = self.removed.notified();
-            if self.len() == 0 {
+            // In this order: who does not arrive any more is counted by `len`.
+            if self.arriving.load(SeqCst) == 0 && self.len() == 0 {
                 return;
             }
             removed.await;

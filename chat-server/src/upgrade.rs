@@ -86,12 +86,18 @@ impl Upgrade {
         params.token = None;
         applicant.user = known_user(&params).cloned();
         check_admission(state, &params).await?;
+        let arrival = state.sessions.arrive();
+        // Again: a drain that began before the line above does not wait for this client.
+        if state.is_draining() {
+            return Err(Refusal::draining());
+        }
         let state = Arc::clone(state);
         tokio::spawn(async move {
             match on_upgrade.await {
                 Ok(upgraded) => serve(state, upgraded, params, permit),
                 Err(error) => tracing::debug!(%error, "handshake not completed"),
             }
+            drop(arrival);
         });
         Ok(response.map(|()| Body::empty()))
     }
