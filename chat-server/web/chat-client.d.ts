@@ -409,6 +409,10 @@ export class ChatClient<Data = unknown> {
    *  pause. Browsers do this by themselves when the network changes and when
    *  the page is seen again; elsewhere call it when the device wakes. */
   check(): void;
+  /** Asks for another token at once, and gives it to the server on the same connection: call it when the rights or
+   *  the name of the user have changed. Without a connection it does nothing, since the next one has another token;
+   *  nor does it where `token` is no function. */
+  renew(): void;
   /** Takes another name, which costs a new connection. Beside a token it changes nothing: the
    *  token has the name. Rejects with `bad_field` for a name that a user cannot have. */
   rename(name: string): Promise<Welcome>;

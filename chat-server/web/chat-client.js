@@ -100,6 +100,10 @@ export class ChatClient extends Emitter {
     this.#connection.check();
   }
 
+  renew() {
+    this.#connection.renew();
+  }
+
   rename(name) {
     return outcome((resolve) => resolve(this.#connection.rename(name)));
   }

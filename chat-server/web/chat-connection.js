@@ -160,6 +160,11 @@ export class Connection {
     }
   }
 
+  /** Gives the server another token now. The next connection has another one by itself. */
+  renew() {
+    if (this.isOnline && this.#tokens) this.#renewIn(0);
+  }
+
   /** The text of a frame. Throws if it cannot be sent; `isEarly`: it may be before there is a
    *  connection. */
   textOf(frame, isEarly) {

@@ -1,6 +1,6 @@
 /** Types of `chat-testing.js`. */
 
-import type { Capability, GoodbyeReason, LeftReason, Limits, Position, ServerErrorCode, User } from "./chat-client.js";
+import type { Capability, GoodbyeReason, LeftReason, Limits, Message, Position, ServerErrorCode, User } from "./chat-client.js";
 
 /** A user by name, which is the id, too; or in full. */
 export type Person = string | { id: string; name?: string | undefined; color?: string | undefined };
@@ -95,6 +95,10 @@ export class TestServer {
 
   /** The position after the latest message of a room; without `history`, an empty object. */
   position(room: string): Partial<Position>;
+  /** The messages that a room keeps, oldest first. */
+  messages(room: string): Message[];
+  /** The users who are in a room, also those who were lost a moment ago. */
+  members(room: string): User[];
   /** A message of a user is sent to a room, at a time in milliseconds since 1970, by default now. As with the HTTP
    *  API, the user need not be in the room and does not join it, and neither capabilities nor bans count. Throws a
    *  `TypeError` for a message that a real server refuses from everybody, such as a blank one. Returns the position of

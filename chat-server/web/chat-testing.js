@@ -139,6 +139,16 @@ export class TestServer {
     return this.#keepsHistory ? { epoch, offset } : {};
   }
 
+  /** The messages that a room keeps, oldest first. */
+  messages(room) {
+    return copied(this.#room(room).log);
+  }
+
+  /** The users who are in a room, also those who were lost a moment ago. */
+  members(room) {
+    return copied([...this.#room(room).members.values()]);
+  }
+
   /** A message of a user, by name or as `{id, name, color}`, is sent to a room, as by the HTTP API: the user need not
    *  be there, and neither capabilities nor bans count. Throws a `TypeError` for a message that a real server
    *  refuses from everybody. */
@@ -643,6 +653,11 @@ function person(user) {
 }
 
 /** The capabilities that `joined` lists: that for direct messages is of a user. */
+/** As a client would receive it. (Jest with jsdom has no `structuredClone`.) */
+function copied(value) {
+  return JSON.parse(JSON.stringify(value));
+}
+
 function inRoom(can) {
   return can.filter((capability) => capability !== "direct");
 }

@@ -490,6 +490,28 @@ suite("a new token", () => {
     strictEqual(server.received.filter(({ type }) => type === "join").length, 1);
   });
 
+  test("is given to the server at once by renew()", async () => {
+    const room = await openWith(["join"], 0);
+    can = ["join", "send"];
+    chat.renew();
+    await time.advance(0);
+    deepStrictEqual(room.snapshot.can, ["join", "send"]);
+    const hellos = () => server.received.filter(({ type }) => type === "hello").map(({ token }) => token);
+    deepStrictEqual(hellos(), ["ann#1", "ann#2"]);
+    // From then on it is renewed in its time.
+    await time.advance(47_000);
+    strictEqual(hellos().length, 2);
+    await time.advance(13_000);
+    strictEqual(hellos().length, 3);
+    // The next connection has another one by itself.
+    server.drop(1006);
+    chat.renew();
+    await time.advance(0);
+    strictEqual(hellos().length, 3);
+    await time.advance(500);
+    strictEqual(hellos().length, 4);
+  });
+
   test("shows no older messages where the room has none", async () => {
     const room = await openWith(MEMBER, 2);
     await room.history();

@@ -238,6 +238,25 @@ test("capabilities and older messages are in joined, and in the room", async () 
   chat.close();
 });
 
+test("a test reads the messages and the members of a room", async () => {
+  const server = newServer();
+  const chat = newClient(server);
+  await chat.join("r");
+  server.join("r", { id: "bob", name: "Bob" });
+  await chat.send("r", "hi", { data: { n: 1 } });
+  const [message] = server.messages("r");
+  deepStrictEqual([message.user.name, message.message, message.data, message.offset], ["Ann", "hi", { n: 1 }, 1]);
+  deepStrictEqual(server.members("r").map(({ name }) => name), ["Ann", "Bob"]);
+  // They are copies.
+  message.data.n = 2;
+  server.members("r").pop();
+  strictEqual(server.messages("r")[0].data.n, 1);
+  strictEqual(server.members("r").length, 2);
+  server.leave("r", "bob");
+  deepStrictEqual(server.members("r"), [chat.user]);
+  deepStrictEqual([server.messages("other"), server.members("other")], [[], []]);
+});
+
 test("users are no moderators, unless the test says so", async () => {
   const server = newServer();
   const chat = newClient(server);
