@@ -68,6 +68,7 @@ fn sample(state: &State, before: &Counted, now: &Counted, time: Duration) -> Sam
         rooms: state.hub.rooms(),
         outbox_bytes: state.outboxes.waiting_bytes(),
         redis_memory_bytes: Some(stats.memory_used).filter(|bytes| *bytes > 0),
+        redis_memory_max_bytes: Some(stats.memory_max).filter(|bytes| *bytes > 0),
         rates: rates(before, now, time),
         limits: limits(before, now, time),
         publish_ms: latency(&before.publishing, &now.publishing),

@@ -36,6 +36,10 @@ pub(crate) struct Sample {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schema(nullable = false))]
     pub(crate) redis_memory_bytes: Option<u64>,
+    /// Memory that Redis may use; absent if that is not known, or has no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schema(nullable = false))]
+    pub(crate) redis_memory_max_bytes: Option<u64>,
     #[serde(flatten)]
     pub(crate) rates: Rates,
     /// `limited` by the limit, as the label of `chat_limited_total`, for those that were reached; absent if
@@ -61,7 +65,7 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(crate) struct Rates {
-    /// Messages passed to the broker.
+    /// Messages passed to the broker, without those that it did not take.
     pub(crate) messages: f64,
     /// Batches delivered to members.
     pub(crate) deliveries: f64,

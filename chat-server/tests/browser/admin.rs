@@ -567,6 +567,30 @@ fn server_that_comes_back_shows_its_own_figures() {
 }
 
 #[test]
+fn page_says_how_full_redis_is() {
+    let redis = RedisServer::start_with(&["--maxmemory", "100mb"]);
+    let url = redis.url();
+    let arguments = ["--metrics-addr", "127.0.0.1:0", "--api-key", KEY, "--redis-url", &url];
+    let server = Server::start_with(&arguments);
+    let browser = Browser::start();
+    let tab = browser.open(&server.operators_url("/admin/"));
+    tab.fill("key", KEY);
+    tab.click("login");
+    let chip = |kind: &str| {
+        let chips = format!("[...document.querySelectorAll('[data-testid=state] .{kind}')]");
+        format!("{chips}.some((chip) => /^Redis is \\d+ % full$/.test(chip.innerText))")
+    };
+    tab.until(&chip("good"), &[]);
+    let runtime = Runtime::new().unwrap();
+    let info = runtime.block_on(redis.command(&["INFO", "memory"]));
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")?.parse().ok());
+    let max = used.map(|used: u64| (used * 10 / 9).to_string()).unwrap();
+    runtime.block_on(redis.command(&["CONFIG", "SET", "maxmemory", &max]));
+    tab.until(&chip("bad"), &[]);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
 fn outage_of_redis_leaves_the_figures_on_the_page() {
     let redis = RedisServer::start();
     let url = redis.url();

@@ -61,12 +61,20 @@ async function causeOf({ ready }, signal) {
   return response?.status === 503 ? response.text() : "";
 }
 
+/** The part of its memory above which Redis is soon full, as for the alarm. */
+const MUCH = 0.8;
+
 /** What is wrong with the server at this moment. */
-function conditions({ ready, broker_up, broker_full }, cause) {
+function conditions({ ready, broker_up, broker_full, redis_memory_bytes, redis_memory_max_bytes }, cause) {
   const checks = [
     [ready, "ready for clients", "not ready for clients"],
     [broker_up && !broker_full, "messages are accepted", broker_up ? "Redis is full" : "Redis accepts no messages"],
   ];
+  if (redis_memory_max_bytes && !broker_full) {
+    const part = redis_memory_bytes / redis_memory_max_bytes;
+    const filled = `Redis is ${Math.round(100 * part)} % full`;
+    checks.push([part <= MUCH, filled, filled]);
+  }
   const chips = checks.map(([isGood, good, bad]) => make("span", { class: isGood ? "fresh chip good" : "fresh chip bad" }, isGood ? good : bad));
   return cause ? [...chips, make("span", { class: "fresh" }, cause)] : chips;
 }
