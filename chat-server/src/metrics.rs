@@ -218,7 +218,7 @@ impl Metrics {
         self.opened.inc();
     }
 
-    /// The messages that the broker has taken, and those that wait for its answer.
+    /// The messages passed to the broker, without those that it is known not to have taken.
     pub(crate) fn messages(&self) -> u64 {
         // Read before: a message counts as published first.
         let failures = self.publish_failures.get();

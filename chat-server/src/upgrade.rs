@@ -238,8 +238,11 @@ fn session_below(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::pin::pin;
 
     use async_trait::async_trait;
+    use futures_util::FutureExt;
+    use tokio::sync::Notify;
     use tokio::task::yield_now;
 
     use super::*;
@@ -316,5 +319,56 @@ mod tests {
         assert_eq!(refusal_of_claim(open, Access::Open).await, Some("banned"));
         let closed = Server::builder().authenticator(NoOne).start();
         assert_eq!(refusal_of_claim(closed, Access::Pending).await, None);
+    }
+
+    /// An upgrade that hyper will not complete, and its handshake.
+    fn handshake() -> (Upgrade, Request) {
+        let request = axum::http::Request::builder()
+            .uri("/ws")
+            .header(header::UPGRADE, "websocket")
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==");
+        let mut request = request.body(Body::empty()).unwrap();
+        let on_upgrade = Some(hyper::upgrade::on(&mut request));
+        (Upgrade { asked_for: true, on_upgrade }, request)
+    }
+
+    async fn accept(server: &Server) -> Result<Response, Refusal> {
+        let (upgrade, request) = handshake();
+        let mut applicant = Applicant { user: None, room: None };
+        upgrade.accept(&server.state, request, ConnectParams::default(), &mut applicant).await
+    }
+
+    #[tokio::test]
+    async fn drain_waits_for_the_task_of_an_accepted_handshake() {
+        let server = Server::builder().start();
+        assert!(accept(&server).await.is_ok());
+        let mut shutdown = pin!(server.shutdown());
+        assert!(shutdown.as_mut().now_or_never().is_none());
+        shutdown.await;
+    }
+
+    /// Decides when it is notified.
+    #[derive(Debug)]
+    struct Slow(Arc<Notify>);
+
+    #[async_trait]
+    impl Authenticator for Slow {
+        async fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, AuthError> {
+            self.0.notified().await;
+            Ok(Identity::new(UserId::new("ann").unwrap()))
+        }
+    }
+
+    #[tokio::test]
+    async fn handshake_that_a_drain_did_not_wait_for_is_refused() {
+        let decided = Arc::new(Notify::new());
+        let server = Server::builder().authenticator(Slow(Arc::clone(&decided))).start();
+        let mut accepting = pin!(accept(&server));
+        assert!(accepting.as_mut().now_or_never().is_none());
+        server.shutdown().await;
+        decided.notify_one();
+        assert_eq!(accepting.await.err().map(|refusal| refusal.reason), Some("draining"));
     }
 }

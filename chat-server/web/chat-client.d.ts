@@ -410,8 +410,8 @@ export class ChatClient<Data = unknown> {
    *  the page is seen again; elsewhere call it when the device wakes. */
   check(): void;
   /** Asks for another token at once, and gives it to the server on the same connection: call it when the rights or
-   *  the name of the user have changed. Without a connection it does nothing, since the next one has another token;
-   *  nor does it where `token` is no function. */
+   *  the name of the user have changed. A token for which the client has asked before is followed by another one.
+   *  Without a connection the next one has another token. It does nothing where `token` is no function. */
   renew(): void;
   /** Takes another name, which costs a new connection. Beside a token it changes nothing: the
    *  token has the name. Rejects with `bad_field` for a name that a user cannot have. */

@@ -66,6 +66,8 @@ export class Connection {
   #settle;
   /** Resolves to another token, where there can be one. */
   #tokens;
+  /** Whether the token is older than the latest `renew()`. */
+  #isOutdated = false;
   /** Of the present connection. */
   #token;
   #attempt = 0;
@@ -106,7 +108,11 @@ export class Connection {
     this.#onStatus = onStatus;
     this.#onFrame = onFrame;
     const { token, tokenTimeoutMs } = this.options;
-    if (typeof token === "function") this.#tokens = tokenSource(token, tokenTimeoutMs);
+    const give = () => {
+      this.#isOutdated = false;
+      return token();
+    };
+    if (typeof token === "function") this.#tokens = tokenSource(give, tokenTimeoutMs);
   }
 
   get state() {
@@ -160,8 +166,9 @@ export class Connection {
     }
   }
 
-  /** Gives the server another token now. The next connection has another one by itself. */
+  /** Gives the server a token that the application is asked for from now on. */
   renew() {
+    this.#isOutdated = true;
     if (this.isOnline && this.#tokens) this.#renewIn(0);
   }
 
@@ -296,7 +303,9 @@ export class Connection {
     const { user } = this.welcome ?? frame;
     this.welcome = frame;
     this.options.resume = frame.resume ?? this.options.resume;
-    if (frame.expires_in_ms !== undefined && this.#tokens) {
+    if (this.#tokens && this.#isOutdated) {
+      this.#renewIn(0);
+    } else if (this.#tokens && frame.expires_in_ms !== undefined) {
       // Between eight and nine tenths of the time, so that clients which connected together do not ask
       // together.
       this.#renewIn(Math.max(SHORTEST_MS, frame.expires_in_ms * (0.8 + 0.1 * Math.random())));

@@ -63,7 +63,7 @@ export class SharedRoom extends Emitter {
   /** How many sends have no outcome yet. */
   #unsettled = 0;
   #epoch;
-  /** Pages before this offset may be loaded; undefined where there are none. */
+  /** Pages before this offset may be loaded: none before 0 and 1, the latest one without it. */
   #before;
   /** The offset of the room when the client joined it. */
   #past = 0;
@@ -168,10 +168,12 @@ export class SharedRoom extends Emitter {
       if (isStale) this.#loadMembers();
     },
     capabilities: ({ can }) => {
-      this.#shown.can = can;
-      this.#setBefore(this.#before);
-      if (can.includes("presence")) this.#loadMembers();
-      else this.#setMembers({ members: [this.#client.user], count: 1 });
+      this.#setCan(can);
+      if (can.includes("presence")) {
+        // Until the list is there, each event asks for it.
+        this.#isCrowd = true;
+        this.#loadMembers();
+      } else this.#setMembers({ members: [this.#client.user], count: 1 });
       this.#changed("state");
     },
     typing: ({ user, typing }) => user.id !== this.#client.user.id && this.#typed(user, typing),
@@ -346,10 +348,16 @@ export class SharedRoom extends Emitter {
 
   /** Who is in the room, and what the user may do there; of a room that was left, nothing. */
   #setPeople({ members = [], count = 0, can = null } = {}) {
-    this.#shown.can = can;
+    this.#setCan(can);
     for (const { timer } of this.#typists.values()) clearTimeout(timer);
     this.#typists.clear();
     this.#setMembers({ members, count });
+  }
+
+  #setCan(can) {
+    const couldNotRead = this.#shown.can?.includes("history") === false;
+    this.#shown.can = can;
+    if (couldNotRead && can?.includes("history")) this.#setBefore(this.#before);
   }
 
   #entry(message) {
@@ -377,8 +385,8 @@ export class SharedRoom extends Emitter {
     return dropped;
   }
 
-  /** `more`: whether there are messages before this offset; by default there may be. */
-  #setBefore(offset, more = offset > 1) {
+  /** `more`: whether there are messages before this offset; by default there may be, if it is not the first. */
+  #setBefore(offset, more = !(offset <= 1)) {
     this.#before = offset;
     this.#shown.hasMore = more;
   }

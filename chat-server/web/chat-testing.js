@@ -571,12 +571,12 @@ export class TestServer {
       const before = rooms.get(room);
       rooms.set(room, can);
       if (can.includes("join")) {
-        if (String(can) !== String(before)) this.#later(() => socket.receive({ type: "capabilities", room, can }));
+        if (String(can) !== String(before)) socket.receive({ type: "capabilities", room, can });
         this.#enter(room, user);
         continue;
       }
       rooms.delete(room);
-      this.#later(() => socket.receive({ type: "left", room, reason: "forbidden" }));
+      socket.receive({ type: "left", room, reason: "forbidden" });
       this.#depart(room, user);
     }
   }
@@ -652,12 +652,12 @@ function person(user) {
   return { id, name, color };
 }
 
-/** The capabilities that `joined` lists: that for direct messages is of a user. */
 /** As a client would receive it. (Jest with jsdom has no `structuredClone`.) */
 function copied(value) {
   return JSON.parse(JSON.stringify(value));
 }
 
+/** The capabilities that `joined` lists: that for direct messages is of a user. */
 function inRoom(can) {
   return can.filter((capability) => capability !== "direct");
 }

@@ -512,11 +512,81 @@ suite("a new token", () => {
     strictEqual(hellos().length, 4);
   });
 
+  test("that renew() asks for is none that was asked for before", async () => {
+    server = new TestServer({ can: () => can, userOf: (token) => ({ id: token.split("#")[0] }) });
+    can = ["join"];
+    const given = [];
+    const token = () => new Promise((give) => given.push(() => give(`ann#${given.length}`)));
+    chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, token });
+    chat.connect();
+    await settled();
+    // The token of the connection is under way.
+    chat.renew();
+    given[0]();
+    await time.advance(0);
+    strictEqual(given.length, 2);
+    // That of the renewal is, too.
+    chat.renew();
+    given[1]();
+    await time.advance(0);
+    strictEqual(given.length, 3);
+    given[2]();
+    await time.advance(0);
+    strictEqual(given.length, 3);
+    const hellos = server.received.filter(({ type }) => type === "hello");
+    deepStrictEqual(new Set(hellos.map(({ token }) => token)).size, 3);
+  });
+
+  test("brings older messages to who may read them at last, also by another connection", async () => {
+    const room = await openWith(["join"], 1);
+    can = MEMBER;
+    server.drop(1006);
+    await time.advance(1_000);
+    deepStrictEqual(seen(room), [MEMBER, true, ["ann", "bob"], 2]);
+    await room.history();
+    deepStrictEqual(texts(room), ["one", "two", "three"]);
+  });
+
+  test("brings older messages to another person who may read them at last", async () => {
+    let name = "ann";
+    server = new TestServer({ expiresInMs: 60_000, can: () => can });
+    server.say("r", "bob", "one");
+    can = MEMBER;
+    let tokens = 0;
+    chat = new ChatClient("ws://chat.example/ws", { WebSocket: server.WebSocket, token: async () => `${name}#${(tokens += 1)}` });
+    chat.connect();
+    const room = await openRoom({ history: 1 });
+    [name, can] = ["cid", ["join"]];
+    server.drop(1006);
+    await time.advance(1_000);
+    deepStrictEqual([room.snapshot.hasMore, texts(room)], [false, []]);
+    await renewWith(MEMBER);
+    strictEqual(room.snapshot.hasMore, true);
+    await room.history();
+    deepStrictEqual(texts(room), ["one"]);
+  });
+
+  test("asks again for members who could not be listed", async () => {
+    const room = await openWith(["join"], 0);
+    server.refuse("members", "rate_limited");
+    await renewWith(MEMBER);
+    strictEqual(room.snapshot.count, 1);
+    server.join("r", { id: "fay", name: "Fay" });
+    await settled();
+    strictEqual(room.snapshot.count, 3);
+  });
+
   test("shows no older messages where the room has none", async () => {
     const room = await openWith(MEMBER, 2);
     await room.history();
     strictEqual(room.snapshot.hasMore, false);
+    // The room keeps 256 of them.
+    for (let n = 0; n < 300; n += 1) server.say("many", "bob", `m${n}`);
+    const many = chat.room("many", { history: 256 });
+    await settled();
+    strictEqual(many.snapshot.hasMore, false);
     await renewWith([...MEMBER, "moderate"]);
+    strictEqual(many.snapshot.hasMore, false);
     strictEqual(room.snapshot.hasMore, false);
     await renewWith(["join"]);
     server.forget("r");

@@ -121,8 +121,9 @@ async fn chat_may_be_below_a_path() {
 async fn server_is_taken_out_and_no_client_is_refused() {
     let mut site = Site::start(&NGINX).await;
     let (on_first, on_second, second) = site.one_on_each().await;
-    let address = format!("server 127.0.0.1:{} ", site.balancer.inner_port());
-    site.balancer.reconfigure(&address, &format!("{address}down "));
+    // Both lines of the server.
+    let port = format!(":{} max_fails=0", site.balancer.inner_port());
+    site.balancer.reconfigure(&port, &port.replace(' ', " down "));
     site.until_all_reach(&second).await;
     site.first_ends_in_order(on_first, on_second, &second).await;
 }
