@@ -6,7 +6,7 @@ use crate::tokens::{self, KEY};
 use crate::webdriver::Browser;
 
 #[test]
-fn page_offers_to_send_or_discard_what_failed() {
+fn page_offers_to_send_edit_or_discard_what_failed() {
     let (_server, app, browser) = started();
     let tab = app.open(&browser, "/");
     until_connected(&[&tab]);
@@ -16,6 +16,16 @@ fn page_offers_to_send_or_discard_what_failed() {
     tab.until("document.querySelector('#log [data-action=resend]') === null", &[]);
     press(&tab, "#log [data-action=discard]");
     tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    // An edited text is before what is in the input, and is kept as one that was typed.
+    say(&tab, &"x".repeat(100_000));
+    tab.until("document.querySelector('#log [data-action=edit]') !== null", &[]);
+    tab.run("document.querySelector('#text').value = 'more'", &[]);
+    press(&tab, "#log [data-action=edit]");
+    tab.until("document.querySelector('#log').childElementCount === 0", &[]);
+    tab.until("document.querySelector('#text').value.endsWith('xxx more')", &[]);
+    tab.until("Object.values(sessionStorage).some((text) => text.includes('xxx more'))", &[]);
+    say(&tab, "Short.");
+    tab.until("document.querySelector('#log').innerText === 'ann: Short.'", &[]);
     // What failed is not there for the next user.
     say(&tab, &"x".repeat(100_000));
     tab.until("sessionStorage['unsent ann general'].includes('xxx')", &[]);

@@ -10,7 +10,7 @@ const element = (id) => document.getElementById(id);
 const say = (text) => (element("state").textContent = text);
 const fail = (text) => (element("failure").textContent = text);
 
-/** By the id of a message: its row, and what the row shows. */
+/** By the id of a message: its row, what the row shows, and the text of the message. */
 const rows = new Map();
 
 /** Calls the actions when the user does something. */
@@ -29,7 +29,21 @@ export function bind(actions) {
     fail("");
     actions.logOut().catch((error) => fail(sentence(error)));
   };
-  element("log").onclick = ({ target: { dataset } }) => dataset.action && actions[dataset.action](dataset.key);
+  element("log").onclick = ({ target }) => {
+    const { action, key } = target.dataset;
+    if (action === "edit") takeBack(target.closest("li"));
+    if (action) actions[action === "edit" ? "discard" : action](key);
+  };
+}
+
+/** Puts the text of a message into the input, before what is there. */
+function takeBack(row) {
+  const input = element("text");
+  const { text } = [...rows.values()].find((known) => known.row === row);
+  input.value = [text, input.value].filter(Boolean).join(" ");
+  // So that the text is kept as one that was typed.
+  input.dispatchEvent(new Event("input"));
+  input.focus();
 }
 
 /** Shows the `status` of a client and the `snapshot` of a room. */
@@ -90,10 +104,10 @@ function rowOf(message) {
   const note = error ? noteOf(error) : state === "sending" ? "…" : "";
   const shown = [text, note, state, key].join("\n");
   if (known.shown === shown) return known.row;
-  known.shown = shown;
+  Object.assign(known, { shown, text: message.message });
   const buttons = [];
   if (state === "failed" && !FINAL.has(error.code)) buttons.push(button("resend", "Send again", key));
-  if (state === "failed") buttons.push(button("discard", "Discard", key));
+  if (state === "failed") buttons.push(button("edit", "Edit", key), button("discard", "Discard", key));
   known.row.replaceChildren(`${text} ${note}`.trim(), ...buttons);
   return known.row;
 }
