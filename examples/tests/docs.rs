@@ -112,7 +112,9 @@ fn pages(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
-        !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() && name != "node_modules"
+        // Cargo marks its directory, wherever it is, but not one that was there before.
+        let is_built = path.join("CACHEDIR.TAG").exists() || name == "target";
+        !name.starts_with('.') && !is_built && name != "node_modules"
     };
     let (folders, files): (Vec<_>, Vec<_>) =
         entries.filter(is_ours).partition(|path| path.is_dir() && !path.is_symlink());
