@@ -570,7 +570,9 @@ async fn repeated_reads_of_the_api_are_logged_once() {
         assert_eq!(post(&server, "/users/status", &json!({"users": [user]})).await, 200);
         assert_eq!(line(&server, &format!(r#""search":"{user}""#))["call"], "users");
     }
+    // A line may be written after the answer.
     server.until_logged_times(r#""call":"status""#, 2);
+    assert_eq!(server.logged(r#""call":"status""#), 2);
 }
 
 #[tokio::test]

@@ -173,8 +173,8 @@ async fn token_that_ends_while_pages_wait_ends_the_connection() {
     server.until_metric("chat_closed_total{code=\"4004\"}", |closed| closed == 1).await;
 }
 
-/// A client is told what a new token lets it do in the rooms that it is in, and that there alone
-/// where something has changed.
+/// The server sends what a new token lets the client do in each of its rooms, for those rooms alone
+/// where that has changed.
 #[tokio::test]
 async fn new_token_with_other_capabilities_is_reported() {
     let server = server(&[]);
